@@ -1,0 +1,25 @@
+"""earwitness: post-training of audio language models that knows whether the audio mattered."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "AudioQuestions": "earwitness.datamodules.module",
+    "InputError": "earwitness.errors",
+    "GRPO": "earwitness.lightning_modules.grpo",
+    "OmniPolicy": "earwitness.lightning_modules.policy.omni",
+    "PolicyModule": "earwitness.lightning_modules.base",
+    "SFT": "earwitness.lightning_modules.sft",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    """Public classes are imported on first use: `earwitness --help` must not pay for torch."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'earwitness' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

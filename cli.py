@@ -1,0 +1,97 @@
+"""The command line. Nothing heavy is imported before it is known to be needed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("earwitness", description="Post-training that knows whether the audio mattered.")
+    parser.add_argument("--version", action="version", version=f"earwitness {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    run = commands.add_parser("run", help="run a recipe: corpus, votes, labels, stages, evaluation, report")
+    run.add_argument("recipe", help="YAML file, or the name of a shipped recipe (demo, spoken_digits)")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=2 steps.grpo.threads=1")
+    run.add_argument("--dry-run", action="store_true", help="check everything and list the steps, run nothing")
+    for name, what in zip(TRAINER_COMMANDS, ("train", "validate", "test", "write the answers of"), strict=True):
+        commands.add_parser(name, help=f"{what} a model as a YAML file says (--config FILE)", add_help=False)
+    index = commands.add_parser("index", help="check WebDataset tars and write their index")
+    index.add_argument("shards", help="folder of *.tar, or one tar")
+    index.add_argument("--out", help="index file; default index.arrow beside the shards")
+    shard = commands.add_parser("shard", help="pack annotations and recordings into shards, with their index")
+    shard.add_argument("annotations", help="JSON list or JSONL in the AudioMCQ layout")
+    shard.add_argument("out", help="folder to write")
+    shard.add_argument("--audio-root", help="folder the audio paths are relative to")
+    label = commands.add_parser("label", help="turn the voters' silent answers into weak/strong labels")
+    label.add_argument("votes", nargs="+", help="one answer table per voter")
+    label.add_argument("--out", required=True, help="label table to write")
+    label.add_argument("--index", help="index whose questions must all be labelled")
+    label.add_argument("--at-least", type=int, default=2, help="right voters that make a question weak")
+    plan = commands.add_parser("plan", help="show what a curriculum deals from a table; no model, no GPU")
+    plan.add_argument("curriculum", help="YAML file with a `curriculum` mapping (a recipe will do), or the mapping")
+    plan.add_argument("--index", required=True, help="index.arrow")
+    plan.add_argument("--labels", help="label table")
+    report = commands.add_parser("report", help="write the HTML report of a finished run again")
+    report.add_argument("results", help="results.json of the run")
+    report.add_argument("--out", help="HTML file; default report.html beside the results")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command; bad input ends in one line on stderr and exit code 1, a wrong command line in 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    from .errors import InputError
+
+    try:
+        if argv[:1] and argv[0] in TRAINER_COMMANDS:
+            from .lightning_modules.cli import main as trainer_main
+
+            trainer_main(argv)
+        else:
+            _dispatch(_parser().parse_args(argv))
+    except InputError as error:
+        if os.environ.get("EARWITNESS_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
+
+
+def _dispatch(args: argparse.Namespace) -> None:
+    if args.command == "run":
+        from .recipe import run_recipe
+
+        run_recipe(args.recipe, args.overrides, dry_run=args.dry_run)
+    elif args.command == "index":
+        from .datamodules.index import build_index
+
+        _print(build_index(args.shards, args.out))
+    elif args.command == "shard":
+        from .datamodules.shards import shard
+
+        _print(shard(args.annotations, args.out, args.audio_root))
+    elif args.command == "label":
+        from .curriculum.labels import label
+
+        _print(label(args.votes, args.out, args.at_least, args.index))
+    elif args.command == "plan":
+        from .recipe import show_plan
+
+        show_plan(args.curriculum, args.index, args.labels)
+    elif args.command == "report":
+        from .report import build_report
+
+        _print(build_report(args.results, args.out))
+
+
+def _print(result: dict) -> None:
+    print(", ".join(f"{name} {value}" for name, value in result.items()))

@@ -1,0 +1,1 @@
+"""Complete, runnable YAML files; their keys are constructor arguments."""

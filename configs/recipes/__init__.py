@@ -1,0 +1,1 @@
+"""Recipes: the whole job, step by step."""

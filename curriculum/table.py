@@ -1,0 +1,145 @@
+"""Knows the columns a curriculum may decide on, one row per question; never a path, an offset or a sound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """A text column: `names[codes[i]]` is row i's value; code -1 means the value is missing."""
+
+    codes: np.ndarray  # [N] int32
+    names: tuple[str, ...]
+
+    def equals(self, values: list[str], column: str) -> np.ndarray:
+        """[N] bool: the rows whose value is one of `values`; an unknown value is an error that lists the known."""
+        unknown = [value for value in values if value not in self.names]
+        if unknown:
+            raise InputError(f"column {column!r} has no value {unknown[0]!r}; it has {', '.join(self.names)}")
+        return np.isin(self.codes, [self.names.index(value) for value in values])
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of one corpus: `uid` [N] uint64 without duplicates, text columns Categorical, the rest float64 [N]."""
+
+    uid: np.ndarray
+    columns: dict[str, Categorical | np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.uid)
+
+    def text(self, column: str) -> Categorical:
+        """A text column; an error names the columns there are."""
+        value = self.columns.get(column)
+        if not isinstance(value, Categorical):
+            raise InputError(f"no text column {column!r} in the table; there are {', '.join(sorted(self.columns))}")
+        return value
+
+    def take(self, rows: np.ndarray) -> Table:
+        """The table of these rows, in this order."""
+        taken = {
+            name: Categorical(value.codes[rows], value.names) if isinstance(value, Categorical) else value[rows]
+            for name, value in self.columns.items()
+        }
+        return Table(self.uid[rows], taken)
+
+    def where(self, pool: Mapping[str, str | list[str]]) -> np.ndarray:
+        """Row numbers whose text columns hold the pool's values, e.g. {"source": "sounds", "split": ["val", "test"]}."""
+        keep = np.ones(len(self), bool)
+        for column, wanted in pool.items():
+            keep &= self.text(column).equals([wanted] if isinstance(wanted, str) else list(wanted), column)
+        return np.flatnonzero(keep)
+
+
+def read_arrow(path: str | Path) -> pa.Table:
+    """An Arrow (.arrow) or Parquet (.parquet) file as a table; the Arrow file is memory-mapped."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such table; build it first (a recipe's steps run in order)")
+    try:
+        if path.suffix == ".parquet":
+            return pq.read_table(path)
+        with pa.memory_map(str(path)) as source:
+            return pa.ipc.open_file(source).read_all()
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: not a readable table ({error}); rebuild it") from error
+
+
+def write_arrow(table: pa.Table, path: str | Path) -> None:
+    """Writes beside the target and renames, so that a reader never sees half a table."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".partial")
+    with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    scratch.replace(path)
+
+
+def _column(column: pa.ChunkedArray) -> Categorical | np.ndarray | None:
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_dictionary(kind):
+        encoded = column.combine_chunks()
+        if not pa.types.is_dictionary(encoded.type):
+            encoded = encoded.dictionary_encode()
+        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+        return Categorical(codes, tuple(encoded.dictionary.to_pylist()))
+    # 64-bit integers are identities and byte offsets, nothing to decide on.
+    quantity = pa.types.is_integer(kind) and kind.bit_width < 64
+    if quantity or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return column.cast(pa.float64()).to_numpy()
+    return None
+
+
+def read_table(index: str | Path, labels: str | Path | None = None) -> Table:
+    """The index's columns, joined by uid with a label table where one is given.
+
+    Rows that the label table does not mention carry a missing value (code -1, or NaN), never a guess.
+    """
+    source = read_arrow(index)
+    uid = source.column("uid").to_numpy().astype(np.uint64)
+    _refuse_duplicates(uid, index)
+    columns = {}
+    for name in source.column_names:
+        if name not in ("uid", "key", "shard"):
+            value = _column(source.column(name))
+            if value is not None:
+                columns[name] = value
+    if labels is not None:
+        columns |= _joined(uid, read_arrow(labels), labels)
+    return Table(uid, columns)
+
+
+def _refuse_duplicates(uid: np.ndarray, path: str | Path) -> None:
+    ordered = np.sort(uid)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(twice):
+        raise InputError(f"{path}: uid {int(twice[0]):#018x} occurs twice; a sample has one row")
+
+
+def _joined(uid: np.ndarray, other: pa.Table, path: str | Path) -> dict[str, Categorical | np.ndarray]:
+    other_uid = other.column("uid").to_numpy().astype(np.uint64)
+    _refuse_duplicates(other_uid, path)
+    order = np.argsort(other_uid)
+    slot = np.minimum(np.searchsorted(other_uid[order], uid), max(len(order) - 1, 0))
+    found = other_uid[order][slot] == uid if len(order) else np.zeros(len(uid), bool)
+    if not found.any():
+        raise InputError(f"{path}: none of its rows belongs to the index; it was made for another corpus")
+    row = order[slot]
+    columns: dict[str, Categorical | np.ndarray] = {}
+    for name in other.column_names:
+        value = None if name in ("uid", "key") else _column(other.column(name))
+        if isinstance(value, Categorical):
+            columns[name] = Categorical(np.where(found, value.codes[row], -1).astype(np.int32), value.names)
+        elif value is not None:
+            columns[name] = np.where(found, value[row], np.nan)
+    return columns

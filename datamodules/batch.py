@@ -1,0 +1,88 @@
+"""Knows the shape of what the policy sees.
+
+A prompt has two parts, because one recording is often asked several questions and one silence all of them:
+    prefix   system turn and the recording, one row per distinct clip      [U, P] left-padded
+    suffix   the question and the start of the answer, one row per sample  [B, S] left-padded
+`clip_of_row` [B] says which prefix a row continues. The audio is encoded once per clip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .question import Question
+
+
+class _Movable:
+    def to(self, device: Any, non_blocking: bool = False):
+        """A copy whose tensors lie on the device."""
+        moved = {}
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if isinstance(value, (Tensor, _Movable)):
+                moved[f.name] = value.to(device, non_blocking=non_blocking)
+        return replace(self, **moved)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Prompts(_Movable):
+    """Token ids and audio features of B prompts over U distinct clips; masks are 1 where a position is real."""
+
+    prefix_ids: Tensor  # [U, P] int64
+    prefix_mask: Tensor  # [U, P] int64
+    features: Tensor  # [U, 128, F] float32 log-mel
+    feature_mask: Tensor  # [U, F] int64
+    suffix_ids: Tensor  # [B, S] int64
+    suffix_mask: Tensor  # [B, S] int64
+    clip_of_row: Tensor  # [B] int64
+
+    def __len__(self) -> int:
+        return len(self.suffix_ids)
+
+    def select(self, rows: slice | Tensor) -> Prompts:
+        """The prompts of these rows, with only the clips they need and no more padding than they need."""
+        clips, clip_of_row = torch.unique(self.clip_of_row[rows], return_inverse=True)
+        prefix_mask, suffix_mask = self.prefix_mask[clips], self.suffix_mask[rows]
+        p, s = int(prefix_mask.sum(1).max()), int(suffix_mask.sum(1).max())
+        frames = int(self.feature_mask[clips].sum(1).max())
+        return Prompts(
+            self.prefix_ids[clips, -p:],
+            prefix_mask[:, -p:],
+            self.features[clips, :, :frames],
+            self.feature_mask[clips, :frames],
+            self.suffix_ids[rows, -s:],
+            suffix_mask[:, -s:],
+            clip_of_row,
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question as it was asked: the choices in the order shown, and what the index knows of it."""
+
+    question: Question
+    choices: tuple[str, ...]
+    label: str = ""
+    condition: str = "audio"
+    weight: float = 1.0
+    row: int = -1
+
+
+@dataclass(frozen=True)
+class Batch(_Movable):
+    """One rank's share of one optimizer step (training) or of one evaluation batch (step -1)."""
+
+    prompts: Prompts
+    target_ids: Tensor  # [B, T] int64, right-padded
+    target_mask: Tensor  # [B, T] int64
+    weights: Tensor  # [B] float32; 0 marks the padding of a last batch
+    samples: tuple[Sample, ...]
+    step: int = -1
+    plan: str = ""
+
+    def __len__(self) -> int:
+        return len(self.samples)

@@ -1,0 +1,59 @@
+"""Knows the folder every builder leaves: `audio/`, `questions.jsonl` in the AudioMCQ layout, `planted.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from ...curriculum.identity import hash64, permutation
+from ...progress import track
+from ..audio import SAMPLE_RATE
+from ..question import Question
+
+HEARD, LOGIC, PRIOR = "heard", "logic", "prior"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One question to write: `planted` says how it can be answered (heard, logic, prior) and stays out of training."""
+
+    question: Question
+    clip: str
+    wave: Callable[[], np.ndarray]
+    planted: str
+
+
+def write_corpus(drafts: Iterable[Draft], out: str, total: int) -> dict:
+    """Writes the drafts; recordings with the same `clip` name are written once. Returns counts for the log."""
+    folder = Path(out)
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "audio").mkdir(parents=True)
+    count, clips = 0, set()
+    with (folder / "questions.jsonl").open("w") as questions, (folder / "planted.jsonl").open("w") as planted:
+        for draft in track(drafts, "recording the corpus", total=total):
+            if draft.clip not in clips:
+                clips.add(draft.clip)
+                soundfile.write(folder / "audio" / f"{draft.clip}.wav", draft.wave(), SAMPLE_RATE, subtype="PCM_16")
+            record = draft.question.record() | {"audio_path": f"audio/{draft.clip}.wav"}
+            questions.write(json.dumps(record, ensure_ascii=False) + "\n")
+            planted.write(json.dumps({"key": draft.question.key, "planted": draft.planted}) + "\n")
+            count += 1
+    return {"questions": count, "recordings": len(clips)}
+
+
+def shuffled(words: Iterable[str], *name: object) -> tuple[str, ...]:
+    """The words in an order that depends on the name alone."""
+    words = list(words)
+    return tuple(words[i] for i in permutation(len(words), hash64(*name)))
+
+
+def choose(words: Iterable[str], *name: object) -> str:
+    """One of the words, by the name alone."""
+    words = list(words)
+    return words[hash64(*name) % len(words)]

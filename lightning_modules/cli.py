@@ -1,0 +1,134 @@
+"""Knows how YAML becomes a run: LightningCLI over complete files, and the `lightning run` launcher.
+
+Keys are constructor arguments. Interpolation (`${paths.out}`, `${oc.env:HOME}`) is resolved after all files and
+command-line overrides are merged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+
+def _quiet() -> None:
+    """Drops messages that tell a user nothing; whatever the environment sets stays as it is."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for text in ("Your `IterableDataset` has `__len__`", ".*does not have many workers", "`isinstance.treespec"):
+        warnings.filterwarnings("ignore", message=f".*{text}.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*Found .* module.s. in eval mode.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def cli_class(parse_only: bool = False) -> type:
+    """The LightningCLI of earwitness; with `parse_only` nothing is built, the configuration is only checked."""
+    import jsonargparse
+    import lightning as L
+    from lightning.pytorch.cli import LightningCLI
+
+    from .callbacks.progress import progress_bar
+
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+
+    class EarwitnessCLI(LightningCLI):
+        def __init__(self, args: Sequence[str]) -> None:
+            super().__init__(
+                L.LightningModule,
+                L.LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                parser_kwargs={"parser_mode": "omegaconf+"},
+                save_config_callback=None,
+                trainer_defaults={"callbacks": [progress_bar()]},
+                args=list(args),
+            )
+
+        def add_arguments_to_parser(self, parser: Any) -> None:
+            parser.add_argument("--paths", type=dict, default={}, help="free values to interpolate: ${paths.out}")
+            parser.add_argument("--threads", type=int, default=0, help="CPU threads per process; 0: torch decides")
+
+        if parse_only:
+
+            def instantiate_classes(self) -> None:
+                return
+
+            def _run_subcommand(self, subcommand: str) -> None:
+                return
+
+        else:
+
+            def before_instantiate_classes(self) -> None:
+                import torch
+
+                threads = self.config[self.subcommand].threads
+                if threads:
+                    torch.set_num_threads(threads)
+
+    return EarwitnessCLI
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """`earwitness fit|validate|test|predict --config FILE [--key value ...]`."""
+    _quiet()
+    cli_class()(sys.argv[1:] if args is None else args)
+
+
+def check(args: Sequence[str]) -> None:
+    """Parses a command line as `main` would, without loading anything; exits with 2 on a wrong key or value."""
+    _quiet()
+    cli_class(parse_only=True)(args)
+
+
+def lightning_main(argv: Sequence[str] | None = None) -> Any:
+    """`lightning run [--devices N] [--num-nodes N ...] [--] fit --config FILE`.
+
+    Lightning itself has no such command any more; the name belongs to lightning-sdk, which gets everything but `run`.
+    With --devices the processes are started by torchrun; without, or inside torchrun or SLURM, this process runs.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] != ["run"]:
+        try:
+            from lightning_sdk.cli.entrypoint import main_cli  # type: ignore[import-not-found]
+        except ImportError:
+            sys.exit(
+                "usage: lightning run [--devices N] [--num-nodes N] [--] {fit,validate,test,predict} --config FILE"
+            )
+        return main_cli()
+    parser = argparse.ArgumentParser("lightning run", allow_abbrev=False)
+    parser.add_argument("--devices", "--nproc-per-node", help="processes per node; started by torchrun")
+    parser.add_argument("--num-nodes", type=int, default=1)
+    parser.add_argument("--node-rank", type=int, default=0)
+    parser.add_argument("--main-address", default="127.0.0.1")
+    parser.add_argument("--main-port", type=int, default=29400)
+    if "--" in argv:
+        split = argv.index("--")
+        options, rest = parser.parse_args(argv[1:split]), argv[split + 1 :]
+    else:
+        options, rest = parser.parse_known_args(argv[1:])
+    if rest[:1] == ["model"]:  # the spelling of Lightning before 2.3
+        rest = rest[1:]
+    if options.devices is None or "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
+        from ..cli import main as command
+
+        return command(rest)
+    from torch.distributed.run import main as torchrun
+
+    meeting = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]  # a free port
+    if options.num_nodes > 1:
+        meeting = [f"--node-rank={options.node_rank}", f"--master-addr={options.main_address}"]
+        meeting.append(f"--master-port={options.main_port}")
+    processes = [f"--nproc-per-node={options.devices}", f"--nnodes={options.num_nodes}"]
+    return torchrun([*processes, *meeting, "-m", "earwitness", *rest])

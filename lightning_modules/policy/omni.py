@@ -1,0 +1,240 @@
+"""Knows the policy: log-probs of completions, and states to sample from, around one Qwen2.5-Omni thinker.
+
+A recording is encoded once, a prompt is read once, and both are shared by all the questions and completions that
+continue them: the attention cache of a prefix is expanded, with its gradient, instead of recomputed. `share=False`
+reads every row as one sequence; it costs more, gives the same numbers, and is what gradient checkpointing needs.
+
+Shapes: U clips, B prompts, N completions (N = B x group size), P/S/C positions of prefix, suffix and completion.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...datamodules.batch import Prompts
+from ...datamodules.processor import AUDIO, OmniProcessor
+from ...errors import InputError
+from ...kernels.linear_logprob import LogProbOutput, linear_logprob
+from .checkpoint import load_thinker
+
+PLACEHOLDERS = (
+    *("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|IMAGE|>", "<|VIDEO|>"),
+    *("<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>"),
+)
+PARTS = ("audio_tower", "projector", "language_model")
+
+
+@dataclass
+class Lora:
+    """Low-rank adapters on the attention projections of the language model; everything else is frozen."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
+@dataclass
+class State:
+    """What has been read so far by N rows: the attention cache, its mask [N, L], the last hidden state [N, H]."""
+
+    cache: Any
+    mask: Tensor
+    last: Tensor
+
+    def expand(self, rows: Tensor) -> State:
+        """The state of `rows` [M] of these N rows; the cache is copied, gradients flow back to the rows."""
+        import copy
+
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        cache.batch_select_indices(rows)
+        return State(cache, self.mask[rows], self.last[rows])
+
+
+class OmniPolicy(nn.Module):
+    """A Qwen2.5-Omni thinker that reads Prompts.
+
+    Args:
+        checkpoint: folder in the published layout, or hub id.
+        dtype: of the weights: "auto", "float32", "bfloat16".
+        attention: transformers' attention implementation.
+        train: which parts train with full fine-tuning, of "audio_tower", "projector" and "language_model".
+        lora: adapters instead of full fine-tuning.
+        gradient_checkpointing: recompute activations in the backward pass; turns prefix sharing off.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        dtype: str = "auto",
+        attention: str = "sdpa",
+        train: list[str] | None = None,
+        lora: Lora | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+        self.processor = OmniProcessor.from_pretrained(checkpoint)
+        self.thinker = load_thinker(checkpoint, dtype, attention)
+        self.share = not gradient_checkpointing
+        _select_parts(self.thinker, PARTS if train is None else tuple(train))
+        self.adapted = lora is not None
+        if lora is not None:
+            self.thinker = _with_lora(self.thinker, lora)
+        if gradient_checkpointing:
+            self.thinker.gradient_checkpointing_enable({"use_reentrant": False})
+        ids = self.processor.tokenizer.convert_tokens_to_ids
+        self.audio_id = ids(AUDIO)
+        suppressed = sorted({i for i in map(ids, PLACEHOLDERS) if i is not None})
+        self.register_buffer("suppressed", torch.tensor(suppressed), persistent=False)
+
+    @property
+    def base(self) -> Any:
+        """The thinker itself, adapters included where there are any."""
+        return self.thinker.get_base_model() if self.adapted else self.thinker
+
+    @property
+    def head(self) -> Tensor:
+        """[V, H] lm_head."""
+        return self.base.get_output_embeddings().weight
+
+    @contextmanager
+    def reference(self):
+        """Inside, the policy is the one before training: the adapters are off. Full fine-tuning has no such state."""
+        if not self.adapted:
+            raise ValueError("only a LoRA policy contains its reference; keep a frozen copy with full fine-tuning")
+        with self.thinker.disable_adapter():
+            yield self
+
+    def forward(
+        self,
+        prompts: Prompts,
+        completion_ids: Tensor,
+        completion_mask: Tensor,
+        prompt_of_row: Tensor | None = None,
+        temperature: float = 1.0,
+        entropy: bool = False,
+    ) -> LogProbOutput:
+        """Log-probs [N, C] of completions [N, C] under softmax(logits / temperature) without the placeholder ids.
+
+        completion_mask is 1 on the tokens that count; elsewhere the log-prob is 0 with an exactly zero gradient.
+        prompt_of_row [N] says which prompt a completion answers; default one completion per prompt.
+        """
+        rows = torch.arange(len(prompts), device=completion_ids.device) if prompt_of_row is None else prompt_of_row
+        if self.share:
+            hidden = self._shared(prompts, completion_ids, completion_mask, rows)
+        else:
+            hidden = self._plain(prompts, completion_ids, completion_mask, rows)
+        targets = completion_ids.masked_fill(completion_mask == 0, -100)
+        return linear_logprob(
+            hidden, self.head, targets, temperature=temperature, exclude=self.suppressed, return_entropy=entropy
+        )
+
+    def read(self, prompts: Prompts) -> State:
+        """Reads the prompts: the state [B] from which completions start."""
+        prefix = self._embed_prefix(prompts)
+        if prompts.clip_of_row.equal(torch.arange(len(prompts), device=prefix.device)):
+            embeds = torch.cat([prefix, self._embed(prompts.suffix_ids)], 1)
+            mask = torch.cat([prompts.prefix_mask, prompts.suffix_mask], 1)
+            return self.extend(None, embeds, mask)[0]
+        state, _ = self.extend(None, prefix, prompts.prefix_mask)
+        state = state.expand(prompts.clip_of_row)
+        return self.extend(state, self._embed(prompts.suffix_ids), prompts.suffix_mask)[0]
+
+    def extend(self, state: State | None, embeds: Tensor, mask: Tensor) -> tuple[State, Tensor]:
+        """Reads [N, L] more positions; returns the new state and their hidden states [N, L, H]."""
+        full = mask if state is None else torch.cat([state.mask, mask], 1)
+        positions = (full.cumsum(1) - 1).clamp(min=0)[:, -mask.shape[1] :]
+        out = self.base.get_decoder()(
+            inputs_embeds=embeds,
+            attention_mask=full,
+            position_ids=positions,
+            past_key_values=None if state is None else state.cache,
+            use_cache=True,
+        )
+        hidden = out.last_hidden_state
+        return State(out.past_key_values, full, hidden[:, -1]), hidden
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings [..., H] of sampled tokens."""
+        return self._embed(ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[N, V] float32 logits for the next token; placeholder ids are -inf."""
+        logits = (hidden @ self.head.T).float()
+        logits[:, self.suppressed] = -torch.inf
+        return logits
+
+    def _shared(self, prompts: Prompts, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+        state = self.read(prompts).expand(rows)
+        if ids.shape[1] == 1:
+            return state.last[:, None]
+        # The last token's own hidden state predicts nothing that is asked for: it is not read.
+        _, hidden = self.extend(state, self._embed(ids[:, :-1]), mask[:, :-1])
+        return torch.cat([state.last[:, None], hidden], 1)
+
+    def _plain(self, prompts: Prompts, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+        """Every row as one sequence [N, P + S + C]: the specification of `_shared`."""
+        prefix = self._embed_prefix(prompts)[prompts.clip_of_row][rows]
+        embeds = torch.cat([prefix, self._embed(prompts.suffix_ids)[rows], self._embed(ids)], 1)
+        prefix_mask = prompts.prefix_mask[prompts.clip_of_row][rows]
+        full = torch.cat([prefix_mask, prompts.suffix_mask[rows], mask], 1)
+        out = self.base.get_decoder()(
+            inputs_embeds=embeds,
+            attention_mask=full,
+            position_ids=(full.cumsum(1) - 1).clamp(min=0),
+            use_cache=False,
+        )
+        return out.last_hidden_state[:, -ids.shape[1] - 1 : -1]
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return self.base.get_input_embeddings()(ids)
+
+    def _embed_prefix(self, prompts: Prompts) -> Tensor:
+        """[U, P, H]: token embeddings with the audio tower's output in the audio positions."""
+        embeds = self._embed(prompts.prefix_ids)
+        audio = self.base.get_audio_features(
+            prompts.features.to(embeds.dtype), prompts.feature_mask, return_dict=True
+        ).last_hidden_state
+        where = prompts.prefix_ids == self.audio_id
+        if int(where.sum()) != len(audio):
+            raise ValueError(f"the prompts have {int(where.sum())} audio positions, the recordings fill {len(audio)}")
+        return embeds.masked_scatter(where[..., None], audio.to(embeds.dtype))
+
+
+def _select_parts(thinker: Any, train: tuple[str, ...]) -> None:
+    """Freezes all but the named parts. The vision tower and the unused audio marks never get a gradient."""
+    unknown = [part for part in train if part not in PARTS]
+    if unknown:
+        raise InputError(f"policy.train: unknown part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
+    for name, parameter in thinker.named_parameters():
+        if name.startswith("visual") or "audio_bos_eos_token" in name:
+            part = "none"
+        elif name.startswith("audio_tower"):
+            part = "projector" if name.startswith("audio_tower.proj") else "audio_tower"
+        else:
+            part = "language_model"
+        parameter.requires_grad_(part in train)
+
+
+def _with_lora(thinker: Any, lora: Lora) -> Any:
+    """Adapters on the decoder layers only; layers are found by class name, which outlives renamed attributes."""
+    from peft import LoraConfig, get_peft_model
+
+    names = [
+        f"{outer}.{inner}"
+        for outer, layer in thinker.named_modules()
+        if type(layer).__name__ == "Qwen2_5OmniDecoderLayer"
+        for inner, module in layer.named_modules()
+        if isinstance(module, nn.Linear) and inner.rpartition(".")[2] in lora.targets
+    ]
+    if not names:
+        raise InputError(f"policy.lora: no linear layer is called {lora.targets}")
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
+    return get_peft_model(thinker, config)

@@ -1,0 +1,172 @@
+"""Knows how to make a tiny, random Qwen2.5-Omni: the real classes, a tokenizer trained on the spot, the real layout.
+
+For demos and tests. Everything downstream loads it exactly as it would load Qwen/Qwen2.5-Omni-7B. The wide
+initialisation (0.1 instead of 0.02) is what lets so small a model bind options to sounds within a few hundred steps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from ...datamodules.answers import target_text
+from ...datamodules.processor import SYSTEM, question_text
+from ...datamodules.question import read_annotations
+from .checkpoint import save_thinker, thinker_state
+
+SPECIAL_TOKENS = (  # in the order of the published vocabulary
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"),
+    *("<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>", "<|IMAGE|>", "<|VIDEO|>"),
+)
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+<|im_start|>{{ message['role'] + '\\n' }}
+{%- if message['content'] is string -%}{{ message['content'] }}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'audio' -%}<|audio_bos|><|AUDIO|><|audio_eos|>
+{%- elif 'text' in part -%}{{ part['text'] }}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}<|im_end|>{{ '\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}<|im_start|>assistant{{ '\\n' }}{%- endif -%}
+"""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> Any:
+    """A byte-level BPE tokenizer with Qwen2's pre-tokenisation and Omni's special tokens."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import Qwen2TokenizerFast
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    bpe.decoder = decoders.ByteLevel()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    size = vocab_size - len(SPECIAL_TOKENS)
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, show_progress=False, initial_alphabet=alphabet))
+    model = json.loads(bpe.to_str())["model"]
+    merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+    named = ("image", "audio", "video", "vision_bos", "vision_eos", "audio_bos", "audio_eos")
+    tokens = (
+        "<|IMAGE|>",
+        "<|AUDIO|>",
+        "<|VIDEO|>",
+        "<|vision_bos|>",
+        "<|vision_eos|>",
+        "<|audio_bos|>",
+        "<|audio_eos|>",
+    )
+    tokenizer = Qwen2TokenizerFast(
+        vocab=model["vocab"],
+        merges=merges,
+        unk_token=None,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens={f"{name}_token": token for name, token in zip(named, tokens, strict=True)},
+    )
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|im_start|>", "<|vision_pad|>"]})
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, audio_layers: int, seed: int) -> Any:
+    """A random thinker with 4 query and 2 key-value heads of at least 32 dimensions each."""
+    from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+
+    token = tokenizer.convert_tokens_to_ids
+    heads = max(1, hidden // 32)
+    half = hidden // heads // 2
+    wide = 0.1
+    config = Qwen2_5OmniThinkerConfig(
+        audio_config={
+            "num_mel_bins": 128,
+            "d_model": audio_hidden,
+            "encoder_layers": audio_layers,
+            "encoder_attention_heads": max(1, audio_hidden // 16),
+            "encoder_ffn_dim": 2 * audio_hidden,
+            "output_dim": hidden,
+            "max_source_positions": 1500,
+            "n_window": 100,
+            "initializer_range": wide,
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 2,
+            "out_hidden_size": hidden,
+            "fullatt_block_indexes": [0],
+        },
+        text_config={
+            "vocab_size": -(-len(tokenizer) // 64) * 64,
+            "hidden_size": hidden,
+            "intermediate_size": 2 * hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": max(1, heads // 2),
+            "max_position_embeddings": 2048,
+            "initializer_range": wide,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8],
+            },
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "tie_word_embeddings": False,
+        },
+        audio_token_index=token("<|AUDIO|>"),
+        image_token_index=token("<|IMAGE|>"),
+        video_token_index=token("<|VIDEO|>"),
+        audio_start_token_id=token("<|audio_bos|>"),
+        audio_end_token_id=token("<|audio_eos|>"),
+        vision_start_token_id=token("<|vision_bos|>"),
+        vision_end_token_id=token("<|vision_eos|>"),
+        initializer_range=wide,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen2_5OmniThinkerForConditionalGeneration(config).eval()
+
+
+def build_tiny(
+    annotations: str,
+    out: str,
+    seed: int = 0,
+    hidden: int = 128,
+    layers: int = 3,
+    audio_hidden: int = 64,
+    audio_layers: int = 2,
+    vocab_size: int = 512,
+    processor_from: str | None = None,
+) -> dict:
+    """Writes a tiny checkpoint whose tokenizer was trained on the texts of an annotation file.
+
+    processor_from: a checkpoint whose tokenizer is used instead, so that several models share one vocabulary.
+    """
+    from transformers import AutoTokenizer, WhisperFeatureExtractor
+
+    if processor_from is not None:
+        tokenizer = AutoTokenizer.from_pretrained(processor_from)
+    else:
+        texts = []
+        for question, _ in read_annotations(annotations):  # the system turn is part of every prompt, and counts so
+            texts += [SYSTEM, question_text(question.question, question.choices), target_text(question.answer)]
+        tokenizer = train_tokenizer(texts, vocab_size)
+    extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=300, return_attention_mask=True)
+    thinker = build_thinker(tokenizer, hidden, layers, audio_hidden, audio_layers, seed)
+    processor = SimpleNamespace(tokenizer=tokenizer, feature_extractor=extractor)
+    save_thinker(thinker_state(thinker), thinker.config, processor, Path(out))
+    return {"parameters": sum(p.numel() for p in thinker.parameters()), "vocabulary": len(tokenizer)}

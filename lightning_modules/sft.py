@@ -1,0 +1,44 @@
+"""Knows supervised fine-tuning: the loss is on the answers alone, averaged over the step's answer tokens."""
+
+from __future__ import annotations
+
+import torch
+
+from ..datamodules.batch import Batch
+from .base import LABELS, PolicyModule
+from .objectives.losses import nll_loss
+
+
+class SFT(PolicyModule):
+    """Maximises the log-prob of `<answer>...</answer>`; a sample's weight scales its tokens in sum and denominator."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One optimizer step on one global batch."""
+        local = float((batch.weights[:, None] * batch.target_mask).sum())
+        (denominator,) = self.over_ranks(local)
+        losses = torch.zeros(len(batch), dtype=torch.float64)
+
+        def loss_of(rows: slice) -> torch.Tensor:
+            width = int(batch.target_mask[rows].sum(1).max())
+            ids, mask = batch.target_ids[rows, :width], batch.target_mask[rows, :width]
+            logprob = self.net(batch.prompts.select(rows), ids, mask).logprob
+            losses[rows] = -(logprob.detach() * mask).sum(1).double().cpu() / mask.sum(1).clamp(min=1).cpu()
+            return nll_loss(logprob, mask, batch.weights[rows], denominator=denominator)
+
+        parts = [lambda rows=rows: loss_of(rows) for rows in self.micro_batches(len(batch))]
+        log = self.descend(parts, batch.step)
+        self.log_dict(log | self._by_label(batch, losses), prog_bar=False)
+        self.log("loss", log["train/loss"], prog_bar=True, logger=False)
+
+    def _by_label(self, batch: Batch, losses: torch.Tensor) -> dict[str, float]:
+        """`loss/{label}`: mean answer loss per token of the labels in the batch, over all ranks."""
+        real = [s.weight > 0 for s in batch.samples]
+        sums = []
+        for label in LABELS:
+            mine = torch.tensor(
+                [r and (s.label or "unlabelled") == label for r, s in zip(real, batch.samples, strict=True)]
+            )
+            sums += [float(losses[mine].sum()), float(mine.sum())]
+        reduced = self.over_ranks(*sums)
+        pairs = zip(LABELS, reduced[::2], reduced[1::2], strict=True)
+        return {f"loss/{label}": total / count for label, total, count in pairs if count}
