@@ -8,7 +8,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "AnswerTable": "earwitness.lightning_modules.callbacks.outputs",
     "AudioQuestions": "earwitness.datamodules.module",
+    "ExportPolicy": "earwitness.lightning_modules.callbacks.outputs",
     "InputError": "earwitness.errors",
     "GRPO": "earwitness.lightning_modules.grpo",
     "OmniPolicy": "earwitness.lightning_modules.policy.omni",

@@ -55,7 +55,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             trainer_main(argv)
         else:
-            _dispatch(_parser().parse_args(argv))
+            parser = _parser()
+            args, rest = parser.parse_known_args(argv)
+            if rest and (args.command != "run" or any(word.startswith("-") for word in rest)):
+                parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            if rest:  # argparse ends a list of positionals at the first option; `run demo --dry-run seed=2` is fine
+                args.overrides += rest
+            _dispatch(args)
     except InputError as error:
         if os.environ.get("EARWITNESS_TRACEBACK"):
             raise

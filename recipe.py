@@ -108,6 +108,11 @@ def run_recipe(recipe: str, overrides: Sequence[str] = (), dry_run: bool = False
         _write(record, {"fingerprint": chain.hexdigest(), "seconds": round(seconds, 1), "result": result})
         print(f"{head} {seconds:6.1f} s       {_shown(result)}", flush=True)
     print(f"finished in {time.monotonic() - started:.0f} s", flush=True)
+    for step in steps.values():
+        if step["do"] == "build_report":
+            from .report import show
+
+            show(step["results"], step.get("out"))
 
 
 def _shown(result: Any) -> str:

@@ -54,7 +54,10 @@ class Table:
         return Table(self.uid[rows], taken)
 
     def where(self, pool: Mapping[str, str | list[str]]) -> np.ndarray:
-        """Row numbers whose text columns hold the pool's values, e.g. {"source": "sounds", "split": ["val", "test"]}."""
+        """Row numbers whose text columns hold the pool's values, e.g. {"source": "sounds", "split": ["val", "test"]}.
+
+        A column's value or list of values; rows must match every column.
+        """
         keep = np.ones(len(self), bool)
         for column, wanted in pool.items():
             keep &= self.text(column).equals([wanted] if isinstance(wanted, str) else list(wanted), column)

@@ -1,10 +1,10 @@
-"""Knows which questions are asked when: training batches by the curriculum's plan, evaluation by split and condition."""
+"""Knows which questions are asked when: training batches by the plan, evaluation by split and condition."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -50,7 +50,8 @@ class Training:
         curriculum: mapping with `seed`, `cells` and `stages`.
         stage: which of its stages.
         pool: text columns -> values, the rows the curriculum may deal at all.
-        conditions: what is heard; with several, each batch draws one by its number.
+        conditions: what is heard; with several, every batch has one of them.
+        condition_order: "mixed" draws it by the batch's number, "sequential" gives each an equal part of the stage.
         shuffle_options: order the options anew for every pass.
         augmentation: random gain and noise; null for none.
     """
@@ -59,6 +60,7 @@ class Training:
     stage: str
     pool: dict[str, Any] = field(default_factory=lambda: {"split": "train"})
     conditions: list[str] = field(default_factory=lambda: ["audio"])
+    condition_order: Literal["mixed", "sequential"] = "mixed"
     shuffle_options: bool = False
     augmentation: Augmentation | None = None
 
@@ -170,8 +172,10 @@ class AudioQuestions(L.LightningDataModule):
         assert self.plan is not None and self.training is not None
         stage, conditions = self.training.stage, self.training.conditions
         rows, weights = self.plan.batch(stage, step)
-        condition = conditions[hash64(self.seed, "condition", stage, step) % len(conditions)]
-        return Request(self._train_rows[rows], weights, condition, step, self.plan.epoch_of(stage, step))
+        pick = hash64(self.seed, "condition", stage, step) % len(conditions)
+        if self.training.condition_order == "sequential":
+            pick = step * len(conditions) // self.num_steps
+        return Request(self._train_rows[rows], weights, conditions[pick], step, self.plan.epoch_of(stage, step))
 
     def evaluation_requests(self, asking: Asking) -> list[Request]:
         """Every question of the pool once per condition; the last batch is padded with weight 0 to equal ranks."""
@@ -233,7 +237,7 @@ class AudioQuestions(L.LightningDataModule):
     def _loader(self, requests: list[Request] | None, start: int = 0) -> DataLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         source = _Requests(self, requests, start, rank, world)
-        pipeline = wds.DataPipeline(source, wds.map(self.prepare)).with_length(len(source))
+        pipeline = wds.DataPipeline(source, wds.map(self.prepare)).with_length(len(source), silent=True)
         return DataLoader(pipeline, batch_size=None, num_workers=self.num_workers, collate_fn=_untouched)
 
     def train_dataloader(self) -> DataLoader:

@@ -20,7 +20,7 @@ from ..datamodules.answers import extract_answer, is_right
 from ..datamodules.batch import Batch
 from .callbacks.position import PlanPosition
 from .policy.omni import OmniPolicy
-from .rollout.sampling import sample
+from .rollout.sampling import completion_keys, sample
 from .schedule import Schedule
 
 CONDITIONS, LABELS = ("audio", "silence"), ("weak", "strong", "unlabelled")
@@ -65,6 +65,7 @@ class PolicyModule(L.LightningModule):
         max_grad_norm: gradients are scaled down to this L2 norm.
         micro_batch_size: prompts per forward and backward pass on each rank; changes memory, not the result.
         max_new_tokens: longest answer, in tokens.
+        temperature: of the answers; 0 is greedy. seed: of their draws, where they are sampled.
     """
 
     def __init__(
@@ -75,13 +76,15 @@ class PolicyModule(L.LightningModule):
         max_grad_norm: float = 1.0,
         micro_batch_size: int = 8,
         max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.make_policy, self.make_optimizer = policy, optimizer
         self.schedule = schedule or Schedule()
         self.max_grad_norm, self.micro_batch_size = max_grad_norm, micro_batch_size
-        self.max_new_tokens = max_new_tokens
+        self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
         self.policy: OmniPolicy | None = None
         self.val_accuracy, self.test_accuracy = AccuracyByLabel(), AccuracyByLabel()
 
@@ -151,8 +154,11 @@ class PolicyModule(L.LightningModule):
         return [slice(i, min(i + self.micro_batch_size, rows)) for i in range(0, rows, self.micro_batch_size)]
 
     def answer(self, batch: Batch) -> list[dict[str, Any]]:
-        """Greedy answers to a batch: one record per question, without the padding of a last batch."""
-        done = sample(self.net, batch.prompts, max_new_tokens=self.max_new_tokens)
+        """Answers to a batch: one record per question, without the padding of a last batch."""
+        uids = [s.question.uid for s in batch.samples]
+        keys = completion_keys(uids, 1, self.seed, "answer", batch.samples[0].condition)
+        length, temperature = self.max_new_tokens, self.temperature
+        done = sample(self.net, batch.prompts, max_new_tokens=length, temperature=temperature, keys=keys)
         texts = self.net.processor.decode(done.ids, done.mask)
         return [
             {
@@ -177,15 +183,15 @@ class PolicyModule(L.LightningModule):
             metric.update(record["condition"], record["label"], record["correct"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Answers greedily."""
+        """Answers."""
         self._count(self.val_accuracy, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Answers greedily."""
+        """Answers."""
         self._count(self.test_accuracy, batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """Answers greedily; the AnswerTable callback writes the records."""
+        """Answers; the AnswerTable callback writes the records."""
         return self.answer(batch)
 
     def on_validation_epoch_end(self) -> None:

@@ -22,11 +22,20 @@ def _quiet() -> None:
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for text in ("Your `IterableDataset` has `__len__`", ".*does not have many workers", "`isinstance.treespec"):
+    for text in (
+        "Your `IterableDataset` has `__len__`",
+        "does not have many workers",
+        "`isinstance.treespec",
+        "Checkpoint directory .* exists and is not empty",
+        "Found .* module.s. in eval mode",
+        "LightningCLI's args parameter",
+        "You defined a `validation_step` but have no `val_dataloader`",
+        "Starting from v1.9.0, `tensorboardX`",
+        "Using ModelCheckpoint with manual optimization",
+    ):
         warnings.filterwarnings("ignore", message=f".*{text}.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*Found .* module.s. in eval mode.*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

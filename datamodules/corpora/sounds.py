@@ -1,10 +1,8 @@
 """Knows a small world of sounds: tones, sweeps, pulses and noise, and questions about them with a planted truth.
 
-Four question types (which sound, how the pitch moves, which comes first or last, how many pulses), four options each.
-Some questions leak their answer in the text, by explicit logic ("starts low and ends high") or by prior knowledge
-("a metronome"); the others can only be heard. Three groups, told apart by `source`: `sounds` is the question bank;
-`listening` are captions and questions on other clips, what a backbone has heard before; `reading-a` .. `reading-c` are
-slices of texts on the same other clips, from which voters learn to answer without listening.
+Four question types (which sound, how high the tone, which comes first, how many pulses), four options each.
+Some questions leak their answer in the text, by explicit logic ("the topmost of four notes") or by prior knowledge
+("a metronome"); the others can only be heard.
 """
 
 from __future__ import annotations
@@ -16,18 +14,26 @@ import numpy as np
 from ...curriculum.identity import hash64, uniforms
 from ..audio import SAMPLE_RATE
 from ..question import Question
-from .writing import HEARD, LOGIC, PRIOR, Draft, choose, shuffled, write_corpus
+from . import dealing
+from .dealing import Request, World
+from .writing import LOGIC, PRIOR, Draft, choose, shuffled, write_corpus
 
 SOUNDS = ("tone", "sweep", "pulses", "noise")
-MOVES = ("rising", "falling", "steady", "wavering")
+HEIGHTS = ("deep", "low", "high", "shrill")
 COUNTS = ("one", "two", "three", "four")
-WORDS = {"sound": SOUNDS, "pitch": MOVES, "order": SOUNDS, "count": COUNTS}
+WORDS = {"sound": SOUNDS, "pitch": HEIGHTS, "order": SOUNDS, "count": COUNTS}
 ASK = {
     "sound": "Which sound is in the recording?",
-    "pitch": "How does the pitch move?",
+    "pitch": "How high is the tone?",
+    "order": "Which sound comes first?",
     "count": "How many pulses are there?",
 }
-CAPTION = {"sound": "Caption the sound.", "pitch": "Caption the pitch.", "count": "Caption the number of pulses."}
+CAPTION = {
+    "sound": "Caption the sound.",
+    "pitch": "Caption the pitch.",
+    "order": "Caption the opening.",
+    "count": "Caption the number of pulses.",
+}
 KNOWN = {
     "sound": {
         "tone": ("a flute", "a tuning fork", "an organ pipe"),
@@ -36,10 +42,10 @@ KNOWN = {
         "noise": ("a waterfall", "heavy rain", "wind in the trees"),
     },
     "pitch": {
-        "rising": ("a rocket taking off", "a kettle coming to the boil"),
-        "falling": ("a plane in a dive", "a motor being switched off"),
-        "steady": ("a dial tone", "a held organ key"),
-        "wavering": ("an ambulance", "a violin played with vibrato"),
+        "deep": ("a ship's horn", "a tuba"),
+        "low": ("a humming man", "a cello"),
+        "high": ("a violin", "a singing girl"),
+        "shrill": ("a piccolo", "a referee's whistle"),
     },
     "count": {
         "one": ("a starting pistol", "a clock at one"),
@@ -48,17 +54,17 @@ KNOWN = {
         "four": ("a bar of a march", "a clock at four"),
     },
 }
-TOLD_MOVES = {
-    "rising": ("The pitch starts low and ends high.", "The end is higher than the start."),
-    "falling": ("The pitch starts high and ends low.", "The end is lower than the start."),
-    "steady": ("The pitch stays where it is.", "The end is as high as the start."),
-    "wavering": ("The pitch goes up and down again and again.", "The pitch swings around its middle."),
+TOLD_HEIGHTS = {
+    "deep": "It is the lowest of the four notes.",
+    "low": "It is the second lowest of the four notes.",
+    "high": "It is the second highest of the four notes.",
+    "shrill": "It is the highest of the four notes.",
 }
 TOLD_COUNTS = {
-    "one": ("There is a pulse and nothing follows.", "There were two pulses, but one was cut."),
-    "two": ("There is a pulse and then one more.", "There were three pulses, but one was cut."),
-    "three": ("There are two pulses and then one more.", "There were four pulses, but one was cut."),
-    "four": ("There are two pulses and then two more.", "There were five pulses, but one was cut."),
+    "one": "Two pulses less one pulse.",
+    "two": "One pulse and one more.",
+    "three": "Two pulses and one more.",
+    "four": "Two pulses and two more.",
 }
 
 
@@ -66,7 +72,7 @@ def build_sounds(
     out: str,
     seed: int = 1,
     train: int = 1_280,
-    val: int = 96,
+    val: int = 192,
     test: int = 480,
     strong_share: float = 0.45,
     listening: int = 2_400,
@@ -79,99 +85,49 @@ def build_sounds(
         strong_share: share of the bank's training questions that can only be heard.
         listening: questions for the backbone. reading: questions per voter slice.
     """
-    drafts = [
-        *_bank("train", train, strong_share, seed),
-        *_bank("val", val, 0.5, seed),
-        *_bank("test", test, 0.5, seed),
-        *_listening(listening, seed),
-        *_reading(reading, listening, seed),
+    leaks = {name: (LOGIC, PRIOR) if name in KNOWN else (LOGIC,) for name in WORDS}
+    world = World("sounds", seed, tuple(WORDS), WORDS, leaks, lambda request: draft(request, seed))
+    heard = dealing.listening(world, listening)
+    jobs = [
+        *dealing.bank(world, "train", train, strong_share),
+        *dealing.bank(world, "val", val, 0.5),
+        *dealing.bank(world, "test", test, 0.5),
+        *(world.job(request) for request in heard),
+        *dealing.reading(world, reading, heard),
     ]
-    return write_corpus((draft() for draft in drafts), out, len(drafts))
+    return write_corpus((job() for job in jobs), out, len(jobs))
 
 
-def _bank(split: str, count: int, strong_share: float, seed: int) -> Iterator:
-    """Deals strengths evenly, then types and answers in turn, so that every group is balanced over its answers."""
-    heard = round(count * strong_share)
-    for number in range(count):
-        place = number if number < heard else number - heard
-        kind = HEARD if number < heard else (LOGIC, PRIOR)[place % 2]
-        turn = place if kind == HEARD else place // 2
-        types = [t for t in WORDS if kind != PRIOR or t in KNOWN]
-        question_type = types[turn % len(types)]
-        answer = WORDS[question_type][turn // len(types) % 4]
-        yield lambda n=number, k=kind, t=question_type, a=answer: draft(
-            "sounds", f"{split}-{n:05d}", split, t, a, k, seed, clip=f"{split}-{n:05d}"
-        )
-
-
-def _listening(count: int, seed: int) -> Iterator:
-    for number in range(count):
-        question_type = list(WORDS)[number % 4]
-        answer = WORDS[question_type][number // 4 % 4]
-        yield lambda n=number, t=question_type, a=answer: draft(
-            "listening", f"{n:05d}", "train", t, a, HEARD, seed, clip=f"listening-{n:05d}", caption=n // 16 % 2 == 1
-        )
-
-
-def _reading(count: int, clips: int, seed: int) -> Iterator:
-    """Texts on the backbone's clips: two thirds leak, one third cannot be answered by reading."""
-    for voter in "abc":
-        for number in range(count):
-            clip = hash64(seed, voter, "reading", number) % clips
-            question_type = list(WORDS)[clip % 4]
-            answer = WORDS[question_type][clip // 4 % 4]
-            kinds = (LOGIC, PRIOR, HEARD) if question_type in KNOWN else (LOGIC, LOGIC, HEARD)
-            yield lambda n=number, v=voter, c=clip, t=question_type, a=answer, k=kinds[number % 3]: draft(
-                f"reading-{v}", f"{n:05d}", "train", t, a, k, seed, clip=f"listening-{c:05d}"
-            )
-
-
-def draft(
-    source: str,
-    identifier: str,
-    split: str,
-    question_type: str,
-    answer: str,
-    kind: str,
-    seed: int,
-    clip: str,
-    caption: bool = False,
-) -> Draft:
+def draft(request: Request, seed: int) -> Draft:
     """One question on one clip; the wave depends on (seed, clip) and the answer alone."""
-    name = (seed, source, identifier)
+    question_type, answer, clip = request.question_type, request.answer, request.clip
+    name = (seed, request.source, request.identifier)
     other = choose([w for w in SOUNDS if w != answer], seed, clip, "other") if question_type == "order" else ""
-    first = hash64(seed, clip, "first") % 2 == 0
-    ask = ("Caption what comes {}." if caption else "Which sound comes {}?").format("first" if first else "last")
-    if question_type != "order":
-        ask = CAPTION[question_type] if caption else ASK[question_type]
-    if kind == PRIOR:
-        thing = choose(KNOWN[question_type][answer], *name, "thing")
-        ask = f"{choose(('This is', 'The recording is of', 'One hears'), *name, 'lead')} {thing}. {ask}"
-    elif kind == LOGIC:
-        ask = f"{_told(question_type, answer, other, first, name)} {ask}"
+    ask = (CAPTION if request.caption else ASK)[question_type]
+    if request.kind == PRIOR:
+        ask = f"This is {choose(KNOWN[question_type][answer], *name, 'thing')}. {ask}"
+    elif request.kind == LOGIC:
+        ask = f"{_told(question_type, answer, other)} {ask}"
     choices = shuffled(WORDS[question_type], *name, "choices")
-    question = Question(source, identifier, ask, choices, answer, question_type, split)
-    return Draft(question, clip, lambda: _wave(question_type, answer, other, first, seed, clip), kind)
+    question = Question(request.source, request.identifier, ask, choices, answer, question_type, request.split)
+    return Draft(question, clip, lambda: _wave(question_type, answer, other, seed, clip), request.kind)
 
 
-def _told(question_type: str, answer: str, other: str, first: bool, name: tuple) -> str:
+def _told(question_type: str, answer: str, other: str) -> str:
     if question_type == "pitch":
-        return choose(TOLD_MOVES[answer], *name, "told")
+        return TOLD_HEIGHTS[answer]
     if question_type == "count":
-        return choose(TOLD_COUNTS[answer], *name, "told")
+        return TOLD_COUNTS[answer]
     if question_type == "order":
-        a, b = (answer, other) if first else (other, answer)
-        return choose((f"It opens with {a} and closes with {b}.", f"Before {b} there is {a}."), *name, "told")
-    rest = ", no ".join(shuffled([w for w in SOUNDS if w != answer], *name, "rest"))
-    return choose((f"Nothing but {answer} is heard.", f"There is no {rest}."), *name, "told")
+        return f"It opens with {answer} and closes with {other}."
+    return f"Nothing but {answer} is heard."
 
 
-def _wave(question_type: str, answer: str, other: str, first: bool, seed: int, clip: str) -> np.ndarray:
+def _wave(question_type: str, answer: str, other: str, seed: int, clip: str) -> np.ndarray:
     """About 1.5 s at 16 kHz, peak about 0.5, over a faint noise floor."""
     draws = iter(uniforms(hash64(seed, clip), 64, "wave"))
     if question_type == "order":
-        pair = (answer, other) if first else (other, answer)
-        parts = [_event(kind, 0.65 + 0.2 * next(draws), draws, seed, clip) for kind in pair]
+        parts = [_event(kind, 0.65 + 0.2 * next(draws), draws, seed, clip) for kind in (answer, other)]
         wave = np.concatenate([parts[0], np.zeros(int(0.08 * SAMPLE_RATE)), parts[1]])
     elif question_type == "count":
         wave = _pulse_train(1 + COUNTS.index(answer), 0.24 + 0.08 * next(draws), draws)
@@ -193,18 +149,16 @@ def _event(kind: str, seconds: float, draws: Iterator[float], seed: int, clip: s
     return _tone(kind, seconds, draws)
 
 
-def _tone(move: str, seconds: float, draws: Iterator[float]) -> np.ndarray:
-    """A harmonic tone whose pitch rises, falls, stays or wavers; "sweep" takes either direction, "tone" stays."""
+def _tone(kind: str, seconds: float, draws: Iterator[float]) -> np.ndarray:
+    """A harmonic tone of one of four heights ("tone": of any), or chirps over two octaves, three a second ("sweep")."""
     t = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    base, extent = 300 * 2 ** (0.7 * next(draws)), 1.3 + 0.7 * next(draws)
-    if move == "sweep":
-        move = "rising" if next(draws) < 0.5 else "falling"
-    octaves = {
-        "rising": extent * t / seconds,
-        "falling": extent * (1 - t / seconds),
-        "wavering": extent * (0.5 + 0.3 * np.sin(2 * np.pi * (3 + 2 * next(draws)) * t)),
-    }.get(move, np.full_like(t, extent * next(draws)))
-    phase = 2 * np.pi * np.cumsum(base * 2**octaves) / SAMPLE_RATE
+    if kind == "sweep":
+        up, turn = next(draws) < 0.5, (2.5 + next(draws)) * t % 1
+        frequency = (350 + 150 * next(draws)) * 4 ** (turn if up else 1 - turn)
+    else:
+        height = HEIGHTS.index(kind) if kind in HEIGHTS else int(4 * next(draws))
+        frequency = np.full_like(t, 130 * 2.4 ** (height + 0.6 * next(draws)))
+    phase = 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE
     return _faded(0.8 * np.sin(phase) + 0.2 * np.sin(2 * phase))
 
 

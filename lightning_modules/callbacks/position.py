@@ -22,7 +22,7 @@ class PlanPosition(L.Callback):
         expected = (data.plan.fingerprint, data.position)
         if (batch.plan, batch.step) != expected:
             raise RuntimeError(
-                f"batch {batch.step} of plan {batch.plan} came where batch {expected[1]} of plan {expected[0]} was due; "
+                f"batch {batch.step} of plan {batch.plan} came, batch {expected[1]} of plan {expected[0]} was due; "
                 "the loader was restored at another position than the weights"
             )
 

@@ -49,4 +49,4 @@ class LineProgress(ProgressBar):
 
     def on_predict_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """One batch more; the last arguments are the batch and loader numbers."""
-        self._line(trainer, "batch", args[3] + 1, self.total_predict_batches_current_dataloader)
+        self._line(trainer, "batch", args[3] + 1, sum(trainer.num_predict_batches))

@@ -1,0 +1,42 @@
+# `make demo` and `make test` set up all they need; both work again without network.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test check format build clean
+help:
+	@echo "make demo    install, run the main job on generated sounds, print the result (SEED=1)"
+	@echo "make test    install, run the whole test suite (ARGS='-m \"not slow\"')"
+	@echo "make check   lint, formatting, types"
+	@echo "make format  put the code in shape"
+	@echo "make build   wheel and sdist into dist/"
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; set PYTHON=")'
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing earwitness and what it needs into $(VENV) (once, a few minutes)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -e '.[dev]'
+	@touch $@
+
+SEED ?= 1
+demo: $(VENV)/installed
+	@$(BIN)/earwitness run demo seed=$(SEED)
+
+test: $(VENV)/installed
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@MYPYPATH=.typing $(BIN)/mypy --namespace-packages --explicit-package-bases -p earwitness
+
+format: $(VENV)/installed
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+build: $(VENV)/installed
+	@$(BIN)/python -m build
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
