@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 COLOURS = {"weak": "#d98c21", "strong": "#2463a8", "unlabelled": "#9a9a9a"}
 AUDIO, SILENCE = "#2463a8", "#c3c9d1"

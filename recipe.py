@@ -50,7 +50,7 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> tuple[dict[str, A
     try:
         spec = OmegaConf.load(path)
     except Exception as error:  # every YAML library error is about this file
-        raise InputError(f"{path}: not a YAML mapping ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{path}: not a YAML mapping ({' '.join(str(error).split())})") from None
     if not isinstance(spec, DictConfig) or not isinstance(spec.get("steps"), DictConfig):
         raise InputError(f"{path}: a recipe is a mapping with `steps`")
     for override in overrides:
@@ -73,7 +73,7 @@ def _known_override(spec: DictConfig, key: str, path: Path) -> None:
     for depth, part in enumerate(parts):
         if not isinstance(node, DictConfig) or (parts[0] == "steps" and depth >= 2):
             return
-        if part not in node:
+        if part not in list(node.keys()):  # OmegaConf's `in` denies a key whose value is still missing
             near = get_close_matches(part, [str(k) for k in node], 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(str, node))}"
             raise InputError(f"{path}: no key {key!r} to override; {hint}")

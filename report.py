@@ -93,17 +93,17 @@ def _lead(result: dict[str, Any]) -> str:
     names = list(result["models"])
     first, last = result["models"][names[0]], result["models"][names[-1]]
     group = next((g for g in ("planted=heard", "label=strong", "all") if g in first), "all")
+    before, after = _share(first[group]["audio"]), _share(last[group]["audio"])
     return (
-        f"On {_TITLES[group]} ({first[group]['questions']} held-out questions) accuracy goes from "
-        f"{_share(first[group]['audio'])} ({escape(names[0])}) to {_share(last[group]['audio'])} ({escape(names[-1])}); "
+        f"On the {first[group]['questions']} held-out questions of the group “{_TITLES[group]}”, accuracy with audio "
+        f"goes from {before} ({escape(names[0])}) to {after} ({escape(names[-1])}); "
         f"with 30 s of silence the last model is right on {_share(last[group]['silence'])}."
     )
 
 
 def _accuracy_table(models: dict[str, Any]) -> str:
     rows = []
-    groups = [g for g in next(iter(models.values()))]
-    for group in groups:
+    for group in next(iter(models.values())):
         for number, (name, summary) in enumerate(models.items()):
             g = summary[group]
             title = _TITLES.get(group, group.replace("=", ": ").replace("_", " ")) if number == 0 else ""

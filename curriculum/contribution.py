@@ -65,15 +65,20 @@ def read_answers(path: str | Path) -> Answers:
     """Reads an answer table; every question must have been asked under every condition of the file, once."""
     table = read_arrow(path)
     condition = np.asarray(table.column("condition").to_pylist())
+    if table.column("correct").null_count:
+        raise InputError(f"{path}: {table.column('correct').null_count} answers were not judged; ask them again")
     uid = table.column("uid").to_numpy().astype(np.uint64)
     right = table.column("correct").cast(pa.float64()).to_numpy()
     correct, reference = {}, np.unique(uid)
-    for name in np.unique(condition):
+    for name in np.unique(condition).tolist():
         rows = np.flatnonzero(condition == name)
         rows = rows[np.argsort(uid[rows])]
         if not np.array_equal(uid[rows], reference):
-            raise InputError(f"{path}: condition {name!r} covers {len(rows)} of {len(reference)} questions")
-        correct[str(name)] = right[rows]
+            raise InputError(
+                f"{path}: condition {name!r} has {len(rows)} answers to {len(np.unique(uid[rows]))} of "
+                f"{len(reference)} questions; every question must be asked once under every condition"
+            )
+        correct[name] = right[rows]
     return Answers(reference, correct)
 
 

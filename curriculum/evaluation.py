@@ -17,6 +17,7 @@ from .statistics import mcnemar, paired_difference, wilson_interval
 from .table import Categorical, Table, read_table
 
 HEARD = "heard"
+KINDS = (HEARD, "logic", "prior")
 
 
 def evaluate(
@@ -41,7 +42,7 @@ def evaluate(
         logs: stage name -> folder of its CSV logs, for the learning curves. curriculum: for the composition picture.
     """
     table = read_table(index, labels)
-    columns = groups or [name for name in ("label", "question_type") if name in table.columns]
+    columns = list(groups or [name for name in ("label", "question_type") if name in table.columns])
     result: dict[str, Any] = {"title": title, "logs": logs or {}}
     if planted is not None:
         table = _with_planted(table, planted)
@@ -72,6 +73,8 @@ def _with_planted(table: Table, path: str) -> Table:
     with Path(path).open() as file:
         for line in file:
             record = json.loads(line)
+            if record["planted"] not in KINDS:
+                raise InputError(f"{path}: {record['key']} is planted {record['planted']!r}, not one of {KINDS}")
             source, _, identifier = record["key"].partition("/")
             truth[uid_of(source, identifier)] = record["planted"]
     kinds = [truth.get(uid, "") for uid in table.uid.tolist()]
@@ -86,6 +89,8 @@ def _label_quality(table: Table) -> dict[str, Any]:
     """How often the ACF labels agree with the planted truth, over the labelled questions."""
     label, planted = table.text("label"), table.text("planted")
     rows = np.flatnonzero((label.codes >= 0) & (planted.codes >= 0))
+    if not len(rows):
+        raise InputError("no labelled question has a planted truth; the planted file belongs to another corpus")
     weak = np.array(label.names)[label.codes[rows]] == WEAK
     leaks = planted.codes[rows] == 1
     agree = int((weak == leaks).sum())
@@ -97,6 +102,7 @@ def _label_quality(table: Table) -> dict[str, Any]:
         "weak_but_heard": int((weak & ~leaks).sum()),
         "strong_but_leaks": int((~weak & leaks).sum()),
         "strong_and_heard": int((~weak & ~leaks).sum()),
+        # For the paper's rule, two of three; guesses of other juries are luckier or less so.
         "weak_by_luck_expected": lucky_weak_share(choices[~leaks]) if (~leaks).any() else None,
     }
 

@@ -46,7 +46,7 @@ def label(votes: Sequence[str], out: str, at_least: int = 2, index: str | None =
 
     Args:
         votes: answer tables, one per voter, of the "silence" condition (columns uid, condition, correct).
-        out: label table to write: uid, label, votes (how many were right) and one 0/1 column per voter.
+        out: label table to write: uid, label, votes (how many were right), one 0/1 column per voter (null: no vote).
         at_least: right voters that make a question weak; the paper's majority of three is 2.
         index: where given, only its questions are labelled, and every one of them must have been voted on.
 
@@ -68,7 +68,7 @@ def label(votes: Sequence[str], out: str, at_least: int = 2, index: str | None =
     if (labels == "").any():
         raise InputError(f"{int((labels == '').sum())} questions lack votes; run the voters over the whole index")
     columns = {"uid": uid, "label": labels, "votes": np.nansum(table, axis=1).astype(np.int8)}
-    columns |= {f"vote_{j}": table[:, j].astype(np.int8) for j in range(len(votes))}
+    columns |= {f"vote_{j}": pa.array(table[:, j], pa.float32(), from_pandas=True) for j in range(len(votes))}
     about = {"rule": f"at least {at_least} of {len(votes)} right under silence", "votes": [str(v) for v in votes]}
     write_arrow(pa.table(columns).replace_schema_metadata({"earwitness": json.dumps(about)}), out)
     return {"weak": int((labels == WEAK).sum()), "strong": int((labels == STRONG).sum())}
@@ -80,4 +80,6 @@ def _silent_votes(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     if not silent.any():
         raise InputError(f"{path}: no answers under the condition 'silence'; add it to the voter's `conditions`")
     uid = answers.column("uid").to_numpy().astype(np.uint64)[silent]
+    if len(np.unique(uid)) != len(uid):
+        raise InputError(f"{path}: the voter answered a question twice under silence; one vote per question counts")
     return uid, answers.column("correct").cast(pa.float64()).to_numpy()[silent]

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -59,7 +59,7 @@ class Plan:
             self.stages[stage.name] = dealt
             tops = tops + dealt.matrix.sum(axis=0)
         self.fingerprint = _fingerprint(curriculum, table, cell)
-        self._block_rows = lru_cache(maxsize=8)(self._block_rows_uncached)
+        self._recent: dict[tuple[str, int, int], np.ndarray] = {}
 
     def dealt(self, stage: str) -> Dealt:
         """The compiled stage of that name."""
@@ -94,7 +94,16 @@ class Plan:
             out[mine] = self._block_rows(stage, b, e)[card[mine] - edges[b]]
         return out
 
-    def _block_rows_uncached(self, stage: str, block: int, epoch: int) -> np.ndarray:
+    def _block_rows(self, stage: str, block: int, epoch: int) -> np.ndarray:
+        """One block's rows, kept for the next batches."""
+        key = (stage, block, epoch)
+        if key not in self._recent:
+            if len(self._recent) >= 8:
+                self._recent.pop(next(iter(self._recent)))
+            self._recent[key] = self._ordered_block(*key)
+        return self._recent[key]
+
+    def _ordered_block(self, stage: str, block: int, epoch: int) -> np.ndarray:
         """One block's rows, spread: card i of n of a cell stands at (i + u) / n, so every slice has the block's mix."""
         dealt = self.stages[stage]
         first = self._start[:-1] + dealt.tops + dealt.matrix[:block].sum(axis=0)
@@ -132,6 +141,7 @@ def _cells(table: Table, columns: tuple[str, ...]) -> tuple[list[tuple[str, ...]
 
 
 def _deal(stage: Stage, cells: list[tuple[str, ...]], columns: tuple[str, ...], sizes, tops) -> Dealt:
+    _check_pool(stage, cells, columns)
     member = np.array([_in_pool(stage, cell, columns) for cell in cells], bool)
     left = np.where(member, sizes - tops, 0)
     available = int(left.sum())
@@ -139,10 +149,10 @@ def _deal(stage: Stage, cells: list[tuple[str, ...]], columns: tuple[str, ...], 
     if budget.steps is not None:
         wanted = min(budget.steps * stage.batch_size, available)
     elif budget.fraction is not None:
-        wanted = int(np.floor(budget.fraction * np.where(member, sizes, 0).sum()))
+        wanted = int(Fraction(str(budget.fraction)) * int(sizes[member].sum()))  # 0.29 of 100 is 29, not 28
     else:
         wanted = budget.samples or 0
-    if wanted > available or available == 0:
+    if wanted > available or wanted == 0:
         pool = dict(stage.pool) or "all rows"
         raise InputError(
             f"stage {stage.name!r} wants {wanted} rows of {pool}, {available} are left after earlier stages"
@@ -191,10 +201,18 @@ def _water_fill(cards: float, mass: np.ndarray, left: np.ndarray) -> np.ndarray:
     return filled
 
 
-def _in_pool(stage: Stage, cell: tuple[str, ...], columns: tuple[str, ...]) -> bool:
+def _check_pool(stage: Stage, cells: list[tuple[str, ...]], columns: tuple[str, ...]) -> None:
     for column, wanted in stage.pool.items():
         if column not in columns:
             raise InputError(f"stage {stage.name!r}: pool column {column!r} is not a cell column; add it to `cells`")
+        known = {cell[columns.index(column)] for cell in cells}
+        for value in [wanted] if isinstance(wanted, str) else wanted:
+            if value not in known:
+                raise InputError(f"stage {stage.name!r}: {column} is never {value!r}; it is one of {sorted(known)}")
+
+
+def _in_pool(stage: Stage, cell: tuple[str, ...], columns: tuple[str, ...]) -> bool:
+    for column, wanted in stage.pool.items():
         values = [wanted] if isinstance(wanted, str) else list(wanted)
         if cell[columns.index(column)] not in values:
             return False
@@ -213,7 +231,10 @@ def _shares(stage: Stage, cells: list[tuple[str, ...]]) -> np.ndarray | None:
 
 
 def _fingerprint(curriculum: Curriculum, table: Table, cell: np.ndarray) -> str:
-    """Changes with any edit of the curriculum, any row added or removed and any row that changes its cell."""
+    """Changes with any edit of the curriculum, with any row added or removed, and when a row changes its cell's number.
+
+    Cells are numbered by name; renaming all of them alike deals the same rows, and is the same plan.
+    """
     mixed = splitmix64(keyed(table.uid, "fingerprint") ^ cell.astype(np.uint64))
     facts = [int(np.bitwise_xor.reduce(mixed)), int(mixed.sum(dtype=np.uint64)), len(table)]
     return hashlib.blake2b((curriculum.canonical() + json.dumps(facts)).encode(), digest_size=8).hexdigest()

@@ -33,6 +33,9 @@ class Budget:
         if len(given) != 1:
             raise InputError(f"a budget needs exactly one of samples, fraction and steps, got {given or 'none'}")
         value = getattr(self, given[0])
+        whole = given[0] != "fraction"
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise InputError(f"budget {given[0]} must be a {'whole ' if whole else ''}number, got {value!r}")
         if not value > 0 or (given[0] == "fraction" and value > 1):
             raise InputError(f"budget {given[0]} must be positive (a fraction at most 1), got {value}")
         if self.epochs < 1 or (self.steps is not None and self.epochs != 1):
@@ -56,6 +59,10 @@ class Stage:
             raise InputError(f"stage {self.name!r}: objective must be one of {OBJECTIVES}, got {self.objective!r}")
         if self.batch_size < 1 or self.block < 1:
             raise InputError(f"stage {self.name!r}: batch_size and block must be at least 1")
+        if not isinstance(self.pool, Mapping):
+            raise InputError(f"stage {self.name!r}: pool must map columns to values, got {self.pool!r}")
+        if self.shares is not None and any(not share >= 0 for share in self.shares.values()):
+            raise InputError(f"stage {self.name!r}: shares must not be negative, got {dict(self.shares)}")
 
 
 @dataclass(frozen=True)
@@ -79,14 +86,16 @@ class Curriculum:
         raise InputError(f"no stage {name!r} in the curriculum; it has {', '.join(s.name for s in self.stages)}")
 
     def canonical(self) -> str:
-        """JSON with sorted keys: equal for curricula that mean the same, different after any edit."""
+        """JSON with sorted keys: independent of the order of keys, different after any edit of a value."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
 def parse_curriculum(spec: Mapping[str, Any]) -> Curriculum:
     """A curriculum from the mapping of a YAML file; a misspelt key is named with its nearest neighbour."""
     spec = _known(spec, Curriculum, "curriculum")
-    stages = []
+    stages, cells = [], spec.get("cells", ("label",))
+    if isinstance(cells, str) or not isinstance(spec.get("stages", []), (list, tuple)):
+        raise InputError("curriculum: `cells` must be a list of columns and `stages` a list of stages")
     for number, entry in enumerate(spec.pop("stages", ())):
         entry = _known(entry, Stage, f"curriculum.stages[{number}]")
         budget = Budget(**_known(entry.pop("budget", {}), Budget, f"curriculum.stages[{number}].budget"))
@@ -94,7 +103,7 @@ def parse_curriculum(spec: Mapping[str, Any]) -> Curriculum:
             stages.append(Stage(budget=budget, **entry))
         except TypeError as error:
             raise InputError(f"curriculum.stages[{number}]: {str(error).split('__init__() ')[-1]}") from None
-    return Curriculum(stages=tuple(stages), **{**spec, "cells": tuple(spec.get("cells", ("label",)))})
+    return Curriculum(stages=tuple(stages), **{**spec, "cells": tuple(cells)})
 
 
 def num_presented(budget: Budget, batch_size: int, dealt: int) -> int:

@@ -90,6 +90,8 @@ def write_arrow(table: pa.Table, path: str | Path) -> None:
 
 def _column(column: pa.ChunkedArray) -> Categorical | np.ndarray | None:
     kind = column.type
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        column, kind = column.cast(pa.string()), pa.string()
     if pa.types.is_string(kind) or pa.types.is_dictionary(kind):
         encoded = column.combine_chunks()
         if not pa.types.is_dictionary(encoded.type):

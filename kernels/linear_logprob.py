@@ -61,10 +61,10 @@ def linear_logprob(
     chunk = max(1, max_workspace_bytes // (4 * len(weight)))
     logprob, entropy = _LinearLogProb.apply(rows, weight, wanted, temperature, exclude, return_entropy, chunk)
     shape = targets.shape
-    # index_copy keeps an all-ignored batch in the graph: its zeros still depend on hidden.
-    full = (flat_hidden[:, 0] * 0).to(logprob.dtype).index_copy(0, kept, logprob)
+    # Copied into zeros even where no token is left: the empty result still hangs on hidden and weight in the graph.
+    full = logprob.new_zeros(len(flat_targets)).index_copy(0, kept, logprob)
     if entropy is not None:
-        entropy = torch.zeros_like(full).index_copy(0, kept, entropy).detach().reshape(shape)
+        entropy = torch.zeros_like(full).index_copy(0, kept, entropy).reshape(shape)
     return LogProbOutput(full.reshape(shape), entropy)
 
 
@@ -109,7 +109,7 @@ class _LinearLogProb(torch.autograd.Function):
         dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
         empty = rows.new_zeros(0, dtype=dtype)
         logprob = torch.cat(logps) if logps else empty
-        entropy = (torch.cat(entropies) if entropies else empty) if return_entropy else None
+        entropy = (torch.cat(entropies) if entropies else empty.clone()) if return_entropy else None
         ctx.head_frozen, ctx.temperature, ctx.chunk, ctx.exclude = head_frozen, temperature, chunk, exclude
         slope = torch.cat(slopes) if slopes else rows.new_zeros(rows.shape)
         ctx.save_for_backward(*((slope,) if head_frozen else (rows, weight, targets)))

@@ -12,7 +12,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+class Paths:
+    """Where things are, to be interpolated as `${paths.out}`; files and command line override them one by one.
+
+    Args:
+        data: folder of the shards and labels. model: checkpoint folder or hub id. out: folder of the run.
+    """
+
+    def __init__(self, data: str = "data", model: str = "Qwen/Qwen2.5-Omni-7B", out: str = "runs/default") -> None:
+        self.data, self.model, self.out = data, model, out
 
 
 def _quiet() -> None:
@@ -59,14 +68,14 @@ def cli_class(parse_only: bool = False) -> type:
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 seed_everything_default=0,
-                parser_kwargs={"parser_mode": "omegaconf+"},
+                parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},
                 save_config_callback=None,
                 trainer_defaults={"callbacks": [progress_bar()]},
                 args=list(args),
             )
 
         def add_arguments_to_parser(self, parser: Any) -> None:
-            parser.add_argument("--paths", type=dict, default={}, help="free values to interpolate: ${paths.out}")
+            parser.add_class_arguments(Paths, "paths")
             parser.add_argument("--threads", type=int, default=0, help="CPU threads per process; 0: torch decides")
 
         if parse_only:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -107,13 +108,13 @@ class GRPO(PolicyModule):
         for _ in range(self.num_iterations):
             sums = torch.zeros(2, dtype=torch.float64)
             jobs = [
-                lambda i=i, rows=rows: self._loss(batch, done, rows, advantages, references[i], olds[i], count, sums)
+                partial(self._loss, batch, done, rows, advantages, references[i], olds[i], count, sums)
                 for i, rows in enumerate(self.micro_batches(len(batch)))
             ]
             log = self.descend(jobs, batch.step)
             kl, tokens = self.over_ranks(*sums.tolist())
             log["train/kl"] = kl / max(tokens, 1.0)
-        log |= self._by_label(batch, done, rewards, parts)
+        log |= self._by_label(batch, done, rewards, parts, advantages)
         self.log_dict(log)
         self.log("reward", log["reward/all"], prog_bar=True, logger=False)
 
@@ -178,11 +179,13 @@ class GRPO(PolicyModule):
             beta=self.clip.beta,
         )
 
-    def _by_label(self, batch: Batch, done: Completions, rewards: Tensor, parts: dict[str, Tensor]) -> dict:
+    def _by_label(
+        self, batch: Batch, done: Completions, rewards: Tensor, parts: dict[str, Tensor], advantages: Tensor
+    ) -> dict[str, float]:
         """`reward/{label}`, `accuracy/{label}` and `zero_advantage/{label}` over all ranks, and completion lengths."""
         size = self.rollout.group_size
         groups = rewards.nan_to_num(0.0).view(-1, size)
-        flat = (groups.max(1).values == groups.min(1).values).double()
+        flat = (advantages.cpu().view(-1, size) == 0).all(1).double()
         accuracy = parts.get("accuracy", torch.zeros_like(rewards)).nan_to_num(0.0).view(-1, size).mean(1)
         real = [s.weight > 0 for s in batch.samples]
         names, sums = [], []

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import soundfile
+
 from earwitness.datamodules.audio import augmented, checked, decode, silence, to_model_rate
 from earwitness.errors import InputError
 

@@ -35,7 +35,7 @@ def test_commands_without_a_model_do_not_import_torch(arguments: list[str]) -> N
 def test_index_plan_and_label_never_import_torch(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom earwitness.cli import main\n"
-        f"for words in (['index', {str(tmp_path)!r}], ['plan', 'x.yaml', '--index', 'x'], ['label', 'x', '--out', 'y']):\n"
+        f"for words in (['index', {str(tmp_path)!r}], ['plan', 'x', '--index', 'y'], ['label', 'x', '--out', 'y']):\n"
         "    try: main(words)\n"
         "    except SystemExit as end: assert end.code == 1, end.code\n"
         "sys.exit('torch' in sys.modules)"

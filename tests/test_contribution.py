@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from earwitness.curriculum.contribution import (
     Answers,
     audio_contribution,
@@ -227,3 +228,10 @@ def test_models_that_answered_different_questions_are_not_compared(corpus):
 def test_evaluate_without_models_is_an_error(corpus):
     with pytest.raises(InputError, match="no answer table given"):
         evaluate({}, str(corpus / "index.arrow"), str(corpus / "r.json"))
+
+
+def test_an_answer_that_was_not_judged_is_refused(tmp_path):
+    columns = {"uid": pa.array([1, 1], pa.uint64()), "condition": ["audio", "silence"], "correct": [None, False]}
+    write_arrow(pa.table(columns), tmp_path / "a.arrow")
+    with pytest.raises(InputError, match="1 answers were not judged"):
+        read_answers(tmp_path / "a.arrow")

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pytest
 import soundfile
 import torch
+from transformers import WhisperFeatureExtractor
+
 from earwitness.curriculum.table import write_arrow
 from earwitness.datamodules.batch import Batch
 from earwitness.datamodules.module import Asking, AudioQuestions, Augmentation, Training, silence_seconds
@@ -19,7 +21,6 @@ from earwitness.datamodules.reader import share
 from earwitness.datamodules.shards import shard
 from earwitness.errors import InputError
 from earwitness.lightning_modules.policy.tiny import train_tokenizer
-from transformers import WhisperFeatureExtractor
 
 CHOICES = ["rain", "wind", "a dog", "a bell"]
 CLIPS = [0, 0, 1, 2, 3, 3, 3, 4, 5, 6, 7, 7, 8, 9, 9, 10, 11, 11, 12, 12]  # recording of each question
@@ -204,7 +205,7 @@ def test_options_are_shuffled_by_pass_and_always_hold_the_answer(corpus):
     assert all(s.choices == tuple(CHOICES) for b in asked for s in b.samples), "evaluation asks as written"
 
 
-@pytest.mark.xfail(strict=True, reason="a batch takes the pass of its first row for all its rows")
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a batch has the pass of its first row")
 def test_the_options_of_a_pass_do_not_depend_on_the_batch_size(corpus):
     shown = []
     for size in (4, 5):  # ten questions a pass: 5 divides them, a batch of 4 crosses into the next pass

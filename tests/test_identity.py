@@ -6,9 +6,10 @@ import hashlib
 
 import numpy as np
 import pytest
-from earwitness.curriculum.identity import hash64, keyed, permutation, splitmix64, uid_of, uniforms, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from earwitness.curriculum.identity import hash64, keyed, permutation, splitmix64, uid_of, uniforms, unit
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 MASK = (1 << 64) - 1

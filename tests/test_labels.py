@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from earwitness.curriculum.labels import acf_labels, label, lucky_weak_share
 from earwitness.curriculum.table import read_arrow, read_table, write_arrow
 from earwitness.errors import InputError
@@ -165,3 +166,25 @@ def test_at_least_must_fit_the_number_of_voters(tmp_path, at_least):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nobody\.arrow: no such table"):
         label([str(tmp_path / "nobody.arrow")], str(tmp_path / "labels.arrow"), at_least=1)
+
+
+def silent_votes(path, correct, uid=(1, 2)):
+    columns = {"uid": pa.array(uid, pa.uint64()), "condition": ["silence"] * len(uid)}
+    write_arrow(pa.table(columns | {"correct": pa.array(correct, pa.bool_())}), path)
+    return str(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_missing_vote_is_not_written_as_a_wrong_one(tmp_path):
+    """Two voters decide question 1 without the third, whose vote stays missing."""
+    both = [silent_votes(tmp_path / f"{name}.arrow", [True, True]) for name in "ab"]
+    label([*both, silent_votes(tmp_path / "c.arrow", [None, True])], str(tmp_path / "labels.arrow"))
+    written = read_arrow(tmp_path / "labels.arrow")
+    assert written.column("label").to_pylist() == ["weak", "weak"]
+    assert written.column("vote_2").to_pylist() == [None, 1.0]
+
+
+def test_a_voter_who_answers_twice_is_refused(tmp_path):
+    twice = [silent_votes(tmp_path / "a.arrow", [False, True, True], (1, 1, 2))] * 3
+    with pytest.raises(InputError, match="answered a question twice"):
+        label(twice, str(tmp_path / "labels.arrow"))

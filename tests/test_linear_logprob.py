@@ -6,9 +6,10 @@ from math import exp, log
 
 import pytest
 import torch
-from earwitness.kernels.linear_logprob import linear_logprob
 from torch import Tensor
 from torch.nn.functional import log_softmax
+
+from earwitness.kernels.linear_logprob import linear_logprob
 
 N, H, V = 7, 5, 11
 
@@ -266,3 +267,17 @@ def test_a_parameter_is_a_plain_tensor():
     hidden, weight, targets = case()
     a = linear_logprob(hidden, torch.nn.Parameter(weight), targets).logprob
     assert torch.equal(a, linear_logprob(hidden, weight, targets).logprob)
+
+
+@pytest.mark.parametrize("rows", [0, 4])
+def test_the_head_stays_in_the_graph_when_entropy_is_asked_for(rows):
+    """Nothing to train on still gives both inputs a gradient of zeros: ranks must not disagree on it."""
+    hidden, weight = torch.randn(rows, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    linear_logprob(hidden, weight, torch.full((rows,), -100), return_entropy=True).logprob.sum().backward()
+    assert torch.equal(weight.grad, torch.zeros(5, 3))
+
+
+def test_an_ignored_state_may_be_anything():
+    hidden = torch.randn(2, 3)
+    hidden[0] = torch.nan
+    assert linear_logprob(hidden, torch.randn(5, 3), torch.tensor([-100, 1])).logprob[0] == 0

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from earwitness.datamodules.answers import extract_answer, is_right, is_well_formed, target_text
 from earwitness.errors import InputError
-from earwitness.lightning_modules.objectives.advantages import group_advantages, zero_advantage_groups
+from earwitness.lightning_modules.objectives.advantages import group_advantages
 from earwitness.lightning_modules.objectives.losses import clipped_surrogate, grpo_loss, k3, nll_loss
 from earwitness.lightning_modules.objectives.rewards import accuracy, format, reward_function, weighted_rewards
 from earwitness.lightning_modules.schedule import Schedule
@@ -205,14 +206,6 @@ def test_groups_of_different_sizes_in_any_order():
     assert torch.equal(group_advantages(rewards[order], group[order]), torch.cat(alone)[order])
 
 
-def test_zero_advantage_groups_are_those_with_equal_rewards():
-    """In the order of the group numbers: mixed, equal, one scored, none scored, mixed with a gap."""
-    rewards = torch.tensor([2.5, 0.5, 0.1, 0.1, 0.1, 2.5, NAN, NAN, NAN, 0.5, NAN, 2.5])
-    group = torch.tensor([1, 1, 3, 3, 3, 5, 5, 8, 8, 9, 9, 9])
-    assert zero_advantage_groups(rewards, group).tolist() == [False, True, True, True, False]
-    assert zero_advantage_groups(rewards.flip(0), group.flip(0)).tolist() == [False, True, True, True, False]
-
-
 # ---- rewards: what the release's plugin returns, solution "Rain"
 @pytest.mark.parametrize(
     ("completion", "right", "formed"),
@@ -297,7 +290,7 @@ def test_reward_functions_are_found_by_import_path():
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("acuracy", "rewards: cannot import 'acuracy'"),
+        ("acuracy", "rewards: no built-in reward 'acuracy'; there are accuracy, format"),
         ("no_such_module.reward", r"cannot import 'no_such_module\.reward' \(No module named 'no_such_module'\)"),
         ("math.reward", r"cannot import 'math\.reward'"),
         ("math.pi", r"rewards: 'math\.pi' is not a function"),

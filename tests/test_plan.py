@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
 from earwitness.curriculum.identity import hash64, keyed, splitmix64
 from earwitness.curriculum.plan import Plan, deal_matrix
 from earwitness.curriculum.stages import parse_curriculum
 from earwitness.curriculum.table import Categorical, Table
 from earwitness.errors import InputError
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 LAW = settings(deadline=None, max_examples=60)
 LABELS = ("weak", "strong", "mixed")
@@ -122,9 +123,8 @@ def test_the_deck_order_is_the_hash_of_seed_and_uid():
 def test_the_plan_does_not_depend_on_the_order_of_the_file(plan, seed):
     """Rows permuted, and the label names numbered in another order: the same uids in the same places."""
     shuffled = plan.table.take(np.random.default_rng(seed).permutation(len(plan.table)))
-    names = LABELS[1:] + LABELS[:1]
-    codes = np.where(shuffled.text("label").codes < 0, -1, (shuffled.text("label").codes - 1) % 3).astype(np.int32)
-    other = Plan(plan.curriculum, Table(shuffled.uid, {"label": Categorical(codes, names)}))
+    codes = np.int32([1, 0, 2, -1])[shuffled.text("label").codes]
+    other = Plan(plan.curriculum, Table(shuffled.uid, {"label": Categorical(codes, ("strong", "weak", "mixed"))}))
     assert other.fingerprint == plan.fingerprint
     assert all(uids(other, name) == uids(plan, name) for name in plan.stages)
 
@@ -365,3 +365,14 @@ def test_a_stage_or_a_step_that_is_not_there_is_named():
         plan.batch("sft", 0)
     with pytest.raises(IndexError, match="stage 's0' has 2 steps, asked for step 2"):
         plan.batch("s0", 2)
+
+
+def test_a_fraction_is_exact_and_a_plan_travels_to_other_processes():
+    """0.29 of 100 is 29 rows; the pickled plan deals the same batch."""
+    import pickle
+
+    label = Categorical(np.arange(100, dtype=np.int32) % 2, ("strong", "weak"))
+    stage = {"name": "a", "objective": "sft", "batch_size": 8, "budget": {"fraction": 0.29}}
+    one = Plan(parse_curriculum({"stages": [stage]}), Table(np.arange(100, dtype=np.uint64), {"label": label}))
+    assert one.dealt("a").rows == 29
+    assert pickle.loads(pickle.dumps(one)).batch("a", 1)[0].tolist() == one.batch("a", 1)[0].tolist()

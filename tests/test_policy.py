@@ -1,4 +1,4 @@
-"""The policy is the published model: its checkpoints, its log-probs, its parts; sharing changes nothing but the cost."""
+"""The policy is the published model: its log-probs, its parts; sharing a prefix changes nothing but the cost."""
 
 import json
 from pathlib import Path
@@ -6,24 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from earwitness.datamodules.batch import Prompts, Sample
 from earwitness.datamodules.question import parse_question
 from earwitness.errors import InputError
-from earwitness.lightning_modules.policy import checkpoint as layout
-from earwitness.lightning_modules.policy.checkpoint import load_thinker, save_thinker, thinker_state
+from earwitness.lightning_modules.policy.checkpoint import save_thinker, thinker_state
 from earwitness.lightning_modules.policy.omni import PARTS, PLACEHOLDERS, Lora, OmniPolicy
-from earwitness.lightning_modules.policy.tiny import SPECIAL_TOKENS, build_thinker, build_tiny
-from safetensors.torch import load_file
+from earwitness.lightning_modules.policy.tiny import build_tiny
 
+QUESTIONS = ("Which sound is heard?", "Hm?", "And after all of this, which sound comes last?")
 RECORDS = [
-    {
-        "source_dataset": "s",
-        "id": str(n),
-        "question": text,
-        "answer": "rain",
-        "choices": ["rain", "a dog's bark", "wind"],
-    }
-    for n, text in enumerate(("Which sound is heard?", "Hm?", "And after all of this, which sound comes last?"))
+    {"source_dataset": "s", "id": str(n), "question": text, "answer": "rain", "choices": ["rain", "a dog's bark"]}
+    for n, text in enumerate(QUESTIONS)
 ]
 SIZE = {"hidden": 64, "layers": 2, "audio_hidden": 32, "audio_layers": 1}
 CLIPS, CLIP_OF_ROW = (4_000, 9_123, 1_000), [1, 0, 1, 2]  # rows 0 and 2 ask about one recording
@@ -52,9 +47,9 @@ def prompts(policy) -> Prompts:
 
 @pytest.fixture(scope="module")
 def group(policy) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Two completions per prompt, of 1 to 5 tokens; every token but the special ones may occur."""
+    """Two completions per prompt, of 1 to 5 tokens; every token but the placeholders may occur."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(len(SPECIAL_TOKENS), len(policy.processor.tokenizer), (8, 5), generator=generator)
+    ids = torch.randint(int(policy.suppressed.min()), (8, 5), generator=generator)
     mask = (torch.arange(5) < torch.tensor([5, 1, 3, 4, 2, 5, 5, 3])[:, None]).long()
     return ids, mask, torch.arange(4).repeat_interleave(2)
 
@@ -82,125 +77,6 @@ def words(policy: OmniPolicy, prompts: Prompts, row: int, completion: torch.Tens
         "feature_attention_mask": prompts.feature_mask[clip][None, :kept],
         "attention_mask": torch.ones(1, sum(map(len, ids)), dtype=torch.long),
     }
-
-
-# --- checkpoints
-
-
-def test_transformers_own_class_reads_the_checkpoint_with_identical_logits(checkpoint, policy, prompts):
-    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
-
-    loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(checkpoint).eval()
-    built = build_thinker(policy.processor.tokenizer, **SIZE, seed=1)
-    with torch.no_grad():
-        for row in range(4):
-            inputs = words(policy, prompts, row, torch.tensor([20, 30]))
-            logits = [model(**inputs).logits for model in (built, loaded, policy.thinker)]
-            assert torch.equal(logits[0], logits[1]) and torch.equal(logits[0], logits[2])
-
-
-@pytest.mark.xfail(strict=True, reason="the class of the whole model wants a spk_dict.pt, even without a talker")
-def test_transformers_class_of_the_whole_model_reads_the_checkpoint(checkpoint, policy):
-    from transformers import Qwen2_5OmniForConditionalGeneration
-
-    whole = Qwen2_5OmniForConditionalGeneration.from_pretrained(checkpoint)
-    assert all(torch.equal(a, b) for a, b in zip(whole.thinker.parameters(), policy.parameters(), strict=True))
-
-
-def test_the_layout_is_the_published_one(checkpoint, policy):
-    from transformers import AutoConfig, Qwen2_5OmniConfig
-
-    weights = load_file(checkpoint / "model.safetensors")
-    assert set(weights) == {f"thinker.{name}" for name in policy.thinker.state_dict()}
-    config = AutoConfig.from_pretrained(checkpoint)
-    assert isinstance(config, Qwen2_5OmniConfig)
-    raw = json.loads((checkpoint / "config.json").read_text())
-    assert raw["model_type"] == "qwen2_5_omni" and raw["architectures"] == ["Qwen2_5OmniModel"]
-    assert {"thinker_config", "talker_config", "token2wav_config"} <= set(raw) and not raw["enable_audio_output"]
-    ids = policy.processor.tokenizer.convert_tokens_to_ids
-    thinker = config.thinker_config
-    assert thinker.audio_token_id == ids("<|AUDIO|>") and thinker.text_config.eos_token_id == ids("<|im_end|>")
-
-
-def save(policy: OmniPolicy, out: Path, source: Path | None = None) -> Path:
-    save_thinker(thinker_state(policy.thinker), policy.base.config, policy.processor, out, source)
-    return out
-
-
-@pytest.mark.parametrize("keep_config", [True, False])
-def test_saving_what_was_loaded_gives_the_same_bytes(checkpoint, policy, tmp_path, keep_config):
-    save(policy, tmp_path / "a", checkpoint if keep_config else None)
-    assert {p.name for p in (tmp_path / "a").iterdir()} == {p.name for p in checkpoint.iterdir()}
-    for name in ("model.safetensors", "tokenizer.json", "preprocessor_config.json", "chat_template.jinja"):
-        assert (tmp_path / "a" / name).read_bytes() == (checkpoint / name).read_bytes(), name
-    if keep_config:
-        assert json.loads((tmp_path / "a" / "config.json").read_text()) == json.loads(
-            (checkpoint / "config.json").read_text()
-        )
-    again = OmniPolicy(str(tmp_path / "a"))
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), policy.parameters(), strict=True))
-
-
-def test_several_weight_files_read_back_and_replace_the_single_one(policy, tmp_path, monkeypatch):
-    save(policy, tmp_path)
-    monkeypatch.setattr(layout, "_SHARD_BYTES", 100_000)
-    save(policy, tmp_path)
-    files = sorted(p.name for p in tmp_path.glob("*.safetensors"))
-    assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
-    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == 4 * sum(p.numel() for p in policy.thinker.state_dict().values())
-    again = load_thinker(tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), policy.parameters(), strict=True))
-    monkeypatch.undo()
-    save(policy, tmp_path)
-    assert [p.name for p in tmp_path.glob("model*")] == ["model.safetensors"]
-
-
-def test_a_half_written_folder_cannot_be_loaded(policy, tmp_path, monkeypatch):
-    save(policy, tmp_path)
-    monkeypatch.setattr(layout, "save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        save(policy, tmp_path)
-    with pytest.raises(InputError, match=rf"^{tmp_path}: no config\.json there"):
-        load_thinker(tmp_path)
-
-
-QWEN2 = {"config.json": json.dumps({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]})}
-
-
-@pytest.mark.parametrize("load", [load_thinker, OmniPolicy])
-@pytest.mark.parametrize(
-    "files", [None, {}, QWEN2, {"config.json": "{"}, {"config.json": "{}"}], ids=lambda f: f"{f!r:.20}"
-)
-def test_what_is_no_omni_checkpoint_is_one_line_with_its_path(tmp_path, load, files):
-    path = tmp_path / "there"
-    if files is not None:
-        path.mkdir()
-        for name, text in files.items():
-            (path / name).write_text(text)
-    with pytest.raises(InputError, match=f"^{path}: ") as error:
-        load(str(path))
-    assert "\n" not in str(error.value)
-
-
-def test_a_checkpoint_of_another_family_is_named(checkpoint, tmp_path):
-    for file in checkpoint.iterdir():
-        (tmp_path / file.name).symlink_to(file)
-    (tmp_path / "config.json").unlink()
-    (tmp_path / "config.json").write_text(QWEN2["config.json"])
-    with pytest.raises(InputError, match=rf"^{tmp_path}: a 'qwen2' checkpoint; earwitness trains Qwen2\.5-Omni$"):
-        OmniPolicy(str(tmp_path))
-
-
-@pytest.mark.xfail(strict=True, reason="the errors of transformers and safetensors pass through")
-@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"x" * 99)])
-def test_missing_and_damaged_weights_are_one_line_with_the_path(policy, tmp_path, damage):
-    damage(save(policy, tmp_path) / "model.safetensors")
-    with pytest.raises(InputError, match=f"^{tmp_path}: "):
-        load_thinker(tmp_path)
-
-
-# --- log-probs
 
 
 def test_sharing_a_prefix_changes_neither_log_probs_nor_gradients(checkpoint, prompts, group):
@@ -256,9 +132,6 @@ def test_prompts_whose_recordings_do_not_fill_them_are_refused(policy, prompts, 
         policy(short, *group)
 
 
-# --- what trains
-
-
 @pytest.mark.parametrize("parts", [None, *([part] for part in PARTS), ["projector", "language_model"], []])
 def test_only_the_named_parts_train_and_all_of_what_trains_gets_a_gradient(checkpoint, prompts, group, parts):
     policy = OmniPolicy(str(checkpoint), train=parts)
@@ -275,7 +148,7 @@ def test_only_the_named_parts_train_and_all_of_what_trains_gets_a_gradient(check
     assert trains == {name for name, _ in policy.named_parameters() if part_of(name) in wanted}
     if parts != []:
         found = gradients(policy, prompts, group, WEIGHTS)
-        assert set(found) == trains and all(g.any() for name, g in found.items() if "k_proj.bias" not in name)
+        assert set(found) == trains and all(g.any() for g in found.values())
 
 
 def test_unknown_parts_and_targets_are_refused(checkpoint):
@@ -324,7 +197,8 @@ def test_saving_adapters_merges_them_into_a_copy(checkpoint, prompts, group, tmp
     policy = adapted(checkpoint)
     with torch.no_grad():
         before = policy(prompts, *group).logprob
-        merged = OmniPolicy(str(save(policy, tmp_path, checkpoint)))
+        save_thinker(thinker_state(policy.thinker), policy.base.config, policy.processor, tmp_path, checkpoint)
+        merged = OmniPolicy(str(tmp_path))
         torch.testing.assert_close(merged(prompts, *group).logprob, before, rtol=0, atol=1e-4)
         assert torch.equal(policy(prompts, *group).logprob, before), "the policy itself is as it was"
     assert set(load_file(tmp_path / "model.safetensors")) == set(load_file(checkpoint / "model.safetensors"))
@@ -355,8 +229,6 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(checkpoi
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-5, msg=name)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="transformers checkpoints in training mode only; policies stay in evaluation mode"
-)
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="transformers recomputes in training mode only")
 def test_gradient_checkpointing_works_in_the_mode_policies_are_loaded_in(checkpoint, prompts, group):
     assert recomputed(OmniPolicy(str(checkpoint), gradient_checkpointing=True), prompts, group)[1] == 2

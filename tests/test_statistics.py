@@ -6,9 +6,10 @@ from math import comb, sqrt
 
 import numpy as np
 import pytest
-from earwitness.curriculum.statistics import Z95, mcnemar, paired_difference, wilson_interval
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from earwitness.curriculum.statistics import Z95, mcnemar, paired_difference, wilson_interval
 
 LAW = settings(deadline=None, max_examples=100)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from earwitness.curriculum.table import Categorical, Table, read_arrow, read_table, write_arrow
 from earwitness.errors import InputError
 
@@ -171,3 +172,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         written(path, uid=[1, 2])
     assert read_arrow(path).column("uid").to_pylist() == [1]
+
+
+def test_large_strings_are_text_too(tmp_path):
+    columns = {"uid": pa.array([1], pa.uint64()), "label": pa.array(["weak"], pa.large_string())}
+    write_arrow(pa.table(columns), tmp_path / "i.arrow")
+    assert read_table(tmp_path / "i.arrow").text("label").names == ("weak",)

@@ -109,7 +109,11 @@ def test_grpo_is_the_same_for_every_micro_batch_size(small, tmp_path, iterations
 
 def test_equal_rewards_without_kl_change_nothing(small, tmp_path) -> None:
     module = GRPO(
-        policy_of(small), SGD, rollout=Rollout(4, 1.0, 6), clip=Clip(beta=0.0), rewards={"earwitness.tests.tests_rewards.constant": 1.0}
+        policy_of(small),
+        SGD,
+        rollout=Rollout(4, 1.0, 6),
+        clip=Clip(beta=0.0),
+        rewards={"earwitness.tests.tests_rewards.constant": 1.0},
     )
     assert torch.equal(trained(small, tmp_path, module, "grpo", 1), weights_before(small))
 

@@ -20,15 +20,3 @@ def group_advantages(rewards: Tensor, group: Tensor, eps: float = 1e-4) -> Tenso
         if len(values) > 1 and values.max() != values.min():
             advantages[members] = (values - values.mean()) / (values.std() + eps)
     return advantages.to(rewards.dtype)
-
-
-def zero_advantage_groups(rewards: Tensor, group: Tensor) -> Tensor:
-    """[G] bool, in the order of the sorted group numbers: the groups whose rewards are all equal."""
-    return torch.stack(
-        [(group == g).nonzero().flatten().numel() == 0 or _equal(rewards[group == g]) for g in group.unique()]
-    )
-
-
-def _equal(values: Tensor) -> Tensor:
-    known = values[~values.isnan()]
-    return torch.tensor(len(known) < 2) if len(known) < 2 else known.max() == known.min()

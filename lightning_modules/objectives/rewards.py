@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from numbers import Real
 from typing import Any
 
 import torch
@@ -30,11 +31,18 @@ def format(completions: Sequence[str], **_: Any) -> list[float]:
     return [float(is_well_formed(said)) for said in completions]
 
 
+BUILT_IN: dict[str, Reward] = {"accuracy": accuracy, "format": format}
+
+
 def reward_function(path: str) -> Reward:
     """The function of a dotted import path; `accuracy` and `format` alone name the built-in ones."""
+    if path in BUILT_IN:
+        return BUILT_IN[path]
     module, _, name = path.rpartition(".")
+    if not module:
+        raise InputError(f"rewards: no built-in reward {path!r}; there are {', '.join(BUILT_IN)}, or an import path")
     try:
-        function = getattr(import_module(module) if module else import_module(__name__), name)
+        function = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"rewards: cannot import {path!r} ({error})") from None
     if not callable(function):
@@ -60,7 +68,7 @@ def weighted_rewards(
             raise InputError(f"reward {name!r} raised {type(error).__name__}: {error}") from error
         if len(values) != len(completions):
             raise InputError(f"reward {name!r} returned {len(values)} values for {len(completions)} completions")
-        bad = [v for v in values if v is not None and not (isinstance(v, (int, float)) and math.isfinite(v))]
+        bad = [v for v in values if v is not None and not (isinstance(v, Real) and math.isfinite(v))]
         if bad:
             raise InputError(f"reward {name!r} returned {bad[0]!r}; a finite number or None is needed")
         part = torch.tensor([math.nan if v is None else float(v) for v in values], dtype=torch.float64)
