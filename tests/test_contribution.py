@@ -26,7 +26,7 @@ from earwitness.errors import InputError
 UID = [uid_of("toy", str(i)) for i in range(6)]
 TYPES = ["sound"] * 3 + ["speech"] * 3
 LABELS = ["weak", "strong", "strong", "weak", "strong"]
-PLANTED = ["leaks", "leaks", "heard", "heard", "heard"]
+PLANTED = ["logic", "prior", "heard", "heard", "heard"]
 CHOICES = [4, 4, 4, 2, 4, 4]
 BASE = {"audio": [1, 0, 0, 0, 1, 0], "silence": [1, 0, 0, 1, 0, 0]}
 TUNED = {"audio": [1, 1, 1, 0, 1, 0], "silence": [1, 1, 0, 0, 0, 0]}
