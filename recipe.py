@@ -83,7 +83,9 @@ def _known_override(spec: DictConfig, key: str, path: Path) -> None:
 def run_recipe(recipe: str, overrides: Sequence[str] = (), dry_run: bool = False) -> None:
     """Checks all steps, then runs those that are not done; prints one line per step and what it found."""
     spec, origin = load_recipe(recipe, overrides)
-    out = Path(spec.get("out") or InputError(f"{origin}: a recipe names its folder, `out`"))
+    if not spec.get("out"):
+        raise InputError(f"{origin}: a recipe names its folder, `out`")
+    out = Path(spec["out"])
     steps: dict[str, dict[str, Any]] = spec["steps"]
     jobs = {name: _checked(name, dict(step), out, origin) for name, step in steps.items()}
     print(f"{spec.get('name', origin)}: {len(jobs)} steps into {out}/", flush=True)
