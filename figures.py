@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 
 COLOURS = {"weak": "#d98c21", "strong": "#2463a8", "unlabelled": "#9a9a9a"}
 AUDIO, SILENCE = "#2463a8", "#c3c9d1"
-STYLE = {
+STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

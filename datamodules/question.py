@@ -93,7 +93,8 @@ def read_annotations(path: str | Path, column_map: Mapping[str, str] | None = No
     unknown = [name for name in rename if name not in FIELDS]
     if unknown:
         raise InputError(f"column_map: unknown field {unknown[0]!r}; the fields are {', '.join(FIELDS)}")
-    rows, seen = [], {}
+    rows: list[tuple[Question, str]] = []
+    seen: dict[int, str] = {}
     for where, record in _records(path):
         if isinstance(record, Mapping):
             record = {**record, **{ours: record.get(theirs) for ours, theirs in rename.items()}}
@@ -134,6 +135,6 @@ def _is_text(value: Any) -> bool:
 
 def _text(record: Mapping, name: str, where: str) -> str:
     value = record.get(name)
-    if not _is_text(value):
+    if not isinstance(value, str) or not _is_text(value):
         raise InputError(f"{where}: field {name!r} must be a non-empty text, got {value!r:.80}")
     return value

@@ -8,7 +8,7 @@ sampling is not truncated to the top k, so that the ratio is the true one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -140,6 +140,9 @@ class GRPO(PolicyModule):
             batch.prompts.select(prompts), part.ids, part.mask, part.prompt_of_row, self.rollout.temperature
         ).logprob
 
+    def _reference(self) -> AbstractContextManager[OmniPolicy]:
+        return nullcontext(self._frozen[0]) if self._frozen else self.net.reference()
+
     @torch.no_grad()
     def _fixed_logprobs(self, batch: Batch, done: Completions) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """Reference log-probs (None where beta is 0) and old ones (None where the first pass gives them anyway)."""
@@ -151,7 +154,7 @@ class GRPO(PolicyModule):
             if self.clip.beta:
                 if self._frozen:
                     self._frozen[0] = self._frozen[0].to(self.device)
-                with nullcontext(self._frozen[0]) if self._frozen else self.net.reference() as frozen:
+                with self._reference() as frozen:
                     reference = self._logprob(frozen, batch, part, prompts)
             references.append(reference)
             olds.append(self._logprob(self.net, batch, part, prompts) if self.num_iterations > 1 else None)

@@ -34,7 +34,7 @@ CAPTION = {
     "order": "Caption the opening.",
     "count": "Caption the number of pulses.",
 }
-KNOWN = {
+KNOWN: dict[str, dict[str, tuple[str, ...]]] = {
     "sound": {
         "tone": ("a flute", "a tuning fork", "an organ pipe"),
         "sweep": ("a slide whistle", "a racing car going by", "a laser in a film"),

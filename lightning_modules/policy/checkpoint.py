@@ -103,7 +103,7 @@ def _save_weights(state: dict[str, Tensor], out: Path) -> None:
     if len(shards) == 1:
         save_file(shards[0], out / "model.safetensors", metadata={"format": "pt"})
         return
-    where = {}
+    where: dict[str, str] = {}
     for number, part in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file(part, out / file, metadata={"format": "pt"})

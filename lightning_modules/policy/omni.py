@@ -9,6 +9,7 @@ Shapes: U clips, B prompts, N completions (N = B x group size), P/S/C positions 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +35,7 @@ class Lora:
     """Low-rank adapters on the attention projections of the language model; everything else is frozen."""
 
     rank: int = 16
-    alpha: float = 32.0
+    alpha: int = 32
     dropout: float = 0.0
     targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
 
@@ -92,6 +93,7 @@ class OmniPolicy(nn.Module):
         ids = self.processor.tokenizer.convert_tokens_to_ids
         self.audio_id = ids(AUDIO)
         suppressed = sorted({i for i in map(ids, PLACEHOLDERS) if i is not None})
+        self.suppressed: Tensor
         self.register_buffer("suppressed", torch.tensor(suppressed), persistent=False)
 
     @property
@@ -105,7 +107,7 @@ class OmniPolicy(nn.Module):
         return self.base.get_output_embeddings().weight
 
     @contextmanager
-    def reference(self):
+    def reference(self) -> Iterator[OmniPolicy]:
         """Inside, the policy is the one before training: the adapters are off. Full fine-tuning has no such state."""
         if not self.adapted:
             raise ValueError("only a LoRA policy contains its reference; keep a frozen copy with full fine-tuning")

@@ -41,7 +41,7 @@ CHAT_TEMPLATE = """\
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> Any:
     """A byte-level BPE tokenizer with Qwen2's pre-tokenisation and Omni's special tokens."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import Qwen2TokenizerFast
+    from transformers import Qwen2TokenizerFast  # type: ignore[attr-defined]
     from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
     bpe = Tokenizer(models.BPE())
@@ -89,7 +89,8 @@ def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, a
     heads = max(1, hidden // 32)
     half = hidden // heads // 2
     wide = 0.1
-    config = Qwen2_5OmniThinkerConfig(
+    thinker_config: Any = Qwen2_5OmniThinkerConfig
+    config = thinker_config(
         audio_config={
             "num_mel_bins": 128,
             "d_model": audio_hidden,
