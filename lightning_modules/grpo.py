@@ -112,7 +112,7 @@ class GRPO(PolicyModule):
                 for i, rows in enumerate(self.micro_batches(len(batch)))
             ]
             log = self.descend(jobs, batch.step)
-            kl, tokens = self.over_ranks(*sums.tolist())
+            kl, tokens = self.over_ranks(float(sums[0]), float(sums[1]))
             log["train/kl"] = kl / max(tokens, 1.0)
         log |= self._by_label(batch, done, rewards, parts, advantages)
         self.log_dict(log)
