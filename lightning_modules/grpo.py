@@ -121,7 +121,7 @@ class GRPO(PolicyModule):
     def _columns(self, batch: Batch) -> dict[str, list]:
         """What reward functions may ask for, repeated over the group."""
         size = self.rollout.group_size
-        columns = {
+        columns: dict[str, list] = {
             "solution": [s.question.answer for s in batch.samples],
             "choices": [list(s.choices) for s in batch.samples],
             "question": [s.question.question for s in batch.samples],
