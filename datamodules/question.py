@@ -111,26 +111,36 @@ def read_annotations(path: str | Path, column_map: Mapping[str, str] | None = No
 def _records(path: Path):
     if not path.is_file():
         raise InputError(f"{path}: no such annotation file")
-    with path.open(encoding="utf-8-sig") as file:
-        if path.suffix == ".json":
-            try:
-                content = json.load(file)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-            if not isinstance(content, list):
-                raise InputError(f"{path}: must hold a list of questions, got {type(content).__name__}")
-            yield from ((f"{path}[{number}]", record) for number, record in enumerate(content))
-            return
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield f"{path}:{number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise InputError(f"{path}:{number}: not JSON: {error.msg}") from None
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            if path.suffix == ".json":
+                content = _json(file.read(), path)
+                if not isinstance(content, list):
+                    raise InputError(f"{path}: must hold a list of questions, got {type(content).__name__}")
+                yield from ((f"{path}[{place}]", record) for place, record in enumerate(content))
+                return
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}:{number}", _json(line, path, number)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}:{number + 1}: not UTF-8 from here on ({error.reason})") from None
+
+
+def _json(text: str, path: Path, line: int = 0) -> Any:
+    """The parsed text; `line` is its place in the file where the text is one line of it."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{line or error.lineno}: not JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:  # nested too deep, or a number of thousands of digits
+        raise InputError(f"{path}:{line or 1}: not JSON that can be read: {error}") from None
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and len(value) <= _MAX_TEXT
+    if not isinstance(value, str) or not value.strip() or len(value) > _MAX_TEXT:
+        return False
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)  # half a surrogate pair cannot be written
 
 
 def _text(record: Mapping, name: str, where: str) -> str:

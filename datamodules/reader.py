@@ -56,10 +56,11 @@ class ShardReader:
         """The row's question, checked against the identity the index holds."""
         data = self._range(row, "json")
         where = self._where(row)
-        question = parse_questions(data, where)[int(self._rows["question_no"][row])]
-        if question.uid != self.uid(row):
-            raise InputError(f"{where}: holds {question.key}, the index expects another question; re-index the shard")
-        return question
+        questions, number = parse_questions(data, where), int(self._rows["question_no"][row])
+        if number >= len(questions) or questions[number].uid != self.uid(row):
+            held = ", ".join(question.key for question in questions)
+            raise InputError(f"{where}: holds {held}; the index expects another question; re-index the shard")
+        return questions[number]
 
     def wave(self, row: int) -> np.ndarray:
         """The row's recording, mono float32 at 16 kHz; checksum, length and finiteness are verified."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import InputError
 
 BLOCK = 512
+_STRIDE = 1 << 16
 _HARMLESS_PAX = {"mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment"}
 
 
@@ -52,7 +53,8 @@ def walk_tar(path: str | Path) -> Iterator[Member]:
                 raise InputError(f"{path}: ends at byte {size} without the end-of-archive mark; it was cut off")
             header = data[position : position + BLOCK]
             if not any(header):
-                if any(data[position + BLOCK : position + 2 * BLOCK]):
+                # Two archives in one file: the second would be lost without a word.
+                if any(any(data[start : start + _STRIDE]) for start in range(position + BLOCK, size, _STRIDE)):
                     raise InputError(f"{path}: data follows the end-of-archive mark at byte {position}")
                 return
             name, length, kind = _parse(header, path, position)
@@ -73,8 +75,7 @@ def walk_tar(path: str | Path) -> Iterator[Member]:
 def _parse(header: bytes, path: Path, position: int) -> tuple[str, int, bytes]:
     """Name, content length and type of one header whose checksum is right."""
     try:
-        stored = int(header[148:156].strip(b" \0") or b"-1", 8)
-        length = int(header[124:136].strip(b" \0") or b"0", 8)
+        stored, length = _octal(header[148:156]), _octal(header[124:136])
         name = header[:100].partition(b"\0")[0].decode("utf-8")
         prefix = header[345:500].partition(b"\0")[0].decode("utf-8") if header[257:262] == b"ustar" else ""
     except (ValueError, UnicodeDecodeError):
@@ -82,6 +83,14 @@ def _parse(header: bytes, path: Path, position: int) -> tuple[str, int, bytes]:
     if stored != sum(header[:148]) + sum(header[156:]) + 8 * 32:
         raise InputError(f"{path}: the header at byte {position} fails its checksum; the file is damaged")
     return (f"{prefix}/{name}" if prefix else name), length, header[156:157]
+
+
+def _octal(field: bytes) -> int:
+    """Digits alone: int() would also read signs and underscores."""
+    digits = field.strip(b" \0")
+    if not digits.isdigit():
+        raise ValueError(field)
+    return int(digits, 8)
 
 
 def _check_pax(records: bytes, path: Path, name: str) -> None:

@@ -229,6 +229,5 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(checkpoi
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-5, msg=name)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="transformers recomputes in training mode only")
 def test_gradient_checkpointing_works_in_the_mode_policies_are_loaded_in(checkpoint, prompts, group):
     assert recomputed(OmniPolicy(str(checkpoint), gradient_checkpointing=True), prompts, group)[1] == 2

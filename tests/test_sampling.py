@@ -214,7 +214,6 @@ def test_a_selection_keeps_the_completions_of_its_prompts(policy, prompts):
     assert part.mask.any(0).all(), "no column is padding alone"
 
 
-@pytest.mark.xfail(strict=True, raises=(AttributeError, RuntimeError), reason="there is no attention cache then")
 def test_sampling_works_in_training_mode_with_gradient_checkpointing(checkpoint, policy, prompts):
     saving = OmniPolicy(str(checkpoint), gradient_checkpointing=True).train()
     expected = sample(policy, prompts, max_new_tokens=3)

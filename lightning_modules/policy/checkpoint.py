@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -36,13 +37,17 @@ def load_thinker(checkpoint: str | Path, dtype: str = "auto", attention: str = "
         raise InputError(f"{checkpoint}: neither a checkpoint folder nor a known model id ({reason})") from None
     if config.model_type not in ("qwen2_5_omni", "qwen2_5_omni_thinker"):
         raise InputError(f"{checkpoint}: a {config.model_type!r} checkpoint; earwitness trains Qwen2.5-Omni")
-    return Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-        checkpoint,
-        config=getattr(config, "thinker_config", config),
-        dtype=dtype,
-        attn_implementation=attention,
-        trust_remote_code=False,
-    ).eval()
+    try:
+        thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+            checkpoint,
+            config=getattr(config, "thinker_config", config),
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+        )
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{checkpoint}: its weights cannot be read ({str(error).strip().splitlines()[0]})") from None
+    return thinker.eval()
 
 
 def save_thinker(

@@ -129,6 +129,7 @@ class OmniPolicy(nn.Module):
         prompt_of_row [N] says which prompt a completion answers; default one completion per prompt.
         """
         rows = torch.arange(len(prompts), device=completion_ids.device) if prompt_of_row is None else prompt_of_row
+        self._recompute(not self.share)
         if self.share:
             hidden = self._shared(prompts, completion_ids, completion_mask, rows)
         else:
@@ -140,6 +141,7 @@ class OmniPolicy(nn.Module):
 
     def read(self, prompts: Prompts) -> State:
         """Reads the prompts: the state [B] from which completions start."""
+        self._recompute(False)
         prefix = self._embed_prefix(prompts)
         if prompts.clip_of_row.equal(torch.arange(len(prompts), device=prefix.device)):
             embeds = torch.cat([prefix, self._embed(prompts.suffix_ids)], 1)
@@ -194,6 +196,13 @@ class OmniPolicy(nn.Module):
             use_cache=False,
         )
         return out.last_hidden_state[:, -ids.shape[1] - 1 : -1]
+
+    def _recompute(self, wanted: bool) -> None:
+        """Transformers recomputes in training mode only, and then keeps no attention cache, which sampling needs."""
+        if not self.share:
+            for module in self.thinker.modules():
+                if getattr(module, "gradient_checkpointing", False):
+                    module.training = wanted
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.base.get_input_embeddings()(ids)
