@@ -35,9 +35,19 @@ def _parser() -> argparse.ArgumentParser:
     label.add_argument("--index", help="index whose questions must all be labelled")
     label.add_argument("--at-least", type=int, default=2, help="right voters that make a question weak")
     plan = commands.add_parser("plan", help="show what a curriculum deals from a table; no model, no GPU")
-    plan.add_argument("curriculum", help="YAML file with a `curriculum` mapping (a recipe will do), or the mapping")
-    plan.add_argument("--index", required=True, help="index.arrow")
-    plan.add_argument("--labels", help="label table")
+    plan.add_argument(
+        "curricula",
+        nargs="+",
+        metavar="curriculum",
+        help="YAML file with `curriculum` (a recipe will do) or with `arms`, or a shipped name (weak_to_strong)",
+    )
+    table = plan.add_mutually_exclusive_group(required=True)
+    table.add_argument("--index", help="index.arrow, or any table with uid and the curriculum's columns")
+    table.add_argument("--synthetic", action="store_true", help="a made-up table with AudioMCQ's published counts")
+    plan.add_argument("--labels", help="label table, joined by uid")
+    plan.add_argument("--out", help="folder for plan.json and plan.png; default runs/plans/NAME")
+    plan.add_argument("--compare", action="store_true", help="the control sheet of several curricula, or of one's arms")
+    plan.add_argument("--match", choices=("none", "samples", "steps", "tokens", "flops"), help="equal budgets of arms")
     report = commands.add_parser("report", help="write the HTML report of a finished run again")
     report.add_argument("results", help="results.json of the run")
     report.add_argument("--out", help="HTML file; default report.html beside the results")
@@ -90,9 +100,12 @@ def _dispatch(args: argparse.Namespace) -> None:
 
         _print(label(args.votes, args.out, args.at_least, args.index))
     elif args.command == "plan":
-        from .recipe import show_plan
+        from .planning import show_comparison, show_plan
 
-        show_plan(args.curriculum, args.index, args.labels)
+        if args.compare:
+            show_comparison(args.curricula, args.index, args.labels, args.out, args.match)
+        for curriculum in () if args.compare else args.curricula:
+            show_plan(curriculum, args.index, args.labels, args.out)
     elif args.command == "report":
         from .report import build_report
 

@@ -175,29 +175,3 @@ def _train(verb: str, config: Path, step: dict[str, Any], resume: bool) -> Any:
     if finished.returncode:
         raise InputError(f"{config}: {verb} ended with code {finished.returncode}; its messages are above")
     return None
-
-
-def show_plan(curriculum: str, index: str, labels: str | None = None) -> None:
-    """Prints every stage's steps, rows and mix of labels, sources and question types."""
-    from .curriculum.plan import Plan
-    from .curriculum.stages import parse_curriculum
-    from .curriculum.table import Categorical, read_table
-
-    path = Path(curriculum)
-    if not path.is_file():
-        raise InputError(f"{curriculum}: no such file")
-    spec = OmegaConf.load(path)
-    chosen = OmegaConf.select(spec, "curriculum", default=spec)
-    table = read_table(index, labels)
-    if "split" in table.columns:
-        table = table.take(table.where({"split": "train"}))
-    plan = Plan(parse_curriculum(OmegaConf.to_container(chosen, resolve=True)), table)  # type: ignore[arg-type]
-    print(f"plan {plan.fingerprint} over {len(table)} training questions")
-    for name, dealt in plan.stages.items():
-        times = dealt.presented / dealt.rows
-        print(f"\n{name} ({dealt.stage.objective}): {dealt.steps} steps of {dealt.stage.batch_size},")
-        print(f"  {dealt.rows} questions, each seen {times:.2f} times")
-        for column in ("label", "source", "question_type"):
-            if isinstance(table.columns.get(column), Categorical):
-                mix = plan.composition(name, column)
-                print(f"  {column}: " + ", ".join(f"{key} {count}" for key, count in sorted(mix.items())))

@@ -9,90 +9,187 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from fractions import Fraction
-from itertools import product
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from ..errors import InputError
-from .identity import keyed, splitmix64, unit
-from .stages import Curriculum, Stage, num_presented, num_steps
-from .table import Categorical, Table
+from .allocation import apportion
+from .budget import Budget
+from .cells import partition
+from .columns import changed
+from .compile import (
+    Dealt,
+    block_edges,
+    cost_per_cell,
+    deal,
+    loss_weights,
+    pool_axes,
+    pool_of,
+    rows_for,
+    rows_wanted,
+)
+from .decks import build_decks
+from .identity import hash64, keyed, splitmix64, unit
+from .stages import Curriculum, Interleave, Stage
+from .table import Table
 
-
-@dataclass(frozen=True)
-class Dealt:
-    """One stage, compiled: matrix [blocks, cells] int64 of cards, `tops` [cells] cards dealt by earlier stages."""
-
-    stage: Stage
-    matrix: np.ndarray
-    tops: np.ndarray
-    presented: int
-
-    @property
-    def rows(self) -> int:
-        """Different rows this stage deals."""
-        return int(self.matrix.sum())
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the stage."""
-        return num_steps(self.presented, self.stage.batch_size)
+_CHUNK = 16_384
 
 
 class Plan:
-    """All stages of a curriculum over one table. `batch` is pure: any step, in any order, from any process."""
+    """All stages of a curriculum over one table. `batch` is pure: any step, in any order, from any process.
 
-    def __init__(self, curriculum: Curriculum, table: Table) -> None:
-        self.curriculum, self.table = curriculum, table
-        self.cell_names, cell = _cells(table, curriculum.cells)
-        order = np.lexsort((keyed(table.uid, curriculum.seed, "deck"), cell))
-        self._deck = order[cell[order] >= 0]
-        self.sizes = np.bincount(cell[cell >= 0], minlength=len(self.cell_names))
-        self._start = np.concatenate([[0], np.cumsum(self.sizes)])
+    used: [N] bool of rows that must not be dealt again, when a curriculum is forked from another's position.
+    """
+
+    def __init__(self, curriculum: Curriculum, table: Table, used: np.ndarray | None = None) -> None:
+        self.curriculum = curriculum
+        self.table = changed(table, curriculum.columns, curriculum.seed) if curriculum.columns else table
+        axes, bounds = pool_axes(curriculum, self.table)
+        self.cells, self.number = partition(self.table, axes, bounds)
+        dealable = self.number if used is None else np.where(used, -1, self.number)
+        self._deck, starts = build_decks(self.table.uid, dealable, len(self.cells), curriculum.seed)
+        self.turns = {group.name: _turns(group) for group in curriculum.interleaves}
         self.stages: dict[str, Dealt] = {}
-        tops = np.zeros(len(self.cell_names), np.int64)
-        for stage in curriculum.stages:
-            dealt = _deal(stage, self.cell_names, curriculum.cells, self.sizes, tops)
-            self.stages[stage.name] = dealt
-            tops = tops + dealt.matrix.sum(axis=0)
-        self.fingerprint = _fingerprint(curriculum, table, cell)
         self._recent: dict[tuple[str, int, int], np.ndarray] = {}
+        self._compile(starts)
+        self.stages = {stage.name: self.stages[stage.name] for stage in curriculum.stages}
+        self.facts = _facts(self.table.uid, self.number, used)
+        text = curriculum.canonical() + json.dumps(self.facts)
+        self.fingerprint = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def _compile(self, starts: np.ndarray) -> None:
+        """Deals the stages in the order of their claims; what adapts deals last, from what the others leave."""
+        adaptive = [stage for stage in self.curriculum.stages if stage.window]
+        if len(adaptive) > 1:
+            raise InputError(f"only one stage may adapt, got {', '.join(stage.name for stage in adaptive)}")
+        deck, tops, ends = self._deck, starts[:-1].copy(), starts[1:].copy()
+        earlier: list[str] = []
+        taken = np.zeros(0, np.uint64)
+        for stage in sorted(self.curriculum.stages, key=lambda s: (s.window is not None, s.claim)):
+            if len(taken):
+                deck, tops, ends = self._without_clips(deck, tops, ends, taken)
+            dealt = self._deal(stage, deck, tops, ends, f" after {' and '.join(earlier)}" if earlier else "")
+            self.stages[stage.name] = dealt
+            tops = tops + dealt.dealt()
+            earlier.append(stage.name)
+            if "clip" in self.curriculum.disjoint and stage.window is None:
+                taken = self.table.identity("clip")[self.rows(stage.name, np.arange(dealt.rows))]
+
+    def _deal(self, stage: Stage, deck: np.ndarray, tops: np.ndarray, ends: np.ndarray, before: str) -> Dealt:
+        cells = self.cells.at(ends - tops, pool_of(stage, self.cells), {})
+        group, progress = self.curriculum.interleave_of(stage.name), _plain
+        if group is not None:
+            mine = np.flatnonzero(self.turns[group.name] == group.members.index(stage.name))
+            if not len(mine):
+                raise InputError(f"stage {stage.name!r}: its share of the {group.steps} steps is less than one")
+            stage = replace(stage, budget=Budget(steps=len(mine)))
+            progress = partial(_turn_of, mine, group.steps)
+        if stage.budget.unit in ("hours", "flops"):
+            cost = cost_per_cell(stage, cells, self.curriculum.cost, self.table, self.number)
+            target = stage.budget.hours or stage.budget.flops or 0.0
+            left = int(cells.left[cells.pool].sum())
+            mix = lambda n: deal(stage, cells, block_edges(stage, n), progress).sum(0)  # noqa: E731
+            count = rows_for(target, cost, mix, left) if left else 1
+            if count == left and stage.on_short == "error" and target > 1.0001 * float((mix(left) * cost).sum()):
+                raise InputError(
+                    f"stage {stage.name!r} wants {target:g} {stage.budget.unit}, the {left:,} rows left{before} have "
+                    f"{float((mix(left) * cost).sum()):g}; lower the budget, or set on_short to stop"
+                )
+            stage = replace(stage, budget=Budget(samples=max(1, count)))
+        rows = rows_wanted(stage, cells, before)
+        edges = block_edges(stage, rows)
+        if stage.window is not None:
+            matrix = np.full((len(edges) - 1, len(cells)), -1, np.int64)
+        else:
+            matrix = deal(stage, cells, edges, progress)
+            edges = np.concatenate([[0], np.cumsum(matrix.sum(1))])
+        epochs = stage.budget.epochs or 1
+        presented = int(edges[-1]) * epochs
+        if stage.on_short == "repeat" and stage.budget.unit in ("steps", "samples"):
+            presented = (stage.budget.samples or 0) * epochs or stage.budget.steps * stage.batch_size  # type: ignore[operator]
+        loss = loss_weights(stage, cells, matrix, edges, progress)
+        return Dealt(stage, matrix, edges, deck, tops, cells.left, presented, loss)
+
+    def _without_clips(self, deck: np.ndarray, tops: np.ndarray, ends: np.ndarray, taken: np.ndarray) -> tuple:
+        """What is left of the decks, less the rows whose recording an earlier stage has."""
+        sizes = ends - tops
+        place = np.repeat(tops - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes) + np.arange(sizes.sum())
+        rows = deck[place]
+        free = ~np.isin(self.table.identity("clip")[rows], taken)
+        cell = np.repeat(np.arange(len(sizes)), sizes)[free]
+        starts = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=len(sizes)))])
+        return rows[free], starts[:-1], starts[1:]
 
     def dealt(self, stage: str) -> Dealt:
         """The compiled stage of that name."""
         self.curriculum.stage(stage)
         return self.stages[stage]
 
-    def batch(self, stage: str, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows [B] and weights [B] of one optimizer step over all ranks; the padding of the last batch weighs 0."""
-        dealt = self.dealt(stage)
-        if not 0 <= step < dealt.steps:
-            raise IndexError(f"stage {stage!r} has {dealt.steps} steps, asked for step {step}")
-        size = dealt.stage.batch_size
-        positions = np.arange(step * size, (step + 1) * size)
-        weights = (positions < dealt.presented).astype(np.float32)
-        rows = self.rows(stage, np.minimum(positions, dealt.presented - 1))
-        return rows, weights
+    def num_steps(self, name: str) -> int:
+        """Optimizer steps of a stage, or of an interleave over all its members."""
+        return len(self.turns[name]) if name in self.turns else self.dealt(name).steps
 
-    def epoch_of(self, stage: str, step: int) -> int:
-        """How often the dealt rows were presented before this step's first row."""
+    def members(self, name: str) -> tuple[str, ...]:
+        """The stages that take turns in an interleave; a plain stage alone."""
+        group = next((g for g in self.curriculum.interleaves if g.name == name), None)
+        return group.members if group is not None else (self.dealt(name).stage.name,)
+
+    def member(self, name: str, step: int) -> tuple[str, int]:
+        """The stage whose turn a step is and the step's number within it; a plain stage is its own member."""
+        if name not in self.turns:
+            return name, step
+        turn = self.turns[name]
+        if not 0 <= step < len(turn):
+            raise IndexError(f"interleave {name!r} has {len(turn)} steps, asked for step {step}")
+        return self.members(name)[turn[step]], int((turn[:step] == turn[step]).sum())
+
+    def batch(self, stage: str, step: int, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows [B] and loss weights [B] of one optimizer step over all ranks; the padding of a last batch weighs 0.
+
+        size: rows per step, the stage's own by default.
+        """
+        positions, real = self._positions(stage, step, size)
+        rows, weights, _ = self._look_up(self.member(stage, step)[0], positions)
+        return rows, np.where(real, weights, 0.0).astype(np.float32)
+
+    def ready(self, stage: str, step: int) -> bool:
+        """Whether the step's rows are known yet: always, but for an adaptive stage."""
+        dealt = self.dealt(self.member(stage, step)[0])
+        positions = self._positions(stage, step, None)[0]
+        return dealt.stage.window is None or int(positions[-1]) < int(dealt.edges[dealt.planned])
+
+    def passes(self, stage: str, step: int, size: int | None = None) -> np.ndarray:
+        """[B] how often each row of the batch was presented before."""
+        dealt = self.dealt(self.member(stage, step)[0])
+        return self._positions(stage, step, size)[0] // dealt.rows
+
+    def _positions(self, stage: str, step: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
+        stage, step = self.member(stage, step)
         dealt = self.dealt(stage)
-        return step * dealt.stage.batch_size // dealt.rows
+        size = size or dealt.stage.batch_size
+        steps = -(-dealt.presented // size)
+        if not 0 <= step < steps:
+            raise IndexError(f"stage {stage!r} has {steps} steps, asked for step {step}")
+        positions = np.arange(step * size, (step + 1) * size)
+        return np.minimum(positions, dealt.presented - 1), positions < dealt.presented
 
     def rows(self, stage: str, positions: np.ndarray) -> np.ndarray:
         """Table rows at these positions of the stage; position p of pass e is card p - e x dealt, reordered by e."""
+        return self._look_up(stage, positions)[0]
+
+    def _look_up(self, stage: str, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         dealt = self.dealt(stage)
-        edges = np.concatenate([[0], np.cumsum(dealt.matrix.sum(axis=1))])
-        out = np.empty(len(positions), np.int64)
-        epoch, card = np.divmod(positions, dealt.rows)
-        block = np.searchsorted(edges, card, side="right") - 1
+        rows = np.empty(len(positions), np.int64)
+        epoch, card = np.divmod(positions, max(1, dealt.rows))
+        block = np.searchsorted(dealt.edges, card, side="right") - 1
         for e, b in sorted(set(zip(epoch.tolist(), block.tolist(), strict=True))):
             mine = (epoch == e) & (block == b)
-            out[mine] = self._block_rows(stage, b, e)[card[mine] - edges[b]]
-        return out
+            rows[mine] = self._block_rows(stage, b, e)[card[mine] - dealt.edges[b]]
+        weights = np.ones(len(rows)) if dealt.loss is None else dealt.loss[block, self.number[rows]]
+        return rows, weights, block
 
     def _block_rows(self, stage: str, block: int, epoch: int) -> np.ndarray:
         """One block's rows, kept for the next batches."""
@@ -104,137 +201,84 @@ class Plan:
         return self._recent[key]
 
     def _ordered_block(self, stage: str, block: int, epoch: int) -> np.ndarray:
-        """One block's rows, spread: card i of n of a cell stands at (i + u) / n, so every slice has the block's mix."""
+        """One block's rows in order.
+
+        Spread: card i of n of a cell stands at (i + u) / n, so every slice has the block's mix. Shuffle: by hash alone.
+        """
         dealt = self.stages[stage]
-        first = self._start[:-1] + dealt.tops + dealt.matrix[:block].sum(axis=0)
-        rows, place = [], []
-        for q in np.flatnonzero(dealt.matrix[block]):
-            cards = self._deck[first[q] : first[q] + dealt.matrix[block, q]]
-            shuffle = keyed(self.table.uid[cards], self.curriculum.seed, stage, epoch)
-            cards, n = cards[np.argsort(shuffle)], len(cards)
-            rows.append(cards)
-            place.append((np.arange(n) + unit(np.sort(shuffle))) / n)
-        return np.concatenate(rows)[np.argsort(np.concatenate(place), kind="stable")]
+        counts = dealt.matrix[block]
+        if len(counts) and counts[0] < 0:
+            raise LookupError(f"window {block} of stage {stage!r} is not planned yet; close the windows before it")
+        used = np.flatnonzero(counts)
+        n = counts[used]
+        begin = (dealt.first + dealt.matrix[:block].sum(axis=0))[used]
+        within = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+        cards = dealt.deck[np.repeat(begin, n) + within]
+        hashed = keyed(self.table.uid[cards], self.curriculum.seed, stage, epoch)
+        if dealt.stage.mix == "shuffle":
+            return cards[_order(hashed)]
+        ranked = _order(hashed >> np.uint64(17), np.repeat(np.arange(len(n)), n))
+        place = (within + unit(splitmix64(hashed[ranked]))) / np.repeat(n, n)
+        return cards[ranked][_order((place * 2.0**63).astype(np.uint64))]
 
     def composition(self, stage: str, column: str) -> dict[str, int]:
         """How many of the stage's dealt rows have each value of a text column."""
         dealt = self.dealt(stage)
-        rows = self.rows(stage, np.arange(dealt.rows))
+        rows = self.rows(stage, np.arange(int(dealt.edges[dealt.planned])))
         text = self.table.text(column)
         counts = np.bincount(text.codes[rows] + 1, minlength=len(text.names) + 1)
         names = ("unlabelled", *text.names)
         return {name: int(count) for name, count in zip(names, counts, strict=True) if count}
 
 
-def _cells(table: Table, columns: tuple[str, ...]) -> tuple[list[tuple[str, ...]], np.ndarray]:
-    """Cell names and [N] cell numbers; rows with a missing value in a cell column are in no cell (-1)."""
-    texts: list[Categorical] = [table.text(column) for column in columns]
-    cell = np.zeros(len(table), np.int64)
-    for text in texts:
-        cell = np.where((cell < 0) | (text.codes < 0), -1, cell * len(text.names) + text.codes)
-    # Cells are numbered by name, not by the order of the values in the file: row order must not matter.
-    names = list(product(*(text.names for text in texts)))
-    order = sorted(range(len(names)), key=lambda i: names[i])
-    number = np.empty(len(names), np.int64)
-    number[order] = np.arange(len(names))
-    return [names[i] for i in order], np.where(cell < 0, -1, number[cell])
+def _order(hashed: np.ndarray, group: np.ndarray | None = None) -> np.ndarray:
+    """Places in ascending order (by group first), equal ones as they stand; sorts values, which is fast."""
+    bits = np.uint64(max(1, (len(hashed) - 1).bit_length()))
+    packed = (hashed >> bits) << bits
+    if group is not None:  # the hash comes without its lowest 17 bits: the group takes the upper ones
+        packed |= group.astype(np.uint64) << np.uint64(47)
+    packed |= np.arange(len(hashed), dtype=np.uint64)
+    packed.sort()
+    return (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
 
 
-def _deal(stage: Stage, cells: list[tuple[str, ...]], columns: tuple[str, ...], sizes, tops) -> Dealt:
-    _check_pool(stage, cells, columns)
-    member = np.array([_in_pool(stage, cell, columns) for cell in cells], bool)
-    left = np.where(member, sizes - tops, 0)
-    available = int(left.sum())
-    budget = stage.budget
-    if budget.steps is not None:
-        wanted = min(budget.steps * stage.batch_size, available)
-    elif budget.fraction is not None:
-        wanted = int(Fraction(str(budget.fraction)) * int(sizes[member].sum()))  # 0.29 of 100 is 29, not 28
-    else:
-        wanted = budget.samples or 0
-    if wanted > available or wanted == 0:
-        pool = dict(stage.pool) or "all rows"
-        raise InputError(
-            f"stage {stage.name!r} wants {wanted} rows of {pool}, {available} are left after earlier stages"
-        )
-    shares = _shares(stage, cells)
-    edges = np.append(np.arange(0, wanted, stage.block), wanted)
-    matrix = deal_matrix(np.diff(edges), left, shares)
-    return Dealt(stage, matrix, np.array(tops), num_presented(budget, stage.batch_size, wanted))
+def _plain(t: float) -> float:
+    return t
 
 
-def deal_matrix(blocks: np.ndarray, left: np.ndarray, shares: np.ndarray | None = None) -> np.ndarray:
-    """How many cards each block deals from each deck: [blocks, cells] int64, row sums exactly `blocks`.
-
-    blocks: [K] cards per block. left: [Q] cards per deck. shares: [Q] wanted mix, or None for the mix of what is left.
-    Block sums are water-filled over the decks and rounded by largest remainders with the debt carried on, so that
-    every prefix stays within two cards of its target.
-    """
-    left = left.astype(np.int64).copy()
-    debt = np.zeros(len(left))
-    matrix = np.zeros((len(blocks), len(left)), np.int64)
-    for k, cards in enumerate(blocks):
-        mass = left.astype(float) if shares is None else np.where(left > 0, shares, 0.0)
-        target = debt + _water_fill(float(cards), mass, left)
-        dealt = np.clip(np.floor(target), 0, left).astype(np.int64)
-        while (missing := int(cards) - int(dealt.sum())) != 0:
-            step = 1 if missing > 0 else -1
-            open_ = dealt < left if step > 0 else dealt > 0
-            rest = np.where(open_, (target - dealt) * step, -np.inf)
-            dealt[np.argsort(-rest, kind="stable")[: min(abs(missing), int(open_.sum()))]] += step
-        matrix[k], debt, left = dealt, target - dealt, left - dealt
-    return matrix
+def _turns(group: Interleave) -> np.ndarray:
+    """[steps] which member has each step; members without a share have the rest in equal parts."""
+    t = (np.arange(group.steps) + 0.5) / group.steps
+    shares = np.zeros((group.steps, len(group.members)))
+    for name, pace in group.shares.items():
+        shares[:, group.members.index(name)] = [pace(float(x), {}) for x in t]
+    rest = 1 - shares.sum(1)
+    others = [k for k, name in enumerate(group.members) if name not in group.shares]
+    if (shares < 0).any() or (rest < -1e-9).any() or (not others and (rest > 1e-9).any()):
+        raise InputError(f"interleave {group.name!r}: the shares must lie in [0, 1] and add up to 1 at every step")
+    for k in others:
+        shares[:, k] = np.maximum(rest, 0.0) / len(others)
+    return apportion(shares)
 
 
-def _water_fill(cards: float, mass: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Shares `cards` out in proportion to mass, at most `left` each, the excess again in proportion."""
-    filled = np.zeros(len(left))
-    open_ = (mass > 0) & (left > 0)
-    while cards > 1e-9:
-        if not open_.any():
-            raise InputError(f"the decks with a positive share run dry {cards:.0f} rows short; lower the budget")
-        portion = np.where(open_, cards * mass / mass[open_].sum(), 0.0)
-        portion = np.minimum(portion, left - filled)
-        filled += portion
-        cards -= float(portion.sum())
-        open_ &= left - filled > 1e-9
-    return filled
+def _turn_of(mine: np.ndarray, steps: int, t: float) -> float:
+    """Progress of the whole interleave at progress t of a member."""
+    return (float(mine[min(len(mine) - 1, int(t * len(mine)))]) + 0.5) / steps
 
 
-def _check_pool(stage: Stage, cells: list[tuple[str, ...]], columns: tuple[str, ...]) -> None:
-    for column, wanted in stage.pool.items():
-        if column not in columns:
-            raise InputError(f"stage {stage.name!r}: pool column {column!r} is not a cell column; add it to `cells`")
-        known = {cell[columns.index(column)] for cell in cells}
-        for value in [wanted] if isinstance(wanted, str) else wanted:
-            if value not in known:
-                raise InputError(f"stage {stage.name!r}: {column} is never {value!r}; it is one of {sorted(known)}")
-
-
-def _in_pool(stage: Stage, cell: tuple[str, ...], columns: tuple[str, ...]) -> bool:
-    for column, wanted in stage.pool.items():
-        values = [wanted] if isinstance(wanted, str) else list(wanted)
-        if cell[columns.index(column)] not in values:
-            return False
-    return True
-
-
-def _shares(stage: Stage, cells: list[tuple[str, ...]]) -> np.ndarray | None:
-    if stage.shares is None:
-        return None
-    shares: Mapping[str, float] = stage.shares
-    known = {value for cell in cells for value in cell}
-    unknown = [name for name in shares if name not in known]
-    if unknown:
-        raise InputError(f"stage {stage.name!r}: shares name {unknown[0]!r}, no cell has it; there are {sorted(known)}")
-    return np.array([np.prod([shares.get(value, 1.0) for value in cell]) for cell in cells], float)
-
-
-def _fingerprint(curriculum: Curriculum, table: Table, cell: np.ndarray) -> str:
-    """Changes with any edit of the curriculum, with any row added or removed, and when a row changes its cell's number.
+def _facts(uid: np.ndarray, number: np.ndarray, used: np.ndarray | None) -> list[int]:
+    """Row count, xor and sum over hashes of (uid, cell, used): any row added, lost or moved to another cell shows.
 
     Cells are numbered by name; renaming all of them alike deals the same rows, and is the same plan.
     """
-    mixed = splitmix64(keyed(table.uid, "fingerprint") ^ cell.astype(np.uint64))
-    facts = [int(np.bitwise_xor.reduce(mixed)), int(mixed.sum(dtype=np.uint64)), len(table)]
-    return hashlib.blake2b((curriculum.canonical() + json.dumps(facts)).encode(), digest_size=8).hexdigest()
+    key, odd = np.uint64(hash64("fingerprint")), np.uint64(0x9E3779B97F4A7C15)
+    crossed, total = 0, 0
+    for start in range(0, len(uid), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        state = number[part].astype(np.uint64)
+        if used is not None:
+            state = np.where(used[part], np.uint64(1 << 40), state)
+        mixed = splitmix64((uid[part] ^ key) + state * odd)
+        crossed ^= int(np.bitwise_xor.reduce(mixed))
+        total += int(mixed.sum(dtype=np.uint64))
+    return [len(uid), crossed, total & ((1 << 64) - 1)]

@@ -1,82 +1,149 @@
-"""Knows the nouns of a curriculum file: stages with a pool, a budget and a batch size, dealt in the order listed."""
+"""Knows the nouns of a curriculum file: stages with a pool, a budget, a weight and a batch size."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
-from math import ceil
 from typing import Any
 
 from ..errors import InputError
+from .allocation import MASSES
+from .budget import Budget, Cost
+from .cells import Axis, parse_axes
+from .columns import check_changes
+from .feedback import Feedback, parse_feedback
+from .paces import parse_pace
+from .weights import Weight, parse_weight
 
 OBJECTIVES = ("sft", "grpo")
+DISJOINT = ("uid", "clip")
+UNIFORM = parse_weight("uniform", "weight")
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How much a stage deals. Exactly one of `samples`, `fraction` and `steps`.
+class Probe:
+    """Silent questions to the current policy: a share `rate` of the prompts, every one of them scored `how`."""
 
-    samples: rows dealt, each presented `epochs` times. fraction: the same as a share of the pool.
-    steps: optimizer steps; rows presented = steps x batch size, and where the pool is smaller than that it is
-    presented again in a new order.
-    """
-
-    samples: int | None = None
-    fraction: float | None = None
-    steps: int | None = None
-    epochs: int = 1
+    rate: float = 0.25
+    condition: str = "silence"
+    how: str = "option_logprob"
 
     def __post_init__(self) -> None:
-        given = [name for name in ("samples", "fraction", "steps") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise InputError(f"a budget needs exactly one of samples, fraction and steps, got {given or 'none'}")
-        value = getattr(self, given[0])
-        whole = given[0] != "fraction"
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise InputError(f"budget {given[0]} must be a {'whole ' if whole else ''}number, got {value!r}")
-        if not value > 0 or (given[0] == "fraction" and value > 1):
-            raise InputError(f"budget {given[0]} must be positive (a fraction at most 1), got {value}")
-        if self.epochs < 1 or (self.steps is not None and self.epochs != 1):
-            raise InputError(f"budget epochs must be at least 1, and is not combined with steps; got {self.epochs}")
+        if not 0 < self.rate <= 1 or self.condition != "silence" or self.how not in ("option_logprob", "rollout"):
+            raise InputError(
+                "probe: rate lies in (0, 1], condition is 'silence' and how is 'option_logprob' or 'rollout'; got "
+                f"{self.rate}, {self.condition!r}, {self.how!r}"
+            )
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One leg of the curriculum: which rows (`pool`: column -> value or values), how many, in what batches."""
+    """One leg of the curriculum: which rows, how many, in what mix and in what batches.
+
+    Args:
+        name: of the stage. objective: "sft" or "grpo".
+        budget: how much it deals. batch_size: rows per optimizer step over all ranks.
+        pool: column -> value, list of values, or {min, max} of a number column.
+        weight: of the cells, uniform by default. mass: per sample that is left ("remaining"), per sample of the table
+            ("size") or per cell ("share"); the weight's own by default.
+        loss_weight: of the rows in the loss, in the weights' grammar; scaled to mean 1 over the stage.
+        block: rows over which the mix is constant; 16,384, or a hundredth of the stage where the weight moves.
+        mix: order inside a block: "spread" (every slice has the block's mix) or "shuffle".
+        claim: who deals first; lower numbers before higher ones, equal ones as listed; "first" is -1.
+        on_short: where the pool holds less than the budget: "error", "stop" early, or "repeat" it in a new order.
+        window, lag: an adaptive stage plans so many steps at a time from what was observed `lag` windows ago.
+        feedback, probe: what is observed. on_zero_advantage: "keep", "drop" or "refill_same_cell".
+    """
 
     name: str
     objective: str
     budget: Budget
     batch_size: int
     pool: Mapping[str, Any] = field(default_factory=dict)
-    shares: Mapping[str, float] | None = None  # over the curriculum's cells, e.g. {weak: 0.3, strong: 0.7}
-    block: int = 16_384
+    weight: Weight = UNIFORM
+    mass: str | None = None
+    loss_weight: Weight | None = None
+    block: int | None = None
+    mix: str = "spread"
+    claim: int = 0
+    on_short: str = "error"
+    window: int | None = None
+    lag: int = 1
+    feedback: Feedback | None = None
+    probe: Probe | None = None
+    on_zero_advantage: str = "keep"
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise InputError(f"stage {self.name!r}: objective must be one of {OBJECTIVES}, got {self.objective!r}")
-        if self.batch_size < 1 or self.block < 1:
-            raise InputError(f"stage {self.name!r}: batch_size and block must be at least 1")
+        _one_of(self, "objective", OBJECTIVES)
+        _one_of(self, "mix", ("spread", "shuffle"))
+        _one_of(self, "on_short", ("error", "stop", "repeat"))
+        _one_of(self, "on_zero_advantage", ("keep", "drop", "refill_same_cell"))
+        _one_of(self, "mass", (None, *MASSES))
+        for name in ("batch_size", "block", "window", "lag"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise InputError(f"stage {self.name!r}: {name} must be a whole number of at least 1, got {value!r}")
+        if isinstance(self.claim, bool) or not isinstance(self.claim, int):
+            raise InputError(f"stage {self.name!r}: claim must be a whole number or 'first', got {self.claim!r}")
         if not isinstance(self.pool, Mapping):
             raise InputError(f"stage {self.name!r}: pool must map columns to values, got {self.pool!r}")
-        if self.shares is not None and any(not share >= 0 for share in self.shares.values()):
-            raise InputError(f"stage {self.name!r}: shares must not be negative, got {dict(self.shares)}")
+        if self.window is None and (self.feedback or self.probe or self.weight.adapts):
+            raise InputError(f"stage {self.name!r}: what follows observations needs a `window`, a number of steps")
+        if self.window is not None:
+            if self.feedback is None:
+                raise InputError(f"stage {self.name!r}: a window needs `feedback`, e.g. {{contribution: {{}}}}")
+            if self.budget.epochs != 1 or self.on_short == "repeat":
+                raise InputError(f"stage {self.name!r}: an adaptive stage presents nothing twice; drop epochs, repeat")
+            if self.loss_weight is not None:
+                raise InputError(f"stage {self.name!r}: an adaptive stage has no loss_weight; its mean is not known")
+
+    @property
+    def mass_rule(self) -> str:
+        """The mass in force."""
+        return self.mass or self.weight.mass
+
+
+@dataclass(frozen=True)
+class Interleave:
+    """Several stages taking turns, step by step: `shares[k]` is a pace for member k's share of the steps."""
+
+    name: str
+    members: tuple[str, ...]
+    steps: int
+    shares: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Stages over cells: rows with equal values in the `cells` columns share a deck."""
+    """Stages over the cells of a table.
+
+    Args:
+        stages: in the order they run, members of an interleave one after the other. interleaves: who takes turns.
+        seed: of all orders. cells: axes. disjoint: what two stages never share, "uid" always and "clip" where listed.
+        columns: changes of table columns before anything is dealt, for controls. cost: for FLOPs.
+        spec: the file's mapping, for the fingerprint and for messages.
+    """
 
     stages: tuple[Stage, ...]
+    interleaves: tuple[Interleave, ...] = ()
     seed: int = 0
-    cells: tuple[str, ...] = ("label",)
+    cells: tuple[Axis, ...] = (Axis("label", "label"),)
+    disjoint: tuple[str, ...] = ("uid",)
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    spec: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names = [stage.name for stage in self.stages]
-        if not names or len(set(names)) != len(names):
+        names = [stage.name for stage in self.stages] + [group.name for group in self.interleaves]
+        if not self.stages or len(set(names)) != len(names):
             raise InputError(f"a curriculum needs stages with different names, got {names}")
+        unknown = [name for name in self.disjoint if name not in DISJOINT]
+        if unknown:
+            raise InputError(f"curriculum: disjoint knows {', '.join(DISJOINT)}, got {unknown[0]!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise InputError(f"curriculum: seed must be a whole number, got {self.seed!r}")
 
     def stage(self, name: str) -> Stage:
         """The stage of that name; an error lists the names there are."""
@@ -85,41 +152,111 @@ class Curriculum:
                 return stage
         raise InputError(f"no stage {name!r} in the curriculum; it has {', '.join(s.name for s in self.stages)}")
 
+    def interleave_of(self, stage: str) -> Interleave | None:
+        """The interleave that the stage takes turns in."""
+        return next((group for group in self.interleaves if stage in group.members), None)
+
     def canonical(self) -> str:
-        """JSON with sorted keys: independent of the order of keys, different after any edit of a value."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """JSON with sorted keys and without defaults spelt out: the same for any order and spelling of a file."""
+        return json.dumps(self.described(), sort_keys=True)
+
+    def described(self) -> dict[str, Any]:
+        """The file's mapping with the shorthands resolved; what the cost is only where a budget depends on it."""
+        plain = {key: value for key, value in self.spec.items() if key not in ("cost", "cells", "disjoint")}
+        plain["cells"] = [asdict(axis) for axis in self.cells]
+        plain["disjoint"] = ", ".join(sorted({"uid", *self.disjoint}))
+        if any(stage.budget.flops is not None for stage in self.stages):
+            plain["cost"] = asdict(self.cost)
+        return {"seed": 0, **plain}
 
 
 def parse_curriculum(spec: Mapping[str, Any]) -> Curriculum:
     """A curriculum from the mapping of a YAML file; a misspelt key is named with its nearest neighbour."""
-    spec = _known(spec, Curriculum, "curriculum")
-    stages, cells = [], spec.get("cells", ("label",))
-    if isinstance(cells, str) or not isinstance(spec.get("stages", []), (list, tuple)):
-        raise InputError("curriculum: `cells` must be a list of columns and `stages` a list of stages")
-    for number, entry in enumerate(spec.pop("stages", ())):
-        entry = _known(entry, Stage, f"curriculum.stages[{number}]")
-        budget = Budget(**_known(entry.pop("budget", {}), Budget, f"curriculum.stages[{number}].budget"))
-        try:
-            stages.append(Stage(budget=budget, **entry))
-        except TypeError as error:
-            raise InputError(f"curriculum.stages[{number}]: {str(error).split('__init__() ')[-1]}") from None
-    return Curriculum(stages=tuple(stages), **{**spec, "cells": tuple(cells)})
+    known = ("seed", "stages", "cells", "disjoint", "columns", "cost")
+    given = _known(spec, known, "curriculum")
+    stages: list[Stage] = []
+    interleaves: list[Interleave] = []
+    listed = given.pop("stages", ())
+    if not isinstance(listed, Sequence) or isinstance(listed, str):
+        raise InputError("curriculum: `stages` must be a list of stages")
+    for number, entry in enumerate(listed):
+        where = f"curriculum.stages[{number}]"
+        if isinstance(entry, Mapping) and "interleave" in entry:
+            group, members = _interleave(entry, where)
+            interleaves.append(group)
+            stages += members
+        else:
+            stages.append(_stage(entry, where))
+    more: dict[str, Any] = {key: given[key] for key in ("seed",) if key in given}
+    if "cells" in given:
+        more["cells"] = parse_axes(given["cells"])
+    if "disjoint" in given:
+        more["disjoint"] = tuple([given["disjoint"]] if isinstance(given["disjoint"], str) else given["disjoint"])
+    if "columns" in given:
+        more["columns"] = check_changes(given["columns"])
+    if "cost" in given:
+        names = [f.name for f in fields(Cost)]
+        more["cost"] = Cost(**_known(given["cost"], names, "curriculum.cost"))
+    return Curriculum(tuple(stages), tuple(interleaves), spec=dict(spec), **more)
 
 
-def num_presented(budget: Budget, batch_size: int, dealt: int) -> int:
-    """Rows a stage presents over all its steps, repetitions included."""
-    return budget.steps * batch_size if budget.steps is not None else dealt * budget.epochs
+def _stage(entry: Any, where: str, budget: Budget | None = None) -> Stage:
+    given = _known(entry, [f.name for f in fields(Stage)], where)
+    if budget is None:
+        names = [f.name for f in fields(Budget)]
+        budget = Budget(**_known(given.pop("budget", {}), names, f"{where}.budget"))
+    elif "budget" in given:
+        raise InputError(f"{where}: the interleave says how many steps a member has; drop its budget")
+    if "name" not in given or "objective" not in given or "batch_size" not in given:
+        missing = next(key for key in ("name", "objective", "batch_size") if key not in given)
+        raise InputError(f"{where}: needs {missing!r}")
+    if "weight" in given:
+        given["weight"] = parse_weight(given["weight"], f"{where}.weight")
+    if given.get("loss_weight") is not None:
+        given["loss_weight"] = parse_weight(given["loss_weight"], f"{where}.loss_weight")
+    if given.get("feedback") is not None:
+        given["feedback"] = parse_feedback(given["feedback"], f"{where}.feedback")
+    if given.get("probe") is not None:
+        given["probe"] = Probe(**_known(given["probe"], [f.name for f in fields(Probe)], f"{where}.probe"))
+    if given.get("claim") == "first":
+        given["claim"] = -1
+    return Stage(budget=budget, **given)
 
 
-def num_steps(presented: int, batch_size: int) -> int:
-    """Optimizer steps; the last batch may be padded."""
-    return ceil(presented / batch_size)
+def _interleave(entry: Mapping[str, Any], where: str) -> tuple[Interleave, list[Stage]]:
+    given = _known(entry, ("name", "interleave", "stages"), where)
+    turns = _known(given["interleave"], ("steps", "share"), f"{where}.interleave")
+    steps, share = turns.get("steps"), turns.get("share", {})
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InputError(f"{where}.interleave: steps must be a whole number of at least 1, got {steps!r}")
+    # The members' own steps follow from the shares; the budget is set when the plan is compiled.
+    members = [
+        _stage(one, f"{where}.stages[{number}]", Budget(steps=steps))
+        for number, one in enumerate(given.get("stages", ()))
+    ]
+    names = tuple(stage.name for stage in members)
+    if len(members) < 2:
+        raise InputError(f"{where}: an interleave needs at least two `stages`")
+    if any(stage.window for stage in members):
+        raise InputError(f"{where}: an adaptive stage cannot take turns with others")
+    paces = _known(share, names, f"{where}.interleave.share")
+    if not paces:
+        raise InputError(
+            f"{where}.interleave: `share` says which share of the steps a member has, e.g. {names[-1]}: 0.5"
+        )
+    shares = {name: parse_pace(value, f"{where}.interleave.share.{name}") for name, value in paces.items()}
+    return Interleave(str(given.get("name", "+".join(names))), names, steps, shares), members
 
 
-def _known(spec: Mapping[str, Any], kind: type, where: str) -> dict[str, Any]:
+def _one_of(stage: Stage, name: str, allowed: Sequence[Any]) -> None:
+    if getattr(stage, name) not in allowed:
+        listed = ", ".join(repr(a) for a in allowed if a is not None)
+        raise InputError(f"stage {stage.name!r}: {name} must be one of {listed}, got {getattr(stage, name)!r}")
+
+
+def _known(spec: Any, names: Sequence[str], where: str) -> dict[str, Any]:
     if not isinstance(spec, Mapping):
         raise InputError(f"{where} must be a mapping, got {type(spec).__name__}")
-    names = [f.name for f in fields(kind)]
     for key in spec:
         if key not in names:
             near = get_close_matches(str(key), names, 1)

@@ -30,7 +30,10 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of one corpus: `uid` [N] uint64 without duplicates, text columns Categorical, the rest float64 [N]."""
+    """Columns of one corpus: `uid` [N] uint64 without duplicates, and others of three kinds.
+
+    Categorical: text. Float [N]: numbers, NaN where missing. uint64 [N]: identities such as `clip`, only ever compared.
+    """
 
     uid: np.ndarray
     columns: dict[str, Categorical | np.ndarray]
@@ -43,6 +46,16 @@ class Table:
         value = self.columns.get(column)
         if not isinstance(value, Categorical):
             raise InputError(f"no text column {column!r} in the table; there are {', '.join(sorted(self.columns))}")
+        return value
+
+    def identity(self, column: str) -> np.ndarray:
+        """[N] uint64: equal where the rows share the thing, e.g. their recording; missing texts are one thing."""
+        value = self.columns.get(column)
+        if isinstance(value, Categorical):
+            return value.codes.astype(np.uint64)
+        if value is None or value.dtype != np.uint64:
+            known = [n for n, v in self.columns.items() if isinstance(v, Categorical) or v.dtype == np.uint64]
+            raise InputError(f"no identity column {column!r} in the table; there are {', '.join(sorted(known))}")
         return value
 
     def take(self, rows: np.ndarray) -> Table:
@@ -98,7 +111,11 @@ def _column(column: pa.ChunkedArray) -> Categorical | np.ndarray | None:
             encoded = encoded.dictionary_encode()
         codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
         return Categorical(codes, tuple(encoded.dictionary.to_pylist()))
-    # 64-bit integers are identities and byte offsets, nothing to decide on.
+    if pa.types.is_uint64(kind) and not column.null_count:
+        return column.to_numpy()
+    if pa.types.is_float32(kind):
+        return column.to_numpy()
+    # Other 64-bit integers are byte offsets.
     quantity = pa.types.is_integer(kind) and kind.bit_width < 64
     if quantity or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         return column.cast(pa.float64()).to_numpy()
@@ -146,5 +163,5 @@ def _joined(uid: np.ndarray, other: pa.Table, path: str | Path) -> dict[str, Cat
         if isinstance(value, Categorical):
             columns[name] = Categorical(np.where(found, value.codes[row], -1).astype(np.int32), value.names)
         elif value is not None:
-            columns[name] = np.where(found, value[row], np.nan)
+            columns[name] = np.where(found, value[row], np.nan) if value.dtype.kind == "f" else value[row]
     return columns

@@ -2,91 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 import webdataset as wds
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from ..curriculum.cursor import Cursor, fork, read_state, write_state
 from ..curriculum.identity import hash64, permutation
 from ..curriculum.plan import Plan
 from ..curriculum.stages import parse_curriculum
 from ..curriculum.table import Table, read_table
 from ..errors import InputError
 from .answers import target_text
-from .audio import SILENCE_S, augmented
+from .audio import augmented
 from .batch import Batch, Sample
+from .curriculum_file import read_curriculum
 from .processor import OmniProcessor
-from .reader import ShardReader, share, worker_share
-
-
-@dataclass(frozen=True)
-class Request:
-    """One batch to prepare: rows of the index with weights, under one condition."""
-
-    rows: np.ndarray
-    weights: np.ndarray
-    condition: str
-    step: int = -1
-    epoch: int = 0
-
-
-@dataclass
-class Augmentation:
-    """Random gain within +-gain_db and white noise between snr_db[0] and snr_db[1] decibels below the signal."""
-
-    gain_db: float = 6.0
-    snr_db: tuple[float, float] = (15.0, 45.0)
-
-
-@dataclass
-class Training:
-    """What is trained on.
-
-    Args:
-        curriculum: mapping with `seed`, `cells` and `stages`.
-        stage: which of its stages.
-        pool: text columns -> values, the rows the curriculum may deal at all.
-        conditions: what is heard; with several, every batch has one of them.
-        condition_order: "mixed" draws it by the batch's number, "sequential" gives each an equal part of the stage.
-        shuffle_options: order the options anew for every pass.
-        augmentation: random gain and noise; null for none.
-    """
-
-    curriculum: dict[str, Any]
-    stage: str
-    pool: dict[str, Any] = field(default_factory=lambda: {"split": "train"})
-    conditions: list[str] = field(default_factory=lambda: ["audio"])
-    condition_order: Literal["mixed", "sequential"] = "mixed"
-    shuffle_options: bool = False
-    augmentation: Augmentation | None = None
-
-
-@dataclass
-class Asking:
-    """What is asked, greedily and once per condition: every question of the pool, `batch_size` per rank at a time."""
-
-    pool: dict[str, Any] = field(default_factory=dict)
-    conditions: list[str] = field(default_factory=lambda: ["audio"])
-    batch_size: int = 16
-
-
-def silence_seconds(condition: str) -> float | None:
-    """Length of a silent condition: "silence" is 30 s, "silence:4" is 4 s; None for "audio"."""
-    name, _, seconds = condition.partition(":")
-    try:
-        if name == "silence":
-            length = float(seconds) if seconds else SILENCE_S
-            if 0.1 <= length <= 300:
-                return length
-        elif condition == "audio":
-            return None
-    except ValueError:
-        pass
-    raise InputError(f"condition {condition!r}: use 'audio', 'silence' (30 s) or 'silence:SECONDS' (0.1 to 300)")
+from .reader import ShardReader, worker_share
+from .requests import Asking, Request, Training, silence_seconds
 
 
 class _Requests(IterableDataset):
@@ -101,13 +40,7 @@ class _Requests(IterableDataset):
     def __iter__(self) -> Iterator[Request]:
         for number in worker_share(range(self.start, len(self))):
             request = self.module.training_request(number) if self.plan is None else self.plan[number]
-            yield Request(
-                share(request.rows, self.rank, self.world),
-                share(request.weights, self.rank, self.world),
-                request.condition,
-                request.step,
-                request.epoch,
-            )
+            yield request.share(self.rank, self.world)
 
 
 class AudioQuestions(L.LightningDataModule):
@@ -144,7 +77,8 @@ class AudioQuestions(L.LightningDataModule):
         for part in (self.training, self.validation, self.evaluation):
             for condition in part.conditions if part else ():
                 silence_seconds(condition)
-        self.position = 0  # optimizer steps trained, not batches prepared: what a resumed run continues from
+        self.cursor: Cursor | None = None  # counts optimizer steps trained, not batches prepared
+        self._restored: dict[str, Any] | None = None
         self.plan: Plan | None = None
         self.table: Table | None = None
 
@@ -157,25 +91,53 @@ class AudioQuestions(L.LightningDataModule):
         if stage == "fit" and self.plan is None:
             if self.training is None:
                 raise InputError("`fit` needs the data argument `training` (a curriculum and one of its stages)")
-            self._train_rows = self.table.where(self.training.pool)
-            plan = Plan(parse_curriculum(self.training.curriculum), self.table.take(self._train_rows))
-            dealt = plan.dealt(self.training.stage)
+            self._compile(self.training)
+
+    def _compile(self, training: Training) -> None:
+        """The plan over the training rows, and the position in it."""
+        assert self.table is not None
+        spec = training.curriculum
+        curriculum = parse_curriculum(read_curriculum(spec) if isinstance(spec, str) else spec)
+        self._train_rows = self.table.where(training.pool)
+        rows = self.table.take(self._train_rows)
+        used = fork(read_state(training.replan), rows) if training.replan else None
+        plan = Plan(curriculum, rows, used)
+        for name in plan.members(training.stage):
+            dealt = plan.dealt(name)
             if dealt.stage.batch_size % self._world:
                 raise InputError(
-                    f"stage {self.training.stage!r}: batch_size {dealt.stage.batch_size} must be a multiple of the "
-                    f"{self._world} ranks"
+                    f"stage {name!r}: batch_size {dealt.stage.batch_size} must be a multiple of the {self._world} ranks"
                 )
-            self.plan, self.num_steps = plan, dealt.steps
+            if dealt.stage.window:  # loader processes see the windows that are planned after they started
+                shared = torch.from_numpy(dealt.matrix).share_memory_().numpy()
+                plan.stages[name] = replace(dealt, matrix=shared)
+        self.plan, self.num_steps = plan, plan.num_steps(training.stage)
+        self.cursor = Cursor(plan, training.stage)
+        if self._restored is not None:
+            self.load_state_dict(self._restored)
+
+    @property
+    def position(self) -> int:
+        """Optimizer steps trained: where a resumed run continues."""
+        return self.cursor.step if self.cursor is not None else 0
+
+    def trained(self) -> None:
+        """One more batch is trained."""
+        assert self.cursor is not None
+        self.cursor.trained()
 
     def training_request(self, step: int) -> Request:
-        """The global batch of one optimizer step."""
+        """The global batch of one optimizer step; waits for the window of an adaptive stage to be planned."""
         assert self.plan is not None and self.training is not None
         stage, conditions = self.training.stage, self.training.conditions
+        while get_worker_info() is not None and not self.plan.ready(stage, step):
+            time.sleep(0.005)  # the trainer consumes the batches before it, and then plans the next window
         rows, weights = self.plan.batch(stage, step)
         pick = hash64(self.seed, "condition", stage, step) % len(conditions)
         if self.training.condition_order == "sequential":
             pick = step * len(conditions) // self.num_steps
-        return Request(self._train_rows[rows], weights, conditions[pick], step, self.plan.epoch_of(stage, step))
+        passes, member = self.plan.passes(stage, step), self.plan.member(stage, step)[0]
+        return Request(self._train_rows[rows], weights, conditions[pick], step, passes, member)
 
     def evaluation_requests(self, asking: Asking) -> list[Request]:
         """Every question of the pool once per condition; the last batch is padded with weight 0 to equal ranks."""
@@ -195,10 +157,7 @@ class AudioQuestions(L.LightningDataModule):
     def prepare(self, request: Request) -> Batch:
         """Reads, decodes, augments and tokenises one request; a distinct recording is read once."""
         assert self.table is not None
-        samples = [
-            self._sample(int(row), float(weight), request)
-            for row, weight in zip(request.rows, request.weights, strict=True)
-        ]
+        samples = [self._sample(request, place) for place in range(len(request.rows))]
         targets = [target_text(sample.question.answer) for sample in samples]
         fingerprint = self.plan.fingerprint if self.plan and request.step >= 0 else ""
         seconds = silence_seconds(request.condition)
@@ -214,11 +173,12 @@ class AudioQuestions(L.LightningDataModule):
         clips = list(waves.values())
         return self.processor.batch(samples, clips, targets, clip_of_row, request.step, fingerprint)
 
-    def _sample(self, row: int, weight: float, request: Request) -> Sample:
+    def _sample(self, request: Request, place: int) -> Sample:
+        row, weight = int(request.rows[place]), float(request.weights[place])
         question = self.reader.question(row)
         choices = question.choices
-        if self.training and self.training.shuffle_options and request.step >= 0:
-            order = permutation(len(choices), question.uid, self.seed, self.training.stage, request.epoch)
+        if self.training and self.training.shuffle_options and request.passes is not None:
+            order = permutation(len(choices), question.uid, self.seed, request.stage, int(request.passes[place]))
             choices = tuple(choices[i] for i in order)
         label = ""
         if "label" in self.table.columns:  # type: ignore[union-attr]
@@ -231,14 +191,22 @@ class AudioQuestions(L.LightningDataModule):
         if self.training is None or self.training.augmentation is None or request.step < 0:
             return wave
         change = self.training.augmentation
-        name = (self.seed, self.training.stage, request.step)
+        name = (self.seed, request.stage, request.step)
         return augmented(wave, clip, *name, gain_db=change.gain_db, snr_db=change.snr_db)
 
     def _loader(self, requests: list[Request] | None, start: int = 0) -> DataLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         source = _Requests(self, requests, start, rank, world)
         pipeline = wds.DataPipeline(source, wds.map(self.prepare)).with_length(len(source), silent=True)
-        return DataLoader(pipeline, batch_size=None, num_workers=self.num_workers, collate_fn=_untouched)
+        # Forked, so that the workers see what an adaptive stage plans while they run.
+        context = "fork" if self.num_workers and requests is None and self.cursor and self.cursor.adapts else None
+        return DataLoader(
+            pipeline,
+            batch_size=None,
+            num_workers=self.num_workers,
+            collate_fn=_untouched,
+            multiprocessing_context=context,
+        )
 
     def train_dataloader(self) -> DataLoader:
         """Batches from `position` on; its length is the whole stage's, as Lightning counts batches from its start."""
@@ -259,20 +227,20 @@ class AudioQuestions(L.LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands: the plan's fingerprint, the stage and the number of trained steps."""
-        stage = self.training.stage if self.training else ""
-        return {"plan": self.plan.fingerprint if self.plan else "", "stage": stage, "step": self.position}
+        """Where training stands: numbers, texts and lists alone."""
+        return self.cursor.state() if self.cursor is not None else {}
+
+    def write_record(self) -> None:
+        """Shows the state in the file `record`, where one is wanted; one process does."""
+        if self.training and self.training.record and (self.trainer is None or self.trainer.is_global_zero):
+            write_state(self.state_dict(), self.training.record)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where the checkpoint stands; a checkpoint of another plan or stage is refused."""
-        here = self.state_dict()
-        for key in ("plan", "stage"):
-            if self.plan is not None and state[key] != here[key]:
-                raise InputError(
-                    f"the checkpoint was trained on {key} {state[key]!r}, this run has {here[key]!r}: the seed, the "
-                    "curriculum, the labels or the index changed; start the stage anew"
-                )
-        self.position = int(state["step"])
+        """Continues where the checkpoint stands; one of another plan or stage is refused, naming what changed."""
+        if self.cursor is None:
+            self._restored = state or None
+            return
+        self.cursor.load(state)
         if self.trainer is not None:
             # A loader that was built before the restore (for a schedule, or by strategies that restore late) would
             # start at 0: have Lightning build it again.

@@ -180,6 +180,7 @@ class GRPO(PolicyModule):
             eps_low=self.clip.low,
             eps_high=self.clip.high,
             beta=self.clip.beta,
+            weights=batch.weights[prompts].repeat_interleave(size),
         )
 
     def _by_label(

@@ -10,11 +10,15 @@ from .objectives.losses import nll_loss
 
 
 class SFT(PolicyModule):
-    """Maximises the log-prob of `<answer>...</answer>`; a sample's weight scales its tokens in sum and denominator."""
+    """Maximises the log-prob of `<answer>...</answer>`.
+
+    A sample's weight scales its tokens in the sum; the denominator counts the tokens of all real samples, so that
+    weights of mean 1 over a stage keep the gradient's scale, and a batch of light samples moves less.
+    """
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step on one global batch."""
-        local = float((batch.weights[:, None] * batch.target_mask).sum())
+        local = float(((batch.weights > 0)[:, None] * batch.target_mask).sum())
         (denominator,) = self.over_ranks(local)
         losses = torch.zeros(len(batch), dtype=torch.float64)
 

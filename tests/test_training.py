@@ -11,7 +11,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from earwitness.datamodules.module import Asking, AudioQuestions, Augmentation, Training
+from earwitness.datamodules.module import AudioQuestions
+from earwitness.datamodules.requests import Asking, Augmentation, Training
 from earwitness.errors import InputError
 from earwitness.lightning_modules.grpo import GRPO, Clip, Rollout
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
@@ -193,7 +194,7 @@ def test_a_checkpoint_of_another_plan_is_refused(small, tmp_path) -> None:
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     other = data_of(small)
     other.training.curriculum = {**CURRICULUM, "seed": 4}
-    with pytest.raises(InputError, match="was trained on plan"):
+    with pytest.raises(InputError, match="since the checkpoint: seed was 3, is 4"):
         trainer_of(tmp_path, 2).fit(SFT(policy_of(small), SGD), other, ckpt_path=str(tmp_path / "a.ckpt"))
 
 
@@ -203,7 +204,7 @@ def test_a_batch_out_of_turn_stops_the_run(small, tmp_path) -> None:
     class Skip(L.Callback):
         def on_train_batch_start(self, trainer, *_):
             if data.position == 1:
-                data.position = 2
+                data.trained()
 
     with pytest.raises(RuntimeError, match="batch 1 of plan .* came, batch 2 of plan"):
         trainer_of(tmp_path, 3, callbacks=[Skip()]).fit(SFT(policy_of(small), SGD), data)

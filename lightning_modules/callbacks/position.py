@@ -28,4 +28,16 @@ class PlanPosition(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """One more batch is trained."""
-        trainer.datamodule.position += 1  # type: ignore[attr-defined]
+        trainer.datamodule.trained()  # type: ignore[attr-defined]
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Shows where the curriculum stands."""
+        trainer.datamodule.write_record()  # type: ignore[attr-defined]
+
+    def on_save_checkpoint(self, trainer: L.Trainer, *_: Any) -> None:
+        """Shows where the curriculum stands."""
+        trainer.datamodule.write_record()  # type: ignore[attr-defined]
+
+    def on_train_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Shows where the curriculum stands."""
+        trainer.datamodule.write_record()  # type: ignore[attr-defined]

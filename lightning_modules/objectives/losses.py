@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def nll_loss(logprob: Tensor, mask: Tensor, weights: Tensor, *, denominator: float) -> Tensor:
-    """-sum_i w_i sum_t m_it logprob_it / denominator. weights: [N]; denominator: the step's sum of w_i m_it."""
+    """-sum_i w_i sum_t m_it logprob_it / denominator. weights: [N]; denominator: the step's number of tokens."""
     return -(weights[:, None] * logprob * mask).sum() / denominator
 
 
@@ -42,10 +42,12 @@ def grpo_loss(
     eps_low: float = 0.2,
     eps_high: float = 0.2,
     beta: float = 0.001,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Sum over sequences of their token mean of surrogate + beta KL, divided by the step's number of completions.
 
-    A completion without tokens adds 0 and is counted. reference may be None where beta is 0.
+    weights: [N] loss weights, 1 where None. A completion without tokens adds 0 and is counted. reference may be None
+    where beta is 0.
     """
     per_token = clipped_surrogate(logprob, old, advantages, eps_low, eps_high)
     if beta:
@@ -53,4 +55,5 @@ def grpo_loss(
             raise ValueError(f"beta {beta} needs the log-probs of a reference policy")
         per_token = per_token + beta * k3(logprob, reference)
     lengths = mask.sum(-1).clamp(min=1)
-    return ((per_token * mask).sum(-1) / lengths).sum() / num_completions
+    per_sequence = (per_token * mask).sum(-1) / lengths
+    return (per_sequence if weights is None else per_sequence * weights).sum() / num_completions

@@ -1,0 +1,1 @@
+"""Curricula: the arms of the paper, and every kind of schedule."""

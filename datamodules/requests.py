@@ -1,0 +1,90 @@
+"""Knows what may be asked: a request for a batch, the conditions it is heard under, and what is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import InputError
+from .audio import SILENCE_S
+from .reader import share
+
+
+@dataclass(frozen=True)
+class Request:
+    """One batch to prepare: rows of the index with weights, under one condition."""
+
+    rows: np.ndarray
+    weights: np.ndarray
+    condition: str
+    step: int = -1
+    passes: np.ndarray | None = None  # [B] how often each row was presented before
+    stage: str = ""
+
+    def share(self, rank: int, world: int) -> Request:
+        """One rank's part: every world-th row from its rank on."""
+        passes = None if self.passes is None else share(self.passes, rank, world)
+        return replace(
+            self, rows=share(self.rows, rank, world), weights=share(self.weights, rank, world), passes=passes
+        )
+
+
+@dataclass
+class Augmentation:
+    """Random gain within +-gain_db and white noise between snr_db[0] and snr_db[1] decibels below the signal."""
+
+    gain_db: float = 6.0
+    snr_db: tuple[float, float] = (15.0, 45.0)
+
+
+@dataclass
+class Training:
+    """What is trained on.
+
+    Args:
+        curriculum: mapping with `seed`, `cells` and `stages`, or a YAML file with one.
+        stage: which of its stages, or an interleave of several.
+        pool: text columns -> values, the rows the curriculum may deal at all.
+        conditions: what is heard; with several, every batch has one of them.
+        condition_order: "mixed" draws it by the batch's number, "sequential" gives each an equal part of the stage.
+        shuffle_options: order the options anew for every pass.
+        augmentation: random gain and noise; null for none.
+        record: JSON file that shows where the curriculum stands, written at start, end and every checkpoint.
+        replan: such a file of another run, whose rows are not dealt again: a fork of it under this curriculum.
+    """
+
+    curriculum: dict[str, Any] | str
+    stage: str
+    pool: dict[str, Any] = field(default_factory=lambda: {"split": "train"})
+    conditions: list[str] = field(default_factory=lambda: ["audio"])
+    condition_order: Literal["mixed", "sequential"] = "mixed"
+    shuffle_options: bool = False
+    augmentation: Augmentation | None = None
+    record: str | None = None
+    replan: str | None = None
+
+
+@dataclass
+class Asking:
+    """What is asked, greedily and once per condition: every question of the pool, `batch_size` per rank at a time."""
+
+    pool: dict[str, Any] = field(default_factory=dict)
+    conditions: list[str] = field(default_factory=lambda: ["audio"])
+    batch_size: int = 16
+
+
+def silence_seconds(condition: str) -> float | None:
+    """Length of a silent condition: "silence" is 30 s, "silence:4" is 4 s; None for "audio"."""
+    name, _, seconds = condition.partition(":")
+    try:
+        if name == "silence":
+            length = float(seconds) if seconds else SILENCE_S
+            if 0.1 <= length <= 300:
+                return length
+        elif condition == "audio":
+            return None
+    except ValueError:
+        pass
+    raise InputError(f"condition {condition!r}: use 'audio', 'silence' (30 s) or 'silence:SECONDS' (0.1 to 300)")
