@@ -37,12 +37,12 @@ def audiomcq_table() -> Table:
     ac = np.where(weak, 0.5 * draw["ac"] ** 2, 1 - 0.75 * draw["ac"] ** 2)
     right = np.where(weak, 2 + (draw["vote"] < 0.5), draw["vote"] < 0.5)  # how many of three voters were
     first = (draw["vote"] * 1_000).astype(int) % 3
-    three = np.uint64(3)
+    shared = np.arange(len(uid), dtype=np.uint64) // np.uint64(3)  # three questions of CompA-R on a recording
     columns: dict[str, Categorical | np.ndarray] = {
         "label": Categorical((~weak).astype(np.int32), ("weak", "strong")),
         "source": Categorical(source, names),
         "question_type": Categorical(_types(source), TYPES),
-        "clip": splitmix64(np.where(source == names.index("CompA-R"), np.arange(len(uid), dtype=np.uint64) // three, uid)),
+        "clip": splitmix64(np.where(source == names.index("CompA-R"), shared, uid)),
         "duration_s": low[source] + (high - low)[source] * draw["seconds"],
         "num_choices": np.full(len(source), 4.0),
         "ac_prob": ac,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -120,6 +120,11 @@ class AudioQuestions(L.LightningDataModule):
     def position(self) -> int:
         """Optimizer steps trained: where a resumed run continues."""
         return self.cursor.step if self.cursor is not None else 0
+
+    def cells_of(self, rows: Sequence[int]) -> np.ndarray:
+        """Cell numbers of rows of the index, as observations of an adaptive stage name them."""
+        assert self.plan is not None
+        return self.plan.number[np.searchsorted(self._train_rows, np.asarray(rows))]
 
     def trained(self) -> None:
         """One more batch is trained."""

@@ -123,10 +123,14 @@ class OmniProcessor:
             features, mask = self.features(clips)
             rows = list(range(len(samples))) if clip_of_row is None else list(clip_of_row)
         texts = [question_text(s.question.question, s.choices) for s in samples]
-        target_ids, target_mask = self._padded([t + self.tokenizer.eos_token for t in targets], left=False)
+        target_ids, target_mask = self.targets(targets)
         weights = torch.tensor([s.weight for s in samples], dtype=torch.float32)
         prompts = self.prompts(texts, features, mask, rows)
         return Batch(prompts, target_ids, target_mask, weights, tuple(samples), step, plan)
+
+    def targets(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids [N, T] and mask of what is to be said, with the end token, right-padded."""
+        return self._padded([text + self.tokenizer.eos_token for text in texts], left=False)
 
     def decode(self, ids: Tensor, mask: Tensor) -> list[str]:
         """Texts of [N, C] completions; the end-of-turn token is dropped, other special tokens are kept visible."""

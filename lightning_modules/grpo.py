@@ -12,10 +12,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from ..curriculum.feedback import SUMS, Observations
+from ..datamodules.answers import is_right
 from ..datamodules.batch import Batch
 from ..errors import InputError
 from .base import LABELS, PolicyModule
@@ -23,6 +26,7 @@ from .objectives.advantages import group_advantages
 from .objectives.losses import grpo_loss, k3
 from .objectives.rewards import reward_function, weighted_rewards
 from .policy.omni import OmniPolicy
+from .probing import due, option_accuracy, rollout_accuracy, silent_prompts
 from .rollout.sampling import Completions, completion_keys, sample
 from .schedule import Schedule
 
@@ -115,8 +119,57 @@ class GRPO(PolicyModule):
             kl, tokens = self.over_ranks(float(sums[0]), float(sums[1]))
             log["train/kl"] = kl / max(tokens, 1.0)
         log |= self._by_label(batch, done, rewards, parts, advantages)
+        log |= self._feed_back(batch, texts, advantages)
         self.log_dict(log)
         self.log("reward", log["reward/all"], prog_bar=True, logger=False)
+
+    def _feed_back(self, batch: Batch, texts: list[str], advantages: Tensor) -> dict[str, float]:
+        """Tells an adaptive stage how its cells fared, over all ranks; returns what it has learnt so far."""
+        data, size = self.trainer.datamodule, self.rollout.group_size  # type: ignore[attr-defined]
+        if data.cursor is None or not data.cursor.adapts:
+            return {}
+        stage = data.plan.dealt(data.training.stage).stage
+        if stage.on_zero_advantage != "keep":
+            raise InputError(f"stage {stage.name!r}: GRPO keeps groups without an advantage; on_zero_advantage: keep")
+        real = [s.weight > 0 for s in batch.samples]
+        cells = data.cells_of([s.row for s in batch.samples])[real]
+        truths = [s.question.answer for s in batch.samples for _ in range(size)]
+        right = [float(is_right(text, truth)) for text, truth in zip(texts, truths, strict=True)]
+        accuracy = torch.tensor(right, dtype=torch.float64).view(-1, size).mean(1).numpy()
+        gain = advantages.detach().cpu().double().view(-1, size).abs().mean(1).numpy()
+        sums = Observations(cells, accuracy[real], "audio", gain[real]).sums(len(data.plan.cells))
+        log: dict[str, float] = {}
+        if stage.probe is not None and due(batch.step, stage.probe.rate):
+            silent = self._probe(batch, stage.probe.how).cpu().numpy()[real]
+            sums = sums + Observations(cells, silent, "silence").sums(len(data.plan.cells))
+        sums = np.array(self.over_ranks(*sums.ravel())).reshape(sums.shape)
+        data.cursor.observe(sums)
+        seen = dict(zip(SUMS, sums.sum(1).tolist(), strict=True))
+        if seen["silent_prompts"]:
+            log["silent/all"] = seen["silent_right"] / seen["silent_prompts"]
+        live = data.cursor.live()
+        shown = [name for name in ("ac", "necessity", "useful") if name in live]
+        return log | {f"live/{name}": float(live[name].mean()) for name in shown}
+
+    def _probe(self, batch: Batch, how: str) -> Tensor:
+        """[B] accuracy of the present policy without the audio."""
+        silent, rollout = silent_prompts(self.net, batch), self.rollout
+        if how == "option_logprob":
+            return torch.cat([option_accuracy(self.net, silent, rows) for rows in self.micro_batches(len(batch))])
+        return torch.cat(
+            [
+                rollout_accuracy(
+                    self.net,
+                    silent,
+                    rows,
+                    group_size=rollout.group_size,
+                    temperature=rollout.temperature,
+                    max_new_tokens=rollout.max_new_tokens,
+                    name=(rollout.seed, batch.step),
+                )
+                for rows in self.micro_batches(len(batch))
+            ]
+        )
 
     def _columns(self, batch: Batch) -> dict[str, list]:
         """What reward functions may ask for, repeated over the group."""

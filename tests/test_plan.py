@@ -7,8 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from earwitness.curriculum.allocation import round_block, water_fill
 from earwitness.curriculum.identity import hash64, keyed, splitmix64
-from earwitness.curriculum.plan import Plan, deal_matrix
+from earwitness.curriculum.plan import Plan
 from earwitness.curriculum.stages import parse_curriculum
 from earwitness.curriculum.table import Categorical, Table
 from earwitness.errors import InputError
@@ -31,6 +32,18 @@ def spec(*stages, **top):
     return {"stages": filled, **top}
 
 
+def deal_matrix(blocks, left, mass=None):
+    """Cards of every block: the allocation of a stage whose weight is a plain mass, or the mix of what is left."""
+    left, debt, matrix = left.copy(), np.zeros(len(left)), np.zeros((len(blocks), len(left)), int)
+    for k, cards in enumerate(blocks):
+        amount = left.astype(float) if mass is None else mass
+        open_ = (amount > 0) & (left > 0)
+        target = np.where(open_, debt + water_fill(float(cards), amount, left), 0.0)
+        matrix[k] = round_block(target, open_, left, int(cards))
+        debt, left = target - matrix[k], left - matrix[k]
+    return matrix
+
+
 def plan_of(table, *stages, **top):
     return Plan(parse_curriculum(spec(*stages, **top)), table)
 
@@ -41,6 +54,10 @@ def dealt_rows(plan, stage):
 
 def uids(plan, stage):
     return plan.table.uid[dealt_rows(plan, stage)].tolist()
+
+
+def table_names(table):
+    return table.text("label").names
 
 
 tables = st.builds(
@@ -56,12 +73,15 @@ def plans(draw):
     left = {name: int((text.codes == code).sum()) for code, name in enumerate(LABELS)}
     for _ in range(draw(st.integers(1, 3))):
         pool = draw(st.sampled_from([{}, {"label": ["weak"]}, {"label": ["strong", "mixed"]}]))
-        shares = draw(st.sampled_from([None, {"weak": 3.0, "strong": 1.0}, {"strong": 0.0, "mixed": 0.7}]))
+        shares = draw(st.sampled_from([None, {"weak": 3.0, "strong": 1.0, "mixed": 1.0}, {"weak": 0.3, "mixed": 0.7}]))
+        if shares and not set(shares) <= set(table_names(table)):
+            shares = None
         wanted = pool.get("label", LABELS)
-        room = sum(left[name] for name in LABELS if name in wanted and (shares or {}).get(name, 1))
+        room = sum(left[name] for name in LABELS if name in wanted and (shares is None or name in shares))
         if not room:
             continue
-        stage = {"pool": pool, "shares": shares, "block": draw(st.integers(1, 50))}
+        stage = {"pool": pool, "block": draw(st.integers(1, 50)), "mix": draw(st.sampled_from(["spread", "shuffle"]))}
+        stage |= {"weight": {"shares": shares}} if shares else {}
         stage["batch_size"] = draw(st.integers(1, 9))
         stage["budget"] = {"samples": draw(st.integers(1, room)), "epochs": draw(st.integers(1, 2))}
         stages.append(stage)
@@ -81,7 +101,8 @@ def test_budgets_are_exact_and_nothing_is_dealt_twice(plan):
         rows, stage = dealt_rows(plan, name), dealt.stage
         assert len(rows) == dealt.rows == stage.budget.samples
         text = plan.table.text("label")
-        wanted = {name for name in stage.pool.get("label", LABELS) if (stage.shares or {}).get(name, 1)}
+        parts = stage.weight.modifiers
+        wanted = {name for name in stage.pool.get("label", LABELS) if not parts or name in parts[0].paces}
         assert {LABELS[code] if code >= 0 else "" for code in text.codes[rows].tolist()} <= wanted
         everything += plan.table.uid[rows].tolist()
     assert len(set(everything)) == len(everything)
@@ -91,15 +112,14 @@ def test_budgets_are_exact_and_nothing_is_dealt_twice(plan):
 @given(plans())
 def test_every_block_holds_what_its_line_of_the_matrix_says(plan):
     """Line sums are the block length, the last one the rest; the rows of a block have the line's cells."""
-    cells = [name for (name,) in plan.cell_names]
-    number = np.array([cells.index(name) for name in LABELS])
+    labels = plan.cells.values("label").tolist()
     for name, dealt in plan.stages.items():
         rows, block = dealt_rows(plan, name), dealt.stage.block
         for start, line in zip(range(0, len(rows), block), dealt.matrix, strict=True):
             part = rows[start : start + block]
             assert line.sum() == len(part)
-            cell = number[plan.table.text("label").codes[part]]
-            assert np.bincount(cell, minlength=len(cells)).tolist() == line.tolist()
+            found = [LABELS[code] for code in plan.table.text("label").codes[part].tolist()]
+            assert [found.count(label) for label in labels] == line.tolist()
 
 
 @LAW
@@ -190,8 +210,7 @@ def test_deal_matrix_by_hand():
     assert deal_matrix(np.array([8, 6]), np.array([1, 7, 7])).tolist() == [[0, 4, 4], [1, 3, 2]]
     halves = deal_matrix(np.array([2, 4, 4]), np.array([2, 10]), np.ones(2))
     assert halves.tolist() == [[1, 1], [1, 3], [0, 4]]
-    with pytest.raises(InputError, match="positive share run dry 3 rows short"):
-        deal_matrix(np.array([5]), np.array([2, 10]), np.array([1.0, 0.0]))
+    assert water_fill(5.0, np.array([1.0, 0.0]), np.array([2, 10])).tolist() == [2.0, 0.0], "three are not to be had"
 
 
 @LAW
@@ -248,14 +267,14 @@ def test_epochs_replay_the_same_rows_in_another_order():
 
 def test_a_steps_budget_repeats_a_small_pool():
     """10 steps x 8 = 80 presentations of 30 rows: two full passes, then 20 rows a third time, none padded."""
-    plan = plan_of(table_of([30]), {"budget": {"steps": 10}, "batch_size": 8})
+    plan = plan_of(table_of([30]), {"budget": {"steps": 10}, "batch_size": 8, "on_short": "repeat"})
     batches = [plan.batch("s0", step) for step in range(10)]
     rows = np.concatenate([batch[0] for batch in batches])
     assert plan.dealt("s0").steps == 10 and plan.dealt("s0").rows == 30
     assert all(weights.tolist() == [1.0] * 8 for _, weights in batches)
     assert set(rows[:30]) == set(rows[30:60]) == set(range(30)) and len(set(rows[60:])) == 20
     assert rows[:30].tolist() != rows[30:60].tolist()
-    assert [plan.epoch_of("s0", step) for step in range(10)] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+    assert plan.passes("s0", 3).tolist() == [0] * 6 + [1] * 2 and plan.passes("s0", 9).tolist() == [2] * 8
 
 
 def test_a_fraction_is_of_the_whole_pool_and_rounds_down():
@@ -283,7 +302,9 @@ def test_rows_without_a_value_in_any_cell_column_are_never_dealt():
     table, cells = Table(np.arange(8, dtype=np.uint64), columns), {"cells": ["label", "source"]}
     everything = plan_of(table, {"budget": {"fraction": 1.0}}, **cells)
     assert sorted(uids(everything, "s0")) == [0, 2, 5, 7]
-    assert everything.cell_names == [("strong", "a"), ("strong", "b"), ("weak", "a"), ("weak", "b")]
+    assert [everything.cells.name(q) for q in range(4)] == [
+        f"label={a}, source={b}" for a in ("strong", "weak") for b in "ab"
+    ]
     pool = plan_of(table, {"pool": {"source": "a", "label": ["weak", "strong"]}, "budget": {"samples": 2}}, **cells)
     assert sorted(uids(pool, "s0")) == [5, 7] and pool.composition("s0", "label") == {"weak": 1, "strong": 1}
 
@@ -297,18 +318,20 @@ def test_golden_rows():
     plan = plan_of(table, sft, grpo, seed=20260925)
     batches = {name: [table.uid[plan.batch(name, i)[0]].tolist() for i in range(3)] for name in plan.stages}
     assert batches["sft"] == [[10, 22, 1, 16], [19, 7, 22, 19], [16, 10, 1, 7]]
-    assert batches["grpo"] == [[5, 4, 15, 6], [20, 17, 11, 21], [2, 3, 8, 18]]
-    assert plan.fingerprint == "d1eebca2ec7fad7b"
+    assert batches["grpo"] == [[5, 15, 6, 20], [17, 4, 11, 21], [2, 3, 8, 18]]
+    assert plan.fingerprint == "6e907cc469b103ef"
 
 
 WEAK = {"pool": {"label": "weak"}, "budget": {"samples": 6}}
 STAGE_EDITS = (
     *({}, {"name": "sft"}, {"objective": "grpo"}, {"batch_size": 3}, {"block": 5}, {"pool": {}}),
-    *({"shares": {"weak": 0.5}}, {"budget": {"samples": 7}}, {"budget": {"samples": 6, "epochs": 2}}),
-    *({"budget": {"steps": 6}}, {"budget": {"fraction": 0.5}}),
+    *({"weight": {"shares": {"weak": 0.5}}}, {"budget": {"samples": 7}}, {"budget": {"samples": 6, "epochs": 2}}),
+    *({"budget": {"steps": 5}}, {"budget": {"fraction": 0.5}}, {"budget": {"epochs": 1}}, {"mix": "shuffle"}),
+    *({"claim": "first"}, {"on_short": "stop"}, {"loss_weight": "uniform"}, {"mass": "size"}),
 )
 EDITS = [spec(WEAK | edit) for edit in STAGE_EDITS]
 EDITS += [spec(WEAK, seed=1), spec(WEAK, cells=["label", "source"]), spec(WEAK, WEAK)]
+EDITS += [spec(WEAK, cells={"name": "label"}), spec(WEAK, columns={"label": {"permute": {}}})]
 
 
 def test_the_fingerprint_changes_with_any_edit_of_the_curriculum_or_of_the_rows():
@@ -332,25 +355,42 @@ def test_the_fingerprint_changes_with_any_edit_of_the_curriculum_or_of_the_rows(
     ("stages", "top", "message"),
     [
         ([WEAK], {"sead": 1}, "curriculum: unknown key 'sead'; did you mean 'seed'?"),
-        ([WEAK], {"zzz": 1}, "curriculum: unknown key 'zzz'; it knows stages, seed, cells"),
+        ([WEAK], {"zzz": 1}, "curriculum: unknown key 'zzz'; it knows seed, stages, cells, disjoint, columns, cost"),
         ([WEAK, {"batchsize": 8}], {}, "curriculum.stages[1]: unknown key 'batchsize'; did you mean 'batch_size'?"),
         ([{"budget": {"sample": 5}}], {}, "stages[0].budget: unknown key 'sample'; did you mean 'samples'?"),
         ([{"budget": 5}], {}, "curriculum.stages[0].budget must be a mapping, got int"),
-        ([{}], {}, "exactly one of samples, fraction and steps, got none"),
-        ([{"budget": {"samples": 5, "steps": 1}}], {}, "exactly one of samples, fraction and steps, got ['samples', "),
+        ([{}], {}, "one of samples, fraction, steps, hours and flops, or epochs alone; got none"),
+        ([{"budget": {"samples": 5, "steps": 1}}], {}, "or epochs alone; got ['samples', 'steps']"),
         ([{"budget": {"samples": 0}}], {}, "budget samples must be positive"),
         ([{"budget": {"fraction": 1.5}}], {}, "budget fraction must be positive (a fraction at most 1), got 1.5"),
         ([{"budget": {"steps": 5, "epochs": 2}}], {}, "not combined with steps; got 2"),
-        ([WEAK | {"objective": "dpo"}], {}, "stage 's0': objective must be one of ('sft', 'grpo'), got 'dpo'"),
-        ([WEAK | {"batch_size": 0}], {}, "stage 's0': batch_size and block must be at least 1"),
+        ([WEAK | {"objective": "dpo"}], {}, "stage 's0': objective must be one of 'sft', 'grpo', got 'dpo'"),
+        ([WEAK | {"batch_size": 0}], {}, "stage 's0': batch_size must be a whole number of at least 1, got 0"),
         ([WEAK | {"name": "a"}] * 2, {}, "stages with different names, got ['a', 'a']"),
         ([], {}, "needs stages with different names, got []"),
-        ([WEAK], {"cells": ["labl"]}, "no text column 'labl' in the table; there are label"),
-        ([WEAK | {"pool": {"source": "x"}}], {}, "pool column 'source' is not a cell column; add it to `cells`"),
-        ([WEAK | {"shares": {"week": 1.0}}], {}, "shares name 'week', no cell has it; there are ['mixed', 'strong', "),
-        ([WEAK | {"budget": {"samples": 9}}], {}, "'s0' wants 9 rows of {'label': 'weak'}, 8 are left after earlier"),
-        ([WEAK, WEAK], {}, "stage 's1' wants 6 rows of {'label': 'weak'}, 2 are left after earlier stages"),
-        ([{"budget": {"fraction": 1.0}}, {"budget": {"steps": 1}}], {}, "wants 0 rows of all rows, 0 are left"),
+        ([WEAK], {"cells": ["labl"]}, "cells: no column 'labl' in the table; there are label"),
+        (
+            [WEAK | {"pool": {"source": "x"}}],
+            {},
+            "pool column 'source' is neither a cell axis nor a col",
+        ),
+        (
+            [WEAK | {"pool": {"label": "week"}}],
+            {},
+            "stage 's0': label is never 'week'; it is one of ['mixed'",
+        ),
+        (
+            [WEAK | {"weight": {"shares": {"week": 1.0}}}],
+            {},
+            "weight 'shares': week are not values of one axis; ",
+        ),
+        ([WEAK | {"budget": {"samples": 9}}], {}, "'s0' wants 9 rows of label weak, 8 are left; lower the budget"),
+        ([WEAK, WEAK], {}, "stage 's1' wants 6 rows of label weak, 2 are left after s0; lower the budget"),
+        (
+            [{"budget": {"fraction": 1.0}}, {"budget": {"steps": 1}}],
+            {},
+            "wants 4 rows of all rows, 0 are left after s0",
+        ),
     ],
 )
 def test_a_curriculum_that_cannot_be_is_refused_with_the_way_out(stages, top, message):
