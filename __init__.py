@@ -13,6 +13,7 @@ _PUBLIC = {
     "ExportPolicy": "earwitness.lightning_modules.callbacks.outputs",
     "InputError": "earwitness.errors",
     "GRPO": "earwitness.lightning_modules.grpo",
+    "Interleaved": "earwitness.lightning_modules.interleaved",
     "OmniPolicy": "earwitness.lightning_modules.policy.omni",
     "PolicyModule": "earwitness.lightning_modules.base",
     "SFT": "earwitness.lightning_modules.sft",

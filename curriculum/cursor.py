@@ -95,7 +95,7 @@ class Cursor:
         for name, dealt in plan.stages.items():
             if name in members:
                 break
-            used[plan.rows(name, np.arange(int(dealt.edges[dealt.planned])))] = True
+            used[dealt.row_set()] = True
         for name, steps in members.items():
             dealt = plan.dealt(name)
             count = min(dealt.rows, steps * dealt.stage.batch_size)

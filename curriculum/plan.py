@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import InputError
 from .allocation import apportion
 from .budget import Budget
-from .cells import partition
+from .cells import Cells, partition
 from .columns import changed
 from .compile import (
     Dealt,
@@ -29,6 +29,7 @@ from .compile import (
     pool_of,
     rows_for,
     rows_wanted,
+    runs,
 )
 from .decks import build_decks
 from .identity import hash64, keyed, splitmix64, unit
@@ -47,18 +48,31 @@ class Plan:
     def __init__(self, curriculum: Curriculum, table: Table, used: np.ndarray | None = None) -> None:
         self.curriculum = curriculum
         self.table = changed(table, curriculum.columns, curriculum.seed) if curriculum.columns else table
-        axes, bounds = pool_axes(curriculum, self.table)
-        self.cells, self.number = partition(self.table, axes, bounds)
-        dealable = self.number if used is None else np.where(used, -1, self.number)
-        self._deck, starts = build_decks(self.table.uid, dealable, len(self.cells), curriculum.seed)
+        self.cells, self.number, self._deck, starts, self.facts = self._shuffled(used)
         self.turns = {group.name: _turns(group) for group in curriculum.interleaves}
         self.stages: dict[str, Dealt] = {}
         self._recent: dict[tuple[str, int, int], np.ndarray] = {}
         self._compile(starts)
         self.stages = {stage.name: self.stages[stage.name] for stage in curriculum.stages}
-        self.facts = _facts(self.table.uid, self.number, used)
         text = curriculum.canonical() + json.dumps(self.facts)
         self.fingerprint = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def _shuffled(self, used: np.ndarray | None) -> tuple[Cells, np.ndarray, np.ndarray, np.ndarray, list[int]]:
+        """Cells, cell numbers, decks and their starts, and the table's facts; arms over one table share them."""
+        table, seed = self.table, self.curriculum.seed
+        axes, bounds = pool_axes(self.curriculum, table)
+        key = (axes, tuple(sorted((k, tuple(low), tuple(high)) for k, (low, high) in bounds.items())), seed)
+        if used is not None or key not in table.kept:
+            cells, number = partition(table, axes, bounds)
+            dealable = number if used is None else np.where(used, -1, number)
+            if used is not None:  # a fraction of a pool is one of what a fork may still deal
+                cells.size = np.bincount(dealable[dealable >= 0], minlength=len(cells))
+            made = (cells, number, *build_decks(table.uid, dealable, len(cells), seed), _facts(table.uid, number, used))
+            if used is not None:
+                return made
+            table.kept.clear()  # one at a time: they are as large as the table
+            table.kept[key] = made
+        return table.kept[key]
 
     def _compile(self, starts: np.ndarray) -> None:
         """Deals the stages in the order of their claims; what adapts deals last, from what the others leave."""
@@ -67,16 +81,14 @@ class Plan:
             raise InputError(f"only one stage may adapt, got {', '.join(stage.name for stage in adaptive)}")
         deck, tops, ends = self._deck, starts[:-1].copy(), starts[1:].copy()
         earlier: list[str] = []
-        taken = np.zeros(0, np.uint64)
         for stage in sorted(self.curriculum.stages, key=lambda s: (s.window is not None, s.claim)):
-            if len(taken):
+            if earlier and "clip" in self.curriculum.disjoint:
+                taken = self.table.identity("clip")[self.stages[earlier[-1]].row_set()]
                 deck, tops, ends = self._without_clips(deck, tops, ends, taken)
             dealt = self._deal(stage, deck, tops, ends, f" after {' and '.join(earlier)}" if earlier else "")
             self.stages[stage.name] = dealt
             tops = tops + dealt.dealt()
             earlier.append(stage.name)
-            if "clip" in self.curriculum.disjoint and stage.window is None:
-                taken = self.table.identity("clip")[self.rows(stage.name, np.arange(dealt.rows))]
 
     def _deal(self, stage: Stage, deck: np.ndarray, tops: np.ndarray, ends: np.ndarray, before: str) -> Dealt:
         cells = self.cells.at(ends - tops, pool_of(stage, self.cells), {})
@@ -116,9 +128,8 @@ class Plan:
     def _without_clips(self, deck: np.ndarray, tops: np.ndarray, ends: np.ndarray, taken: np.ndarray) -> tuple:
         """What is left of the decks, less the rows whose recording an earlier stage has."""
         sizes = ends - tops
-        place = np.repeat(tops - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes) + np.arange(sizes.sum())
-        rows = deck[place]
-        free = ~np.isin(self.table.identity("clip")[rows], taken)
+        rows = deck[runs(tops, sizes)]
+        free = ~_among(self.table.identity("clip")[rows], taken)
         cell = np.repeat(np.arange(len(sizes)), sizes)[free]
         starts = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=len(sizes)))])
         return rows[free], starts[:-1], starts[1:]
@@ -212,12 +223,12 @@ class Plan:
         used = np.flatnonzero(counts)
         n = counts[used]
         begin = (dealt.first + dealt.matrix[:block].sum(axis=0))[used]
-        within = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-        cards = dealt.deck[np.repeat(begin, n) + within]
+        cards = dealt.deck[runs(begin, n)]
         hashed = keyed(self.table.uid[cards], self.curriculum.seed, stage, epoch)
         if dealt.stage.mix == "shuffle":
             return cards[_order(hashed)]
         ranked = _order(hashed >> np.uint64(17), np.repeat(np.arange(len(n)), n))
+        within = runs(np.zeros_like(n), n)
         place = (within + unit(splitmix64(hashed[ranked]))) / np.repeat(n, n)
         return cards[ranked][_order((place * 2.0**63).astype(np.uint64))]
 
@@ -240,6 +251,16 @@ def _order(hashed: np.ndarray, group: np.ndarray | None = None) -> np.ndarray:
     packed |= np.arange(len(hashed), dtype=np.uint64)
     packed.sort()
     return (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+
+
+def _among(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """np.isin for hashes: most are ruled out by their lowest 20 bits, without sorting all of them."""
+    low = np.uint64((1 << 20) - 1)
+    marked = np.zeros(1 << 20, bool)
+    marked[wanted & low] = True
+    found = marked[values & low]
+    found[found] = np.isin(values[found], wanted)
+    return found
 
 
 def _plain(t: float) -> float:

@@ -49,7 +49,7 @@ class Stage:
         weight: of the cells, uniform by default. mass: per sample that is left ("remaining"), per sample of the table
             ("size") or per cell ("share"); the weight's own by default.
         loss_weight: of the rows in the loss, in the weights' grammar; scaled to mean 1 over the stage.
-        block: rows over which the mix is constant; 16,384, or a hundredth of the stage where the weight moves.
+        block: rows over which the mix is constant; 8,192, or a hundredth of the stage where the weight moves.
         mix: order inside a block: "spread" (every slice has the block's mix) or "shuffle".
         claim: who deals first; lower numbers before higher ones, equal ones as listed; "first" is -1.
         on_short: where the pool holds less than the budget: "error", "stop" early, or "repeat" it in a new order.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,10 @@ class Table:
 
     uid: np.ndarray
     columns: dict[str, Categorical | np.ndarray]
+    kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)  # what plans over the table share
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Table, (self.uid, self.columns)
 
     def __len__(self) -> int:
         return len(self.uid)

@@ -83,6 +83,7 @@ class Batch(_Movable):
     samples: tuple[Sample, ...]
     step: int = -1
     plan: str = ""
+    stage: str = ""  # of the curriculum; in an interleave the member whose turn it is
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -165,9 +165,10 @@ class AudioQuestions(L.LightningDataModule):
         samples = [self._sample(request, place) for place in range(len(request.rows))]
         targets = [target_text(sample.question.answer) for sample in samples]
         fingerprint = self.plan.fingerprint if self.plan and request.step >= 0 else ""
+        where = {"step": request.step, "plan": fingerprint, "stage": request.stage}
         seconds = silence_seconds(request.condition)
         if seconds is not None:
-            return self.processor.batch(samples, seconds, targets, step=request.step, plan=fingerprint)
+            return self.processor.batch(samples, seconds, targets, **where)
         waves: dict[int, np.ndarray] = {}
         clip_of_row = []
         for row in request.rows:
@@ -175,8 +176,7 @@ class AudioQuestions(L.LightningDataModule):
             if clip not in waves:
                 waves[clip] = self._wave(int(row), clip, request)
             clip_of_row.append(list(waves).index(clip))
-        clips = list(waves.values())
-        return self.processor.batch(samples, clips, targets, clip_of_row, request.step, fingerprint)
+        return self.processor.batch(samples, list(waves.values()), targets, clip_of_row, **where)
 
     def _sample(self, request: Request, place: int) -> Sample:
         row, weight = int(request.rows[place]), float(request.weights[place])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,10 +114,12 @@ class OmniProcessor:
         clips: Sequence[np.ndarray] | float,
         targets: Sequence[str],
         clip_of_row: Sequence[int] | None = None,
-        step: int = -1,
-        plan: str = "",
+        **where: Any,
     ) -> Batch:
-        """A batch over the samples' recordings, or over one silence where `clips` is its length in seconds."""
+        """A batch over the samples' recordings, or over one silence where `clips` is its length in seconds.
+
+        where: the batch's step, plan and stage.
+        """
         if isinstance(clips, (int, float)):
             (features, mask), rows = self.silent_features(float(clips)), [0] * len(samples)
         else:
@@ -126,7 +129,7 @@ class OmniProcessor:
         target_ids, target_mask = self.targets(targets)
         weights = torch.tensor([s.weight for s in samples], dtype=torch.float32)
         prompts = self.prompts(texts, features, mask, rows)
-        return Batch(prompts, target_ids, target_mask, weights, tuple(samples), step, plan)
+        return Batch(prompts, target_ids, target_mask, weights, tuple(samples), **where)
 
     def targets(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids [N, T] and mask of what is to be said, with the end token, right-padded."""

@@ -18,6 +18,7 @@ from torchmetrics import Metric
 
 from ..datamodules.answers import extract_answer, is_right
 from ..datamodules.batch import Batch
+from ..errors import InputError
 from .callbacks.position import PlanPosition
 from .policy.omni import OmniPolicy
 from .rollout.sampling import completion_keys, sample
@@ -106,6 +107,19 @@ class PolicyModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer over the parameters that train."""
         return self.make_optimizer([p for p in self.net.parameters() if p.requires_grad])
+
+    objectives: tuple[str, ...] = ()
+
+    def on_fit_start(self) -> None:
+        """Refuses a stage of the curriculum that is meant for another algorithm."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        for member in data.plan.members(data.training.stage):
+            objective = data.plan.dealt(member).stage.objective
+            if objective not in self.objectives:
+                raise InputError(
+                    f"stage {member!r} has the objective {objective!r}, {type(self).__name__} trains "
+                    f"{' and '.join(self.objectives) or 'nothing'}; name another stage or another model class"
+                )
 
     def total_steps(self) -> int:
         """Optimizer steps of this run: the plan's, or fewer where `trainer.max_steps` says so."""

@@ -66,6 +66,8 @@ class GRPO(PolicyModule):
         num_iterations: optimizer steps on every rollout.
     """
 
+    objectives: tuple[str, ...] = ("grpo",)
+
     def __init__(
         self,
         policy: Callable[[], OmniPolicy],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
+from torch import Tensor
 
 from ..datamodules.batch import Batch
 from .base import LABELS, PolicyModule
@@ -16,33 +19,42 @@ class SFT(PolicyModule):
     weights of mean 1 over a stage keep the gradient's scale, and a batch of light samples moves less.
     """
 
+    objectives = ("sft",)
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step on one global batch."""
-        local = float(((batch.weights > 0)[:, None] * batch.target_mask).sum())
-        (denominator,) = self.over_ranks(local)
-        losses = torch.zeros(len(batch), dtype=torch.float64)
+        sft_step(self, batch)
 
-        def loss_of(rows: slice) -> torch.Tensor:
-            width = int(batch.target_mask[rows].sum(1).max())
-            ids, mask = batch.target_ids[rows, :width], batch.target_mask[rows, :width]
-            logprob = self.net(batch.prompts.select(rows), ids, mask).logprob
-            losses[rows] = -(logprob.detach() * mask).sum(1).double().cpu() / mask.sum(1).clamp(min=1).cpu()
-            return nll_loss(logprob, mask, batch.weights[rows], denominator=denominator)
 
-        parts = [lambda rows=rows: loss_of(rows) for rows in self.micro_batches(len(batch))]
-        log = self.descend(parts, batch.step)
-        self.log_dict(log | self._by_label(batch, losses), prog_bar=False)
-        self.log("loss", log["train/loss"], prog_bar=True, logger=False)
+def sft_step(module: PolicyModule, batch: Batch) -> None:
+    """One optimizer step of any module's policy on the batch's answers."""
+    local = float(((batch.weights > 0)[:, None] * batch.target_mask).sum())
+    (denominator,) = module.over_ranks(local)
+    losses = torch.zeros(len(batch), dtype=torch.float64)
+    rows = module.micro_batches(len(batch))
+    log = module.descend([partial(_loss, module, batch, part, denominator, losses) for part in rows], batch.step)
+    module.log_dict(log | _by_label(module, batch, losses), prog_bar=False)
+    module.log("loss", log["train/loss"], prog_bar=True, logger=False)
 
-    def _by_label(self, batch: Batch, losses: torch.Tensor) -> dict[str, float]:
-        """`loss/{label}`: mean answer loss per token of the labels in the batch, over all ranks."""
-        real = [s.weight > 0 for s in batch.samples]
-        sums = []
-        for label in LABELS:
-            mine = torch.tensor(
-                [r and (s.label or "unlabelled") == label for r, s in zip(real, batch.samples, strict=True)]
-            )
-            sums += [float(losses[mine].sum()), float(mine.sum())]
-        reduced = self.over_ranks(*sums)
-        pairs = zip(LABELS, reduced[::2], reduced[1::2], strict=True)
-        return {f"loss/{label}": total / count for label, total, count in pairs if count}
+
+def _loss(module: PolicyModule, batch: Batch, rows: slice, denominator: float, losses: Tensor) -> Tensor:
+    """One micro-batch's loss; puts the mean loss per token of its samples into `losses`."""
+    width = int(batch.target_mask[rows].sum(1).max())
+    ids, mask = batch.target_ids[rows, :width], batch.target_mask[rows, :width]
+    logprob = module.net(batch.prompts.select(rows), ids, mask).logprob
+    losses[rows] = -(logprob.detach() * mask).sum(1).double().cpu() / mask.sum(1).clamp(min=1).cpu()
+    return nll_loss(logprob, mask, batch.weights[rows], denominator=denominator)
+
+
+def _by_label(module: PolicyModule, batch: Batch, losses: Tensor) -> dict[str, float]:
+    """`loss/{label}`: mean answer loss per token of the labels in the batch, over all ranks."""
+    real = [s.weight > 0 for s in batch.samples]
+    sums = []
+    for label in LABELS:
+        mine = torch.tensor(
+            [r and (s.label or "unlabelled") == label for r, s in zip(real, batch.samples, strict=True)]
+        )
+        sums += [float(losses[mine].sum()), float(mine.sum())]
+    reduced = module.over_ranks(*sums)
+    pairs = zip(LABELS, reduced[::2], reduced[1::2], strict=True)
+    return {f"loss/{label}": total / count for label, total, count in pairs if count}
