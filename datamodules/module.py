@@ -165,7 +165,7 @@ class AudioQuestions(L.LightningDataModule):
         samples = [self._sample(request, place) for place in range(len(request.rows))]
         targets = [target_text(sample.question.answer) for sample in samples]
         fingerprint = self.plan.fingerprint if self.plan and request.step >= 0 else ""
-        where = {"step": request.step, "plan": fingerprint, "stage": request.stage}
+        where: dict[str, Any] = {"step": request.step, "plan": fingerprint, "stage": request.stage}
         seconds = silence_seconds(request.condition)
         if seconds is not None:
             return self.processor.batch(samples, seconds, targets, **where)

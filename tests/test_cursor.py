@@ -212,6 +212,18 @@ def test_a_window_is_planned_from_its_weights_by_hand():
     assert matrix.tolist() == [[4, 4], [4, 4], [7, 1], [-1, -1]]
 
 
+def test_the_last_window_closes_with_the_stage_though_it_is_shorter():
+    """Nine steps of three rows in windows of two steps: all 27 rows are counted, none waits in an open window."""
+    stage = adaptive(feedback={"contribution": {"from": "ac", "discount": 1.0}})
+    cursor = Cursor(plan_of(stage), "g")
+    counted = []
+    for _ in range(9):
+        train_step(cursor)
+        counted.append(cursor.live()["prompts"].sum())
+    assert counted == [0, 6, 6, 12, 12, 18, 18, 24, 27]
+    assert not np.any(cursor.state()["adaptive"]["open"])
+
+
 def test_the_target_of_adarft_leads_the_gaussian():
     """A policy that is always right pulls the target up, and with it the contribution of what is dealt."""
     stage = adaptive(weight={"gaussian": {"by": "ac", "mean": {"live": "target"}, "sd": 0.1}}, budget={"steps": 12})
@@ -480,6 +492,16 @@ def test_a_state_of_another_curriculum_is_refused_with_the_key_that_changed(stag
     assert other.step == 0
 
 
+@pytest.mark.xfail(strict=True, reason="an empty mapping has no keys to name, so the table is blamed")
+def test_an_empty_pool_that_is_written_out_is_not_called_another_table():
+    """The plan is the same; to go on, or to name the key, would both do."""
+    state = as_json(Cursor(plan_of(static()), "s").state())
+    try:
+        Cursor(plan_of(static(pool={})), "s").load(state)
+    except InputError as error:
+        assert "the table changed" not in str(error)
+
+
 def test_a_state_over_another_table_is_refused():
     """Fewer rows, other rows, and the same rows with other labels; the order of the file is no difference."""
     state = as_json(Cursor(plan_of(static()), "s").state())
@@ -633,7 +655,7 @@ def furthest(turns, shares):
 
 
 @LAW
-@given(weights, st.integers(20, 60))
+@given(weights, st.integers(40, 60))
 def test_turns_have_constant_shares_on_every_prefix_within_one_turn(weights, steps):
     shares = np.array(weights) / sum(weights)
     turns = shared_turns(steps, shares.tolist())
@@ -802,6 +824,14 @@ def test_who_claims_first_deals_the_same_rows_whatever_the_others_do(pool, sampl
         assert ", 0 are left after" in str(error)
         return
     assert dealt_rows(plan, "mine").tolist() == dealt_rows(plan_of(mine), "mine").tolist()
+
+
+@pytest.mark.xfail(strict=True, reason="a pool over another column splits the cells of all stages")
+def test_who_claims_first_deals_the_same_rows_where_another_arm_s_pool_names_another_column():
+    """The columns of pools become axes, and in finer cells the same number of rows is made up of other rows."""
+    mine = static("mine", pool={"label": "strong"}, claim="first", budget={"samples": 10})
+    alone, beside = (plan_of(*more, mine, cells=["label"]) for more in ([], [static("o", pool={"source": "a"})]))
+    assert set(dealt_rows(alone, "mine")) == set(dealt_rows(beside, "mine"))
 
 
 @LAW

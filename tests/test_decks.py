@@ -1,4 +1,4 @@
-"""The law of decks: a deck is its cell's rows in ascending order of a hash of (seed, uid), by whichever way it is sorted."""
+"""The law of decks: a deck is its cell's rows in ascending order of a hash of (seed, uid), however it is sorted."""
 
 from __future__ import annotations
 

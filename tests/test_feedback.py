@@ -112,6 +112,12 @@ def test_a_group_whose_advantages_round_to_nothing_counts_as_idle():
     assert named(sums)["all_right"] == [1, 0] and named(sums)["gain"] == [0, 2.0**-24]
 
 
+def test_a_group_without_advantages_was_right_above_one_half():
+    """Where accuracies are probabilities of the option; exactly one half is no success."""
+    sums = named(Observations(np.arange(3), np.array([0.51, 0.5, 0.49]), gain=np.zeros(3)).sums(3))
+    assert sums["all_right"] == [1, 0, 0] and sums["all_wrong"] == [0, 1, 1]
+
+
 @pytest.mark.parametrize("accuracy", [[-0.01], [1.01], [float("nan")], [float("inf")]])
 def test_an_accuracy_that_is_no_share_is_refused(accuracy):
     with pytest.raises(ValueError, match=r"observed accuracies must lie in \[0, 1\]"):

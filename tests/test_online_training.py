@@ -195,7 +195,7 @@ def test_probes_are_spread_evenly() -> None:
 
 
 def test_option_accuracy_is_the_softmax_over_whole_answers(small) -> None:
-    """Each option scored by itself, the four probabilities put together; independent of the split into micro-batches."""
+    """Each option scored by itself, the four probabilities put together; the split into micro-batches is no matter."""
     data = data_of(small, online())
     data.setup("fit")
     batch, policy = data.prepare(data.training_request(0)), OmniPolicy(small.tiny)

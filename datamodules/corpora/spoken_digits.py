@@ -144,7 +144,8 @@ def _told(question_type: str, answer: str, spoken: tuple[str, ...]) -> str:
     if question_type == "count":
         return TOLD_COUNTS[answer]
     if question_type == "order":
-        return f"One hears {', then '.join(spoken)}."
+        places = ("first", "second", "last") if len(spoken) == 3 else ("first", "last")
+        return f"One hears {', '.join(f'{place} {digit}' for place, digit in zip(places, spoken, strict=True))}."
     place = DIGITS.index(answer)
     return f"It is the number after {DIGITS[place - 1]}." if place else "It is the number before one."
 
