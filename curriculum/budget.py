@@ -2,7 +2,7 @@
 
 FLOPs: 2P per token read, 6P per token trained on; P parameters. SFT trains on T_p + T_r tokens. GRPO with a shared
 prompt reads T_p once and G completions of T_r tokens when it samples, when it takes the reference's log-probs, and
-three times that when it trains; without sharing (most trainers) every completion reads the prompt again.
+three times that when it trains; without sharing (most trainers) every completion's log-prob reads the prompt again.
 """
 
 from __future__ import annotations

@@ -97,6 +97,9 @@ class Cells:
             return np.asarray(self.live[by[5:]], float)
         if by not in self._means:
             self._means[by] = self._mean(by)
+        empty = np.flatnonzero(np.isnan(self._means[by]) & self.pool)
+        if len(empty):
+            raise InputError(f"column {by!r} has no value in the cell {self.name(int(empty[0]))}; nothing to decide on")
         return self._means[by]
 
     def _mean(self, by: str) -> np.ndarray:
@@ -108,10 +111,7 @@ class Cells:
         known = (self._number >= 0) & ~np.isnan(values)
         count = np.bincount(self._number[known], minlength=len(self))
         total = np.bincount(self._number[known], weights=values[known], minlength=len(self))
-        if (count == 0).any() and len(self):
-            empty = int(np.flatnonzero(count == 0)[0])
-            raise InputError(f"column {by!r} has no value in the cell {self.name(empty)}; it cannot be decided on")
-        return total / np.maximum(count, 1)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
     def rank(self, by: str) -> tuple[np.ndarray, np.ndarray]:
         """[Q] bounds in [0, 1]: the shares of the pool's rows whose value is below the cell's, and below its end.
@@ -142,7 +142,12 @@ def parse_axes(spec: Any) -> tuple[Axis, ...]:
         if unknown:
             raise InputError(f"cells.{name}: unknown key {sorted(unknown)[0]!r}; it knows column, bins, by, edges")
         edges = what.get("edges")
-        axes.append(Axis(name, **{**what, "edges": None if edges is None else tuple(float(e) for e in edges)}))
+        if edges is not None:
+            numbers = isinstance(edges, Sequence) and all(isinstance(e, (int, float)) for e in edges)
+            if not numbers or isinstance(edges, str):
+                raise InputError(f"cells.{name}: edges must be a list of numbers, got {edges!r}")
+            what = what | {"edges": tuple(float(e) for e in edges)}
+        axes.append(Axis(name, **what))
     return tuple(axes)
 
 
@@ -198,14 +203,16 @@ def _split(table: Table, axis: Axis, bounds: Bounds) -> Split:
         place = np.full(len(order) + 1, -1, np.int32)
         place[order] = np.arange(len(order))
         return Split(axis, tuple(values.names[i] for i in order), place[values.codes])
-    if values is None or values.dtype.kind != "f":
+    if values is not None and values.dtype.kind != "f":
+        raise InputError(f"cells: column {axis.column!r} is an identity; cells are made of texts and numbers")
+    if values is None:
         raise InputError(f"cells: no column {axis.column!r} in the table; there are {', '.join(sorted(table.columns))}")
     known = values if not np.isnan(values).any() else values[~np.isnan(values)]
     if not len(known):
         raise InputError(f"cells.{axis.name}: column {axis.column!r} has no value at all")
     lows, highs = (np.asarray(side, values.dtype) for side in bounds)
     edges = np.unique(np.concatenate([_edges(known, axis).astype(values.dtype), lows, np.nextafter(highs, np.inf)]))
-    ends = [f"{e:.4g}" for e in (known.min(), *edges, known.max())]
+    ends = [f"{e + 0.0:.4g}" for e in (known.min(), *edges, known.max())]
     names = tuple(f"[{low}, {high})" for low, high in pairwise(ends[:-1]))
     codes = _bins(values, edges)
     if len(known) < len(values):
@@ -216,7 +223,7 @@ def _split(table: Table, axis: Axis, bounds: Bounds) -> Split:
 def _grid(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Monotone map of [low, high] onto 65,536 steps; not a number goes anywhere."""
     scale = (_GRID - 1) / (high - low) if high > low else 0.0
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return np.clip((values - low) * scale, 0, _GRID - 1).astype(np.uint16)
 
 

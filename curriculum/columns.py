@@ -28,6 +28,8 @@ def check_changes(spec: Any) -> dict[str, dict[str, dict[str, Any]]]:
         if not isinstance(change, Mapping) or len(change) != 1 or next(iter(change)) not in CHANGES:
             raise InputError(f"{where}: one of {', '.join(CHANGES)} with its arguments is needed, got {change!r}")
         ((name, arguments),) = change.items()
+        if arguments is not None and not isinstance(arguments, Mapping):
+            raise InputError(f"{where}.{name}: a mapping of {', '.join(CHANGES[name])} is needed, got {arguments!r}")
         for key in arguments or {}:
             if key not in CHANGES[name]:
                 raise InputError(f"{where}.{name}: unknown key {key!r}; it knows {', '.join(CHANGES[name])}")
@@ -42,7 +44,10 @@ def changed(table: Table, changes: Mapping[str, Any], seed: int) -> Table:
         if name == "permute":
             columns[column] = _permuted(table, column, arguments.get("within"), seed)
         else:
-            columns[column] = _relabelled(table, column, arguments.get("drop", []), arguments.get("at_least"))
+            drop = arguments.get("drop", [])
+            columns[column] = _relabelled(
+                table, column, [drop] if isinstance(drop, str) else drop, arguments.get("at_least")
+            )
     return Table(table.uid, columns)
 
 
@@ -69,6 +74,8 @@ def _relabelled(table: Table, column: str, drop: list[str], at_least: int | None
     kept = [name for name in names if name not in drop]
     if not kept:
         raise InputError(f"columns.{column}: no voter is left; the label table needs vote_* columns")
+    if at_least is not None and not (isinstance(at_least, int) and 1 <= at_least <= len(kept)):
+        raise InputError(f"columns.{column}: at_least lies between 1 and the {len(kept)} voters, got {at_least!r}")
     votes = np.stack([np.asarray(table.columns[name], float) for name in kept], 1)
     labels = acf_labels(votes, len(kept) // 2 + 1 if at_least is None else at_least)
     known = (WEAK, STRONG)

@@ -12,7 +12,6 @@ import numpy as np
 
 from ..errors import InputError
 from .allocation import round_block, water_fill
-from .budget import Cost
 from .cells import Axis, Bounds, Cells
 from .stages import Curriculum, Stage
 from .table import Table
@@ -130,11 +129,8 @@ def describe_pool(stage: Stage) -> str:
     return ", ".join(parts) or "all rows"
 
 
-def rows_wanted(stage: Stage, cells: Cells, before: str) -> int:
-    """Rows the stage deals: its budget, or what is left where `on_short` says so; otherwise the shortage is an error.
-
-    hours and flops are turned into rows by `rows_for`, which needs the mix.
-    """
+def rows_wanted(stage: Stage, cells: Cells, before: str) -> tuple[int, int]:
+    """Rows the stage deals and rows it wants; fewer are dealt only where `on_short` says so."""
     available, budget = int(cells.left[cells.pool].sum()), stage.budget
     if budget.steps is not None:
         wanted = budget.steps * stage.batch_size
@@ -143,14 +139,13 @@ def rows_wanted(stage: Stage, cells: Cells, before: str) -> int:
     else:
         share = Fraction(str(budget.fraction)) if budget.fraction is not None else Fraction(1)
         wanted = int(share * int(cells.size[cells.pool].sum()))  # 0.29 of 100 is 29, not 28
-    if wanted > available and stage.on_short != "error":
-        wanted = available
-    if wanted > available or wanted == 0:
+    rows = min(wanted, available) if stage.on_short != "error" else wanted
+    if rows > available or rows == 0:
         raise InputError(
             f"stage {stage.name!r} wants {wanted:,} rows of {describe_pool(stage)}, {available:,} are left{before}"
             + ("; lower the budget, or set on_short to stop or repeat" if wanted else "")
         )
-    return wanted
+    return rows, wanted
 
 
 def block_edges(stage: Stage, rows: int) -> np.ndarray:
@@ -174,18 +169,19 @@ def deal(stage: Stage, cells: Cells, edges: np.ndarray, progress: Progress) -> n
         matrix[k], debt = deal_block(stage, cells.at(left, cells.pool, cells.live), stop - start, t, debt)
         left -= matrix[k]
         if matrix[k].sum() < stop - start:
-            return matrix[: k + 1]
+            return matrix[: k + bool(matrix[k].any())]
     return matrix
 
 
 def deal_block(stage: Stage, cells: Cells, cards: int, t: float, debt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cards [Q] and the new debt [Q]; fewer cards than asked for only where `on_short` is "stop"."""
     left = np.where(cells.pool, cells.left, 0)
-    amount = stage.weight.amounts(cells, t, stage.mass_rule)
+    stop = stage.on_short == "stop"
+    amount = stage.weight.amounts(cells, t, stage.mass_rule, may_be_empty=stop)
     open_ = (amount > 0) & (left > 0)
     supply = int(left[open_].sum())
     if supply < cards:
-        if stage.on_short != "stop":
+        if not stop:
             raise InputError(
                 f"stage {stage.name!r}: at {t:.1%} of it the cells with a positive weight have {supply:,} rows left, "
                 f"{cards:,} are wanted; lower the budget, widen the weight, or set on_short to stop"
@@ -207,28 +203,3 @@ def loss_weights(stage: Stage, cells: Cells, matrix: np.ndarray, edges: np.ndarr
         amount = stage.loss_weight.amounts(here, progress((start + stop) / 2 / edges[-1]))
         out[k] = amount / np.maximum(matrix[k], 1)
     return out * (matrix.sum() / (out * matrix).sum())
-
-
-def cost_per_cell(stage: Stage, cells: Cells, cost: Cost, table: Table, number: np.ndarray) -> np.ndarray:
-    """[Q] mean hours or FLOPs of a row of each cell."""
-    duration = table.columns.get("duration_s")
-    if not isinstance(duration, np.ndarray):
-        raise InputError(f"stage {stage.name!r}: a budget in {stage.budget.unit} needs the column duration_s")
-    inside = number >= 0
-    per_row = duration / 3600 if stage.budget.hours is not None else cost.flops(stage.objective, duration)
-    total = np.bincount(number[inside], weights=per_row[inside], minlength=len(cells))
-    return total / np.maximum(cells.size, 1)
-
-
-def rows_for(target: float, per_cell: np.ndarray, mix: Callable[[int], np.ndarray], available: int) -> int:
-    """Rows whose expected cost is at most the target, for the mix [Q] that so many rows have."""
-    rows = 1
-    guess = max(1, min(available, int(target / max(float(per_cell.mean()), 1e-12))))
-    for _ in range(12):
-        dealt = mix(guess)
-        each = float((dealt * per_cell).sum()) / max(int(dealt.sum()), 1)
-        rows = max(1, min(available, int(target / max(each, 1e-12))))
-        if rows == guess:
-            break
-        guess = rows
-    return rows

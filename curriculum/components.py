@@ -42,7 +42,12 @@ class Pace:
     def __call__(self, t: float, live: Live) -> float:
         """The value at progress t; an InputError names a pace that is no number there."""
         more = {"live": live} if "live" in inspect.signature(self.function).parameters else {}
-        value = self.function(t, **self.arguments, **more)
+        try:
+            value = self.function(t, **self.arguments, **more)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"pace {self.name!r} raised {type(error).__name__} at progress {t:.3f}: {error}") from None
         if not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
             raise InputError(f"pace {self.name!r} gives {value!r} at progress {t:.3f}; a finite number is needed")
         return float(value)
@@ -99,13 +104,16 @@ def bind(function: Callable, given: Any, skip: int, where: str, parse_pace: Call
     parameters = list(inspect.signature(function).parameters.values())[skip:]
     named = {p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "live"}
     rest = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
+    hints = _hints(function)
+    first = next(iter(named), None)
     if given is None:
         given = {}
     elif not isinstance(given, Mapping):
-        if not named:
+        if first is None:
             raise InputError(f"{where}: takes no single value, got {given!r}")
-        given = {next(iter(named)): given}
-    hints = get_type_hints(inspect.unwrap(function), include_extras=True) if not isinstance(function, type) else {}
+        given = {first: given}
+    elif rest is None and len(given) == 1 and not set(given) & set(named) and hints.get(str(first)) == Paced:
+        given = {first: given}  # the pace itself: {floor: {linear: {from: 0.1, to: 0.0}}}
     arguments, paces = {}, {}
     for key, value in given.items():
         name = f"{key}_" if f"{key}_" in named and keyword.iskeyword(str(key)) else str(key)
@@ -122,3 +130,14 @@ def bind(function: Callable, given: Any, skip: int, where: str, parse_pace: Call
         if parameter.default is parameter.empty and name not in arguments and name not in paces:
             raise InputError(f"{where}: needs the argument {name.rstrip('_')!r}")
     return arguments, paces
+
+
+def _hints(function: Callable) -> dict[str, Any]:
+    """Annotations by parameter; where they cannot be resolved, those that are written `Paced` still count."""
+    if isinstance(function, type):
+        return {}
+    try:
+        return get_type_hints(inspect.unwrap(function), include_extras=True)
+    except (NameError, TypeError):
+        written = getattr(function, "__annotations__", {})
+        return {name: Paced for name, hint in written.items() if str(hint).rpartition(".")[2] == "Paced"}

@@ -22,17 +22,16 @@ from .columns import changed
 from .compile import (
     Dealt,
     block_edges,
-    cost_per_cell,
     deal,
     loss_weights,
     pool_axes,
     pool_of,
-    rows_for,
     rows_wanted,
     runs,
 )
 from .decks import build_decks
 from .identity import hash64, keyed, splitmix64, unit
+from .pricing import priced
 from .stages import Curriculum, Interleave, Stage
 from .table import Table
 
@@ -100,28 +99,15 @@ class Plan:
             stage = replace(stage, budget=Budget(steps=len(mine)))
             progress = partial(_turn_of, mine, group.steps)
         if stage.budget.unit in ("hours", "flops"):
-            cost = cost_per_cell(stage, cells, self.curriculum.cost, self.table, self.number)
-            target = stage.budget.hours or stage.budget.flops or 0.0
-            left = int(cells.left[cells.pool].sum())
-            mix = lambda n: deal(stage, cells, block_edges(stage, n), progress).sum(0)  # noqa: E731
-            count = rows_for(target, cost, mix, left) if left else 1
-            if count == left and stage.on_short == "error" and target > 1.0001 * float((mix(left) * cost).sum()):
-                raise InputError(
-                    f"stage {stage.name!r} wants {target:g} {stage.budget.unit}, the {left:,} rows left{before} have "
-                    f"{float((mix(left) * cost).sum()):g}; lower the budget, or set on_short to stop"
-                )
-            stage = replace(stage, budget=Budget(samples=max(1, count)))
-        rows = rows_wanted(stage, cells, before)
+            stage = priced(stage, cells, self.curriculum.cost, self.table, self.number, progress, before)
+        rows, wanted = rows_wanted(stage, cells, before)
         edges = block_edges(stage, rows)
         if stage.window is not None:
             matrix = np.full((len(edges) - 1, len(cells)), -1, np.int64)
         else:
             matrix = deal(stage, cells, edges, progress)
             edges = np.concatenate([[0], np.cumsum(matrix.sum(1))])
-        epochs = stage.budget.epochs or 1
-        presented = int(edges[-1]) * epochs
-        if stage.on_short == "repeat" and stage.budget.unit in ("steps", "samples"):
-            presented = (stage.budget.samples or 0) * epochs or stage.budget.steps * stage.batch_size  # type: ignore[operator]
+        presented = (wanted if stage.on_short == "repeat" else int(edges[-1])) * (stage.budget.epochs or 1)
         loss = loss_weights(stage, cells, matrix, edges, progress)
         return Dealt(stage, matrix, edges, deck, tops, cells.left, presented, loss)
 

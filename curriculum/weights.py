@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .allocation import masses
+from .allocation import masses, water_fill
 from .cells import Cells
 from .components import Component, Paced, bind, find, split
 from .paces import parse_pace
@@ -100,7 +100,7 @@ def bandit(cells: Cells, t: float, temperature: Paced = 0.1, exploration: Paced 
     return np.exp(score - score[cells.pool].max(initial=-np.inf)) if cells.pool.any() else np.exp(score)
 
 
-def shares(cells: Cells, t: float, amount: np.ndarray, **table: Paced) -> np.ndarray:
+def shares(cells: Cells, t: float, amount: np.ndarray, /, **table: Paced) -> np.ndarray:
     """Fixed or moving shares of the values of one axis, e.g. {weak: 0.3, strong: 0.7}; values not listed get none."""
     for axis, names in cells.axes.items():
         if set(table) <= set(names):
@@ -128,7 +128,8 @@ def cap(cells: Cells, t: float, amount: np.ndarray, ratio: Paced) -> np.ndarray:
     if ratio < 1:
         raise InputError(f"weight 'cap' is at least 1 times the plain mix, got {ratio}")
     left = np.where(cells.pool, cells.left, 0)
-    return np.minimum(amount, ratio * amount.sum() * left / max(left.sum(), 1))
+    total = float(amount.sum())
+    return water_fill(total, amount, ratio * total * left / max(left.sum(), 1))
 
 
 def _mixed(cells: Cells, amount: np.ndarray, axis: str, wanted: np.ndarray) -> np.ndarray:
@@ -184,16 +185,15 @@ class Weight:
         """[Q] product of the components at progress t."""
         weight = np.ones(len(cells))
         for part in self.factors:
-            weight = weight * _checked(part, part.function(cells, t, **part.bound(t, cells.live)), cells, t)
+            weight = weight * _called(part, cells, t)
         return weight
 
-    def amounts(self, cells: Cells, t: float, mass: str = "remaining") -> np.ndarray:
-        """[Q] mass of the pool's cells; an InputError where nothing that is left has any."""
-        amount = masses(np.where(cells.pool, self(cells, t), 0.0), mass, cells.left, cells.size)
+    def amounts(self, cells: Cells, t: float, mass: str = "remaining", may_be_empty: bool = False) -> np.ndarray:
+        """[Q] mass of the pool's cells; an InputError where nothing that is left has any, unless it may be so."""
+        amount = masses(self(cells, t), mass, cells.left, cells.size)
         for part in self.modifiers:
-            value = part.function(cells, t, amount=amount, **part.bound(t, cells.live))
-            amount = _checked(part, value, cells, t)
-        if not amount.sum() > 0 and cells.left[cells.pool].sum() > 0:
+            amount = _called(part, cells, t, amount)
+        if not may_be_empty and not amount.sum() > 0 and cells.left[cells.pool].sum() > 0:
             raise InputError(f"{self.where}: no cell of the pool with rows left has a positive weight at {t:.1%}")
         return amount
 
@@ -205,18 +205,25 @@ def _default_by(function: Callable) -> Any:
     return parameter.default if parameter is not None else ""
 
 
-def _checked(part: Component, value: Any, cells: Cells, t: float) -> np.ndarray:
-    got = np.asarray(value, float) if isinstance(value, (np.ndarray, Sequence)) else None
+def _called(part: Component, cells: Cells, t: float, *amount: np.ndarray) -> np.ndarray:
+    """What the function returns for the pool's cells, 0 elsewhere; whatever is wrong with it is told with its name."""
+    try:
+        value = part.function(cells, t, *amount, **part.bound(t, cells.live))
+        got = np.asarray(value, float) if isinstance(value, (np.ndarray, Sequence)) else None
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{part.where}: raised {type(error).__name__} at {t:.1%}: {error}") from None
     if got is None or got.shape != (len(cells),):
         shape = type(value).__name__ if got is None else got.shape
         raise InputError(f"{part.where}: must return one number per cell, [{len(cells)}], got {shape}")
-    bad = np.flatnonzero(~np.isfinite(got) | (got < 0))
+    bad = np.flatnonzero(cells.pool & (~np.isfinite(got) | (got < 0)))
     if len(bad):
         cell = cells.name(int(bad[0]))
         raise InputError(
             f"{part.where}: {got[bad[0]]} for the cell {cell} at {t:.1%}; weights are finite, not negative"
         )
-    return got
+    return np.where(cells.pool, got, 0.0)
 
 
 def parse_weight(spec: Any, where: str) -> Weight:

@@ -52,6 +52,8 @@ def _automatic(rows: Tensor) -> tuple[str, str]:
 
 
 def _check_triton(name: str, rows: Tensor, weight: Tensor) -> None:
+    if name == "triton_fused" and rows.dtype == torch.float16:
+        raise ValueError("backend 'triton_fused' takes bfloat16: its numerators leave the range of float16")
     if interpreting():
         return
     if rows.device.type != "cuda" or torch.cuda.get_device_capability(rows.device) < (8, 0):

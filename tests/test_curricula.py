@@ -233,7 +233,8 @@ def test_mixed_to_strong_mixes_what_grpo_leaves(paper, table):
     assert plan.composition("grpo", "label") == {"strong": 7_200}
     clip, weak = table.columns["clip"], table.text("label").codes == 0
     free = ~np.isin(clip, clip[grpo])
-    assert free.sum() < 571_118 - 7_200 and not np.isin(clip[sft], clip[grpo]).any()
+    assert plan.dealt("sft").left.sum() == free.sum() < 571_118 - 7_200
+    assert not np.isin(clip[sft], clip[grpo]).any()
     expected = WEAK * int((free & weak).sum()) / int(free.sum())
     assert int(weak[sft].sum()) == pytest.approx(expected, abs=1)
     # About 313,177 x 313,177 / 563,918 = 173,926 if no recording were shared.

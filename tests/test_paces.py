@@ -254,7 +254,6 @@ def test_a_user_s_pace_that_returns_no_number_is_named_with_the_progress(lab, na
     assert str(caught.value) == message
 
 
-@pytest.mark.xfail(strict=True, reason="arguments of paces are used unchecked")
 @pytest.mark.parametrize(
     "spec",
     [

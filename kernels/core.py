@@ -1,0 +1,184 @@
+"""Log-probs of tokens, and sums of losses of single tokens, with ignored tokens dropped and everything checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .backends import choose
+from .functions import Frozen, Recompute, Setup, SinglePass
+from .numerators import wide
+
+
+class LogProbOutput(NamedTuple):
+    """Float32 (float64 for float64 input) tensors of the targets' shape; 0 where the target is ignored."""
+
+    logprob: Tensor
+    entropy: Tensor | None
+    lse: Tensor | None = None
+
+
+def linear_logprob(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    ignore_index: int = -100,
+    exclude: Tensor | None = None,
+    support: Tensor | None = None,
+    return_entropy: bool = False,
+    entropy_grad: bool = False,
+    return_lse: bool = False,
+    backend: str = "auto",
+    max_workspace_bytes: int = 1 << 28,
+    validate_targets: bool = True,
+) -> LogProbOutput:
+    """Log-probability of each target token.
+
+    Args:
+        hidden: [..., H] final hidden states. weight: [V, H] lm_head, same dtype. targets: [...] integers.
+        temperature: divides the logits; positive and finite.
+        ignore_index: targets of this value get log-prob 0, entropy 0 and an exactly zero gradient.
+        exclude: [E] token ids whose probability is 0, as in a sampler that suppresses them.
+        support: [..., K] token ids that a truncating sampler (top-k, top-p) kept, padded with -1: probabilities are
+            renormalised over them, so that importance ratios agree with it. Every target must be among its ids.
+        return_entropy: also the entropy in nats of the same distribution; `entropy_grad` makes it differentiable.
+        return_lse: also the log of the sum of exponentials of the logits over the temperature, without a gradient.
+        backend: "auto", "torch", "triton_rows" or "triton_fused".
+        max_workspace_bytes: bound on the logits held at a time; sets the chunk length.
+        validate_targets: check that targets are token ids; costs a synchronisation on GPUs. Unchecked, a target
+            outside the vocabulary gives NaN, never another number.
+
+    Raises ValueError for wrong shapes, a bad temperature, and targets outside the vocabulary, excluded from it or
+    outside their support; TypeError for a head that is not a plain tensor or of another dtype.
+    """
+    tokens = _kept(hidden, weight, targets, temperature, ignore_index)
+    if validate_targets:
+        _check_targets(tokens, len(weight), ignore_index, exclude)
+    want_entropy = return_entropy or entropy_grad
+    with torch.autocast(hidden.device.type, enabled=False):
+        if support is not None:
+            sets = support.reshape(targets.numel(), -1)[tokens.place]
+            found = _over_support(tokens.rows, weight, tokens.wanted, sets, temperature)
+        else:
+            make, chunk = choose(backend, tokens.rows, weight, max_workspace_bytes)
+            setup = Setup(make, chunk, temperature, exclude, want_entropy)
+            safe = tokens.wanted if validate_targets else tokens.wanted.where(tokens.inside, 0)
+            function = Recompute if weight.requires_grad or entropy_grad else Frozen
+            found = function.apply(tokens.rows, weight, safe, setup, entropy_grad)
+    logprob, entropy, lse = found
+    if not validate_targets:
+        logprob = logprob.where(tokens.inside, torch.nan)
+    return LogProbOutput(
+        _put_back(logprob, tokens.place, targets),
+        _put_back(entropy, tokens.place, targets) if want_entropy else None,
+        _put_back(lse, tokens.place, targets) if return_lse else None,
+    )
+
+
+def linear_token_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    *,
+    temperature: float = 1.0,
+    ignore_index: int = -100,
+    exclude: Tensor | None = None,
+    backend: str = "auto",
+    max_workspace_bytes: int = 1 << 28,
+) -> tuple[Tensor, Tensor]:
+    """The sum of a loss of single tokens, and their log-probs [...] without a gradient; a trainable head costs 6NHV.
+
+    loss_of(logprob [C], tokens [C]) -> [C]: losses of the tokens at these places of the flattened targets; its
+    derivative is taken by autograd while the chunk's numerators are there. It must not couple tokens.
+    """
+    tokens = _kept(hidden, weight, targets, temperature, ignore_index)
+    _check_targets(tokens, len(weight), ignore_index, exclude)
+    with torch.autocast(hidden.device.type, enabled=False):
+        make, chunk = choose(backend, tokens.rows, weight, max_workspace_bytes)
+        setup = Setup(make, chunk, temperature, exclude, False)
+        loss, logprob = SinglePass.apply(tokens.rows, weight, tokens.wanted, setup, loss_of, tokens.place)
+    return loss, _put_back(logprob, tokens.place, targets)
+
+
+class _Tokens(NamedTuple):
+    """The tokens that are not ignored: their states [K, H], targets [K], whether those are words, and places [K]."""
+
+    rows: Tensor
+    wanted: Tensor
+    inside: Tensor
+    place: Tensor
+
+
+def _kept(hidden: Tensor, weight: Any, targets: Tensor, temperature: float, ignore_index: int) -> _Tokens:
+    hidden = _checked(hidden, weight, targets, temperature)
+    flat = targets.reshape(-1)
+    place = (flat != ignore_index).nonzero().squeeze(1)
+    wanted = flat[place].long()
+    rows = hidden.reshape(-1, hidden.shape[-1])[place]
+    return _Tokens(rows, wanted, (wanted >= 0) & (wanted < len(weight)), place)
+
+
+def _put_back(part: Tensor, kept: Tensor, targets: Tensor) -> Tensor:
+    """[...] zeros with the kept tokens' values in their places."""
+    return part.new_zeros(targets.numel()).index_copy(0, kept, part).reshape(targets.shape)
+
+
+def _checked(hidden: Tensor, weight: Any, targets: Tensor, temperature: float) -> Tensor:
+    """hidden, cast under autocast; what cannot be computed is refused."""
+    if type(weight) not in (Tensor, torch.nn.Parameter):
+        raise TypeError(f"weight must be a plain tensor, got {type(weight).__name__}; {_advice(weight)}")
+    if torch.is_autocast_enabled(hidden.device.type):
+        hidden = hidden.to(weight.dtype)
+    if hidden.dtype != weight.dtype:
+        raise TypeError(f"hidden is {hidden.dtype} and weight {weight.dtype}; they must agree")
+    if targets.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"targets must be int64 or int32, got {targets.dtype}")
+    if weight.ndim != 2 or hidden.shape[-1:] != weight.shape[1:] or hidden.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"shapes must be hidden [..., H], weight [V, H], targets [...]; got {tuple(hidden.shape)}, "
+            f"{tuple(weight.shape)}, {tuple(targets.shape)}"
+        )
+    if isinstance(temperature, bool) or not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    return hidden
+
+
+def _advice(weight: Any) -> str:
+    if hasattr(weight, "base_layer"):
+        return "the lm_head is wrapped by an adapter, which would be lost; merge it, or leave the lm_head out of it"
+    if hasattr(weight, "full_tensor"):
+        return "gather it with .full_tensor() first"
+    return "gather or unwrap the lm_head" + (" and pass its .weight" if hasattr(weight, "weight") else "")
+
+
+def _check_targets(tokens: _Tokens, size: int, ignore_index: int, exclude: Tensor | None) -> None:
+    if not tokens.inside.all():
+        raise ValueError(f"targets must lie in [0, {size}) or be {ignore_index}")
+    if exclude is not None and torch.isin(tokens.wanted, exclude).any():
+        raise ValueError("a target is among the excluded token ids; its probability is 0")
+
+
+def _over_support(rows: Tensor, weight: Tensor, targets: Tensor, support: Tensor, temperature: float) -> tuple:
+    """Log-prob, entropy and lse [N] over each row's kept ids; K words instead of V, so plain autograd serves."""
+    valid = support >= 0
+    if not (valid & (support == targets[:, None])).any(1).all():
+        raise ValueError("a target is not in its support; a truncating sampler cannot have drawn it")
+    scores, step = [], max(1, (1 << 24) // max(1, support.shape[1] * rows.shape[1]))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        words = torch.nn.functional.embedding(support[part].clamp(min=0), weight).to(wide(rows.dtype))
+        scores.append((words * rows[part, None].to(wide(rows.dtype))).sum(-1) / temperature)
+    z = torch.cat(scores) if scores else rows.new_zeros(support.shape, dtype=wide(rows.dtype)) + 0 * weight.sum()
+    z = z.masked_fill(~valid, -torch.inf)
+    logp = torch.log_softmax(z, -1)
+    at = (support == targets[:, None]).to(torch.int64).argmax(1, keepdim=True)
+    finite = logp.masked_fill(~valid, 0.0)
+    entropy = -(finite.exp() * finite).masked_fill(~valid, 0.0).sum(-1)
+    return logp.gather(1, at).squeeze(1), entropy, torch.logsumexp(z, -1).detach()

@@ -1,0 +1,30 @@
+"""Launch parameters of the fused GEMM by architecture and width of the states; nothing is tuned at run time.
+
+`benchmarks/sweep_fused.py` prints candidates for a GPU; its winners are written here by hand.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Config(NamedTuple):
+    """Tile sizes, rows of tiles per group (so that tiles of the head stay in the cache), warps and pipeline stages."""
+
+    block_m: int = 128
+    block_n: int = 256
+    block_k: int = 64
+    group_m: int = 8
+    num_warps: int = 8
+    num_stages: int = 3
+
+
+# (compute capability, width of the states) -> config; the default fits 227 KiB of shared memory with the numerators.
+TABLE: dict[tuple[int, int], Config] = {}
+INTERPRETED = Config(32, 128, 64, 4)
+
+
+def config_for(capability: int, width: int) -> Config:
+    """The nearest measured width of the architecture, else the default."""
+    known = [(abs(w - width), c) for (arch, w), c in TABLE.items() if arch == capability]
+    return min(known, key=lambda entry: entry[0])[1] if known else Config()
