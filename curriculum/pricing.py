@@ -35,9 +35,9 @@ def priced(
                     f"stage {stage.name!r} wants {target:g} {unit}, the {left:,} rows left{before} have {whole:g}; "
                     "lower the budget, or set on_short to stop or repeat"
                 )
-    if not rows:
+    if not rows and left:
         raise InputError(f"stage {stage.name!r}: {target:g} {unit} pay for less than one row{before}")
-    return replace(stage, budget=Budget(samples=rows))
+    return replace(stage, budget=Budget(samples=max(1, rows)))
 
 
 def cost_per_cell(stage: Stage, cells: Cells, cost: Cost, table: Table, number: np.ndarray) -> np.ndarray:

@@ -54,15 +54,14 @@ def _automatic(rows: Tensor) -> tuple[str, str]:
 def _check_triton(name: str, rows: Tensor, weight: Tensor) -> None:
     if name == "triton_fused" and rows.dtype == torch.float16:
         raise ValueError("backend 'triton_fused' takes bfloat16: its numerators leave the range of float16")
+    if name == "triton_fused" and rows.shape[-1] * rows.dtype.itemsize % 16:
+        raise ValueError(f"backend 'triton_fused' needs rows of a multiple of 16 bytes, got {rows.shape[-1]} numbers")
     if interpreting():
         return
     if rows.device.type != "cuda" or torch.cuda.get_device_capability(rows.device) < (8, 0):
         raise ValueError(f"backend {name!r} needs an NVIDIA GPU of compute capability 8.0 or later, got {rows.device}")
-    if name == "triton_fused":
-        if torch.cuda.get_device_capability(rows.device) < (9, 0):
-            raise ValueError("backend 'triton_fused' needs the tensor copies of compute capability 9.0 or later")
-        if weight.shape[0] % 8 or weight.shape[1] % 8:
-            raise ValueError(f"backend 'triton_fused' needs V and H to be multiples of 8, got {tuple(weight.shape)}")
+    if name == "triton_fused" and torch.cuda.get_device_capability(rows.device) < (9, 0):
+        raise ValueError("backend 'triton_fused' needs the bulk copies of compute capability 9.0 or later")
 
 
 def _chunk(workspace_bytes: int, vocabulary: int, bytes_per_logit: int) -> int:

@@ -70,7 +70,8 @@ def torch_numerators(rows: Tensor, weight: Tensor, targets: Tensor, request: Req
     entropy = None
     if request.entropy:
         spread = sum(torch.special.entr(e[:, s : s + _SLAB]).sum(1) for s in range(0, e.shape[1], _SLAB))
-        entropy = log_total + (spread + torch.special.entr(e_target)) / total
+        # log(total) as at_target - logprob: exact where the token is sure
+        entropy = at_target - logprob + (spread + torch.special.entr(e_target)) / total
     return Numerators(e if request.keep else None, rest, total, logprob, top.squeeze(1) + log_total, entropy)
 
 

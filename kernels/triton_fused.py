@@ -109,29 +109,29 @@ def fused_numerators(rows: Tensor, weight: Tensor, targets: Tensor, request: Req
         raise ValueError(f"backend 'triton_fused' takes float32 and 16-bit states, got {rows.dtype}")
     count, size = len(rows), len(weight)
     rows, weight = rows.contiguous(), weight.contiguous()
-    config = _config(rows)
+    config = _config(rows, request.entropy)
     wide: Any = {"dtype": torch.float32, "device": rows.device}
     anchor = torch.empty(count, **wide)
     tiles = triton.cdiv(size, config.block_n)
     sums = torch.empty(tiles, count, **wide)
     spreads = torch.empty(tiles, count, **wide) if request.entropy else sums
-    e = torch.empty(count, size, dtype=rows.dtype, device=rows.device) if request.keep else rows
+    # Bulk copies want rows that begin at multiples of 16 bytes.
+    width = -(-size // 8) * 8
+    e = torch.empty(count, width, dtype=rows.dtype, device=rows.device)[:, :size] if request.keep else rows
     excluded = excluded_mask(request.exclude, size, rows.device)
     if count:
         scale = _LOG2E / request.temperature
-        width = rows.shape[1]
-        _anchor_kernel[(count,)](
-            rows, weight, targets, anchor, width, rows.stride(0), weight.stride(0), scale, BLOCK_H=1_024
-        )
+        strides = (rows.stride(0), weight.stride(0))
+        _anchor_kernel[(count,)](rows, weight, targets, anchor, rows.shape[1], *strides, scale, BLOCK_H=1_024)
         _launch(rows, weight, e, anchor, targets, excluded, sums, spreads, scale, request, config)
     return _finish(rows, weight, targets, request, anchor, sums, spreads, e)
 
 
-def _config(rows: Tensor) -> Config:
+def _config(rows: Tensor, entropy: bool) -> Config:
     if not rows.is_cuda:
         return INTERPRETED
     major, minor = torch.cuda.get_device_capability(rows.device)
-    return config_for(10 * major + minor, rows.shape[1])
+    return config_for(10 * major + minor, rows.shape[1], entropy)
 
 
 def _launch(rows, weight, e, anchor, targets, excluded, sums, spreads, scale, request: Request, config: Config) -> None:
@@ -177,11 +177,11 @@ def _finish(rows, weight, targets, request: Request, anchor, sums, spreads, e) -
     # The plain log where rest / own would overflow; log1p where the token is likely.
     logprob = torch.where(rest > 1e-3, -(total.log() + SHIFT), -torch.log1p(rest / own))
     at_target = anchor / _LOG2E
-    # Entropy = -sum p log p with log p_v = d_v - log(total / own), d_v = z_v - z_y in nats, spreads hold e d in bits.
-    entropy = (total.log() + SHIFT - spreads.sum(0) / _LOG2E / total) if request.entropy else None
+    # Entropy = -sum p log p with log p_v = d_v + logprob, d_v = z_v - z_y in nats; spreads hold e d in bits.
+    entropy = (-logprob - spreads.sum(0) / _LOG2E / total) if request.entropy else None
     kept = e if request.keep else None
     found = Numerators(kept, rest, total, logprob, at_target - logprob, entropy)
-    outside = ~torch.isfinite(total)
+    outside = ~torch.isfinite(total if entropy is None else total + entropy)
     return _mended(rows, weight, targets, request, found, outside) if outside.any() else found
 
 

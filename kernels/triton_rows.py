@@ -81,7 +81,7 @@ def _rows_kernel(
     tl.store(stats_ptr + 3 * C + row, (top + log_total) * 0.6931471805599453)
     if ENTROPY:
         spread += e_target * (at_target - top)
-        tl.store(stats_ptr + 4 * C + row, (log_total - spread / total) * 0.6931471805599453)
+        tl.store(stats_ptr + 4 * C + row, (at_target - top - logprob - spread / total) * 0.6931471805599453)
     if KEEP:
         for start in range(0, V, BLOCK_V):
             columns = start + tl.arange(0, BLOCK_V)

@@ -194,14 +194,18 @@ def test_flops_by_hand():
 @LAW
 @given(st.integers(1, 300), st.integers(1, 60), st.floats(0.01, 1), st.sampled_from([{}, {"by": "flops"}]))
 def test_rows_of_one_cost_are_the_whole_number_that_the_budget_holds(count, seconds, part, how):
-    """floor(target / cost), and at least one row."""
+    """floor(target / cost); what does not pay for one row is refused."""
     target = count * seconds * part
     table = table_of([count, 3], [seconds, 1000])
     budget = {"flops": target} if how else {"hours": target / 3600}
     cost = {"parameters": 1 / 6, "audio_tokens_per_s": 1, "max_audio_s": 1e4, "prompt_tokens": 0, "answer_tokens": 0}
     assume(abs(target / seconds - round(target / seconds)) > 1e-6)
-    plan = plan_of(table, {"pool": {"label": "strong"}, "budget": budget}, cost=cost)
-    assert plan.dealt("s0").rows == max(1, int(target / seconds))
+    stage = {"pool": {"label": "strong"}, "budget": budget}
+    if target < seconds:
+        with pytest.raises(InputError, match="pay for less than one row"):
+            plan_of(table, stage, cost=cost)
+    else:
+        assert plan_of(table, stage, cost=cost).dealt("s0").rows == int(target / seconds)
 
 
 CROSSING = {"strong": {"linear": {"from": 1, "to": 0}}, "weak": {"linear": {"from": 0, "to": 1}}}

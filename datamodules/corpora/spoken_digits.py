@@ -29,7 +29,7 @@ NAMES = {"yweweler": "yves"}  # as one would say it; the other speakers go by th
 COUNTS = ("one", "two", "three", "four")
 ORDINALS = ("first", "second", "last")
 RANGES = {"test": range(5, 10), "val": range(10, 13), "train": range(13, 30), "listening": range(30, 1_000)}
-TURNS = ("digit", "digit", "speaker", "digit", "digit", "order", "digit", "digit", "count", "digit")
+TURNS = 4 * ("digit",) + ("speaker",) + 4 * ("digit",) + ("order",) + 4 * ("digit",) + ("count",)
 KNOWN = (
     ("the goals of a goalless half", "the wheels of a sledge"),
     ("the noses on a face", "the suns in our sky"),
