@@ -104,6 +104,10 @@ def _dispatch(args: argparse.Namespace) -> None:
 
         if args.compare:
             show_comparison(args.curricula, args.index, args.labels, args.out, args.match)
+        elif args.match:
+            from .errors import InputError
+
+            raise InputError("--match equalises the arms of an experiment; add --compare")
         for curriculum in () if args.compare else args.curricula:
             show_plan(curriculum, args.index, args.labels, args.out)
     elif args.command == "report":

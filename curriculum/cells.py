@@ -148,7 +148,7 @@ def parse_axes(spec: Any) -> tuple[Axis, ...]:
                 raise InputError(f"cells.{name}: edges must be a list of numbers, got {edges!r}")
             what = what | {"edges": tuple(float(e) for e in edges)}
         axes.append(Axis(name, **what))
-    return tuple(axes)
+    return tuple(sorted(axes, key=lambda axis: axis.name))  # the order of a mapping's keys says nothing
 
 
 @dataclass(frozen=True)
@@ -212,12 +212,21 @@ def _split(table: Table, axis: Axis, bounds: Bounds) -> Split:
         raise InputError(f"cells.{axis.name}: column {axis.column!r} has no value at all")
     lows, highs = (np.asarray(side, values.dtype) for side in bounds)
     edges = np.unique(np.concatenate([_edges(known, axis).astype(values.dtype), lows, np.nextafter(highs, np.inf)]))
-    ends = [f"{e + 0.0:.4g}" for e in (known.min(), *edges, known.max())]
+    ends = _shown([known.min(), *edges, known.max()])
     names = tuple(f"[{low}, {high})" for low, high in pairwise(ends[:-1]))
     codes = _bins(values, edges)
     if len(known) < len(values):
         codes = np.where(np.isnan(values), -1, codes)
     return Split(axis, (*names, f"[{ends[-2]}, {ends[-1]}]"), codes, edges)
+
+
+def _shown(numbers: Sequence[float]) -> list[str]:
+    """As few digits as tell different numbers apart, at least four."""
+    for digits in (4, 6, 9, 17):
+        texts = [f"{number + 0.0:.{digits}g}" for number in numbers]
+        if len(set(texts)) == len(set(numbers)):
+            break
+    return texts
 
 
 def _grid(values: np.ndarray, low: float, high: float) -> np.ndarray:

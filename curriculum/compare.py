@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .cursor import flat
+from .fingerprint import differences
 from .plan import Plan
 from .preview import describe, short, stage_rows
 from .stages import Curriculum, parse_curriculum
@@ -37,7 +37,9 @@ def arms_of(spec: Mapping[str, Any], read: Callable[[str], Mapping[str, Any]]) -
     return {str(name): _arm(str(name), base, change or {}, read) for name, change in spec["arms"].items()}
 
 
-def _arm(name: str, base: dict[str, Any], change: Mapping[str, Any], read: Callable) -> dict[str, Any]:
+def _arm(name: str, base: dict[str, Any], change: Any, read: Callable) -> dict[str, Any]:
+    if not isinstance(change, Mapping):
+        raise InputError(f"arm {name!r}: a mapping of changes is needed, got {change!r}")
     arm = deepcopy(dict(read(change["include"])) if "include" in change else base)
     for key, value in change.items():
         if key == "include":
@@ -51,6 +53,8 @@ def _arm(name: str, base: dict[str, Any], change: Mapping[str, Any], read: Calla
             node, *path = found[0], *part.split(".")
             for step in path[:-1]:
                 node = node.setdefault(step, {})
+                if not isinstance(node, dict):
+                    raise InputError(f"arm {name!r}: {key}: {step} is {node!r} and holds no keys")
             node[path[-1]] = deepcopy(value)
         else:
             arm[str(key)] = deepcopy(value)
@@ -113,20 +117,20 @@ def _total(sheet: Mapping[str, Any], unit: str) -> float | None:
 
 
 def _differences(base: Curriculum, other: Curriculum) -> list[str]:
-    """The keys of the curriculum that are not the same: "stages.sft.pool.label: weak, now gone"."""
-    a, b = flat(_by_name(base.described())), flat(_by_name(other.described()))
-    keys = sorted(key for key in {*a, *b} if a.get(key) != b.get(key))
-    return [f"{key}: {_value(a, key)} -> {_value(b, key)}" for key in keys]
+    """The keys of the curriculum that are not the same: "stages.sft.pool.label: weak -> none"."""
+    found = differences(_by_name(base.described()), _by_name(other.described()))
+    return [f"{key}: {_value(old)} -> {_value(new)}" for key, old, new in found]
 
 
-def _value(side: Mapping[str, Any], key: str) -> str:
-    return str(side[key]) if key in side else "none"
+def _value(value: Any) -> str:
+    if value is None:
+        return "none"
+    return "there" if isinstance(value, dict) and "objective" in value else str(value)
 
 
 def _by_name(described: dict[str, Any]) -> dict[str, Any]:
     """Stages as a mapping, so that an arm with one stage more does not differ in all that follow."""
-    stages = described.get("stages", [])
-    return described | {"stages": {s.get("name", f"interleave {k}"): s for k, s in enumerate(stages)}}
+    return described | {"stages": {stage["name"]: stage for stage in described["stages"]}}
 
 
 def _jaccard(plans: Mapping[str, Plan]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -89,7 +89,8 @@ def pool_axes(curriculum: Curriculum, table: Table) -> tuple[tuple[Axis, ...], d
                     (lows if key == "min" else highs).append(float(value))
             else:
                 axes.setdefault(column, Axis(column, column))
-    return tuple(axes.values()), {name: (low, high) for name, (low, high) in bounds.items()}
+    ordered = tuple(sorted(axes.values(), key=lambda axis: axis.name))
+    return ordered, {name: (low, high) for name, (low, high) in bounds.items()}
 
 
 def pool_of(stage: Stage, cells: Cells) -> np.ndarray:
@@ -110,7 +111,7 @@ def pool_of(stage: Stage, cells: Cells) -> np.ndarray:
             continue
         if column in cells.edges:
             raise InputError(f"stage {stage.name!r}: pool {column} is a number; give {{min: ..., max: ...}}")
-        values = [wanted] if isinstance(wanted, str) else list(wanted)
+        values = [wanted] if not isinstance(wanted, Sequence) or isinstance(wanted, str) else list(wanted)
         names = cells.axes[column]
         unknown = [value for value in values if value not in names]
         if unknown:
@@ -125,7 +126,8 @@ def describe_pool(stage: Stage) -> str:
     for column, wanted in stage.pool.items():
         if isinstance(wanted, Mapping):
             wanted = " and ".join(f"{key} {value}" for key, value in wanted.items())
-        parts.append(f"{column} {wanted if isinstance(wanted, str) else ' or '.join(map(str, wanted))}")
+        several = isinstance(wanted, Sequence) and not isinstance(wanted, str)
+        parts.append(f"{column} {' or '.join(map(str, wanted)) if several else wanted}")
     return ", ".join(parts) or "all rows"
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import InputError
 from .compile import deal_block, pool_of
 from .feedback import SUMS, Observations
+from .fingerprint import differences
 from .plan import Plan
 from .stages import parse_curriculum
 from .table import Table
@@ -90,7 +91,8 @@ class Cursor:
 
     def used(self) -> np.ndarray:
         """[N] bool: rows of the stages before this one, and of this one's steps so far (whole windows if it adapts)."""
-        plan, used = self.plan, np.zeros(len(self.plan.table), bool)
+        plan = self.plan
+        used = np.zeros(len(plan.table), bool) if plan.used is None else plan.used.copy()
         members = self._members()
         for name, dealt in plan.stages.items():
             if name in members:
@@ -120,6 +122,7 @@ class Cursor:
             "curriculum": json.loads(json.dumps(self.plan.curriculum.spec)),
             "described": json.loads(self.plan.curriculum.canonical()),
             "table": self.plan.facts,
+            "fork_of": self.plan.origin,
         }
         if self._adaptive is not None:
             state["adaptive"] = {
@@ -147,11 +150,10 @@ class Cursor:
             self._adaptive.matrix[: len(kept["matrix"])] = np.array(kept["matrix"], np.int64)
 
     def _changed(self, state: Mapping[str, Any]) -> str:
-        then, now = flat(state["described"]), flat(json.loads(self.plan.curriculum.canonical()))
-        for key in sorted({*then, *now}):
-            if then.get(key) != now.get(key):
-                old, new = (json.dumps(side.get(key, "not there")) for side in (then, now))
-                return f"the curriculum changed since the checkpoint: {key} was {old}, is {new}"
+        now = json.loads(self.plan.curriculum.canonical())
+        for key, old, new in differences(state["described"], now):
+            old, new = ("not there" if side is None else json.dumps(side) for side in (old, new))
+            return f"the curriculum changed since the checkpoint: {key} was {old}, is {new}"
         if state["table"][0] != self.plan.facts[0]:
             return (
                 f"the table changed since the checkpoint: {state['table'][0]:,} rows then, {self.plan.facts[0]:,} now"
@@ -161,7 +163,8 @@ class Cursor:
 
 def fork(state: Mapping[str, Any], table: Table) -> np.ndarray:
     """[N] bool of the rows that a run had used at `state`, over the same table: `Plan(other, table, used)` goes on."""
-    plan = Plan(parse_curriculum(state["curriculum"]), table)
+    origin = state.get("fork_of")
+    plan = Plan(parse_curriculum(state["curriculum"]), table, None if origin is None else fork(origin, table), origin)
     cursor = Cursor(plan, state["stage"])
     cursor.load(state)
     return cursor.used()
@@ -184,12 +187,3 @@ def write_state(state: Mapping[str, Any], path: str | Path) -> None:
     scratch = path.with_name(path.name + ".partial")
     scratch.write_text(json.dumps(state, indent=1))
     scratch.replace(path)
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping from paths such as `stages[0].budget.steps` to values."""
-    if isinstance(value, Mapping):
-        return {k: v for key, part in value.items() for k, v in flat(part, f"{prefix}.{key}".strip(".")).items()}
-    if isinstance(value, list):
-        return {k: v for i, part in enumerate(value) for k, v in flat(part, f"{prefix}[{i}]").items()}
-    return {prefix: value}

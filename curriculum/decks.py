@@ -64,3 +64,24 @@ def _settle(order: np.ndarray, packed: np.ndarray, tied: np.ndarray, uid: np.nda
         run = order[place:last]
         order[place:last] = run[np.argsort(splitmix64(uid[run] ^ key), kind="stable")]
         first = last - 1
+
+
+def order_by_hash(hashed: np.ndarray, group: np.ndarray | None = None) -> np.ndarray:
+    """Places in ascending order (by group first), equal ones as they stand; sorts values, which is fast."""
+    bits = np.uint64(max(1, (len(hashed) - 1).bit_length()))
+    packed = (hashed >> bits) << bits
+    if group is not None:  # the hash comes without its lowest 17 bits: the group takes the upper ones
+        packed |= group.astype(np.uint64) << np.uint64(47)
+    packed |= np.arange(len(hashed), dtype=np.uint64)
+    packed.sort()
+    return (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+
+
+def among(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """np.isin for hashes: most are ruled out by their lowest 20 bits, without sorting all of them."""
+    low = np.uint64((1 << 20) - 1)
+    marked = np.zeros(1 << 20, bool)
+    marked[wanted & low] = True
+    found = marked[values & low]
+    found[found] = np.isin(values[found], wanted)
+    return found

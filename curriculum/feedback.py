@@ -157,6 +157,10 @@ class Adarft:
     low: float = 0.0
     high: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not self.low <= self.initial <= self.high:
+            raise InputError(f"feedback adarft: initial {self.initial} lies outside [{self.low}, {self.high}]")
+
     def start(self, cells: Cells) -> np.ndarray:
         """[1]: the first target."""
         return np.array([self.initial])
@@ -181,6 +185,7 @@ class Feedback:
     """Reducers by name; their columns are joined."""
 
     reducers: Mapping[str, Reducer]
+    spec: Any = None
 
     def start(self, cells: Cells) -> dict[str, np.ndarray]:
         """State of every reducer."""
@@ -211,8 +216,11 @@ def parse_feedback(spec: Any, where: str) -> Feedback:
     for name, given in items.items():
         kind = find(str(name), REDUCERS, where)
         arguments, _ = bind(kind, given, 0, f"{where}.{name}", parse_pace)
-        reducers[str(name)] = kind(**arguments)
-    return Feedback(reducers)
+        try:
+            reducers[str(name)] = kind(**arguments)
+        except TypeError as error:
+            raise InputError(f"{where}.{name}: {error}") from None
+    return Feedback(reducers, items)
 
 
 def _prior(value: str | float, cells: Cells) -> np.ndarray:

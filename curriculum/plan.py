@@ -7,15 +7,14 @@ construction, budgets are exact, and a position is two integers. Ranks, workers 
 
 from __future__ import annotations
 
-import hashlib
-import json
+from copy import copy
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
-from .allocation import apportion
 from .budget import Budget
 from .cells import Cells, partition
 from .columns import changed
@@ -29,32 +28,41 @@ from .compile import (
     rows_wanted,
     runs,
 )
-from .decks import build_decks
-from .identity import hash64, keyed, splitmix64, unit
+from .decks import among, build_decks, order_by_hash
+from .fingerprint import fingerprint, table_facts
+from .identity import keyed, splitmix64, unit
+from .interleave import turn_of, turns_of
 from .pricing import priced
-from .stages import Curriculum, Interleave, Stage
+from .stages import Curriculum, Stage
 from .table import Table
-
-_CHUNK = 16_384
 
 
 class Plan:
     """All stages of a curriculum over one table. `batch` is pure: any step, in any order, from any process.
 
-    used: [N] bool of rows that must not be dealt again, when a curriculum is forked from another's position.
+    used: [N] bool of rows that must not be dealt again, when a curriculum is forked from another's position, and
+    origin: the state there, which a fork of this plan needs.
     """
 
-    def __init__(self, curriculum: Curriculum, table: Table, used: np.ndarray | None = None) -> None:
-        self.curriculum = curriculum
+    def __init__(
+        self, curriculum: Curriculum, table: Table, used: np.ndarray | None = None, origin: Any = None
+    ) -> None:
+        self.curriculum, self.used, self.origin = curriculum, used, origin
         self.table = changed(table, curriculum.columns, curriculum.seed) if curriculum.columns else table
         self.cells, self.number, self._deck, starts, self.facts = self._shuffled(used)
-        self.turns = {group.name: _turns(group) for group in curriculum.interleaves}
+        self.turns = {group.name: turns_of(group) for group in curriculum.interleaves}
         self.stages: dict[str, Dealt] = {}
         self._recent: dict[tuple[str, int, int], np.ndarray] = {}
         self._compile(starts)
         self.stages = {stage.name: self.stages[stage.name] for stage in curriculum.stages}
-        text = curriculum.canonical() + json.dumps(self.facts)
-        self.fingerprint = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        self.fingerprint = fingerprint(self)
+
+    def copy(self) -> Plan:
+        """A plan whose adaptive windows may be planned without touching this one's."""
+        other = copy(self)
+        other.stages = {name: replace(dealt, matrix=dealt.matrix.copy()) for name, dealt in self.stages.items()}
+        other._recent = {}
+        return other
 
     def _shuffled(self, used: np.ndarray | None) -> tuple[Cells, np.ndarray, np.ndarray, np.ndarray, list[int]]:
         """Cells, cell numbers, decks and their starts, and the table's facts; arms over one table share them."""
@@ -66,7 +74,12 @@ class Plan:
             dealable = number if used is None else np.where(used, -1, number)
             if used is not None:  # a fraction of a pool is one of what a fork may still deal
                 cells.size = np.bincount(dealable[dealable >= 0], minlength=len(cells))
-            made = (cells, number, *build_decks(table.uid, dealable, len(cells), seed), _facts(table.uid, number, used))
+            made = (
+                cells,
+                number,
+                *build_decks(table.uid, dealable, len(cells), seed),
+                table_facts(table.uid, number, used),
+            )
             if used is not None:
                 return made
             table.kept.clear()  # one at a time: they are as large as the table
@@ -75,11 +88,11 @@ class Plan:
 
     def _compile(self, starts: np.ndarray) -> None:
         """Deals the stages in the order of their claims; what adapts deals last, from what the others leave."""
-        adaptive = [stage for stage in self.curriculum.stages if stage.window]
-        if len(adaptive) > 1:
-            raise InputError(f"only one stage may adapt, got {', '.join(stage.name for stage in adaptive)}")
         deck, tops, ends = self._deck, starts[:-1].copy(), starts[1:].copy()
         earlier: list[str] = []
+        if self.used is not None and "clip" in self.curriculum.disjoint:
+            taken = self.table.identity("clip")[self.used]
+            deck, tops, ends = self._without_clips(deck, tops, ends, taken)
         for stage in sorted(self.curriculum.stages, key=lambda s: (s.window is not None, s.claim)):
             if earlier and "clip" in self.curriculum.disjoint:
                 taken = self.table.identity("clip")[self.stages[earlier[-1]].row_set()]
@@ -97,7 +110,7 @@ class Plan:
             if not len(mine):
                 raise InputError(f"stage {stage.name!r}: its share of the {group.steps} steps is less than one")
             stage = replace(stage, budget=Budget(steps=len(mine)))
-            progress = partial(_turn_of, mine, group.steps)
+            progress = partial(turn_of, mine, group.steps)
         if stage.budget.unit in ("hours", "flops"):
             stage = priced(stage, cells, self.curriculum.cost, self.table, self.number, progress, before)
         rows, wanted = rows_wanted(stage, cells, before)
@@ -115,7 +128,7 @@ class Plan:
         """What is left of the decks, less the rows whose recording an earlier stage has."""
         sizes = ends - tops
         rows = deck[runs(tops, sizes)]
-        free = ~_among(self.table.identity("clip")[rows], taken)
+        free = ~among(self.table.identity("clip")[rows], taken)
         cell = np.repeat(np.arange(len(sizes)), sizes)[free]
         starts = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=len(sizes)))])
         return rows[free], starts[:-1], starts[1:]
@@ -212,11 +225,11 @@ class Plan:
         cards = dealt.deck[runs(begin, n)]
         hashed = keyed(self.table.uid[cards], self.curriculum.seed, stage, epoch)
         if dealt.stage.mix == "shuffle":
-            return cards[_order(hashed)]
-        ranked = _order(hashed >> np.uint64(17), np.repeat(np.arange(len(n)), n))
+            return cards[order_by_hash(hashed)]
+        ranked = order_by_hash(hashed >> np.uint64(17), np.repeat(np.arange(len(n)), n))
         within = runs(np.zeros_like(n), n)
         place = (within + unit(splitmix64(hashed[ranked]))) / np.repeat(n, n)
-        return cards[ranked][_order((place * 2.0**63).astype(np.uint64))]
+        return cards[ranked][order_by_hash((place * 2.0**63).astype(np.uint64))]
 
     def composition(self, stage: str, column: str) -> dict[str, int]:
         """How many of the stage's dealt rows have each value of a text column."""
@@ -228,64 +241,5 @@ class Plan:
         return {name: int(count) for name, count in zip(names, counts, strict=True) if count}
 
 
-def _order(hashed: np.ndarray, group: np.ndarray | None = None) -> np.ndarray:
-    """Places in ascending order (by group first), equal ones as they stand; sorts values, which is fast."""
-    bits = np.uint64(max(1, (len(hashed) - 1).bit_length()))
-    packed = (hashed >> bits) << bits
-    if group is not None:  # the hash comes without its lowest 17 bits: the group takes the upper ones
-        packed |= group.astype(np.uint64) << np.uint64(47)
-    packed |= np.arange(len(hashed), dtype=np.uint64)
-    packed.sort()
-    return (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
-
-
-def _among(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """np.isin for hashes: most are ruled out by their lowest 20 bits, without sorting all of them."""
-    low = np.uint64((1 << 20) - 1)
-    marked = np.zeros(1 << 20, bool)
-    marked[wanted & low] = True
-    found = marked[values & low]
-    found[found] = np.isin(values[found], wanted)
-    return found
-
-
 def _plain(t: float) -> float:
     return t
-
-
-def _turns(group: Interleave) -> np.ndarray:
-    """[steps] which member has each step; members without a share have the rest in equal parts."""
-    t = (np.arange(group.steps) + 0.5) / group.steps
-    shares = np.zeros((group.steps, len(group.members)))
-    for name, pace in group.shares.items():
-        shares[:, group.members.index(name)] = [pace(float(x), {}) for x in t]
-    rest = 1 - shares.sum(1)
-    others = [k for k, name in enumerate(group.members) if name not in group.shares]
-    if (shares < 0).any() or (rest < -1e-9).any() or (not others and (rest > 1e-9).any()):
-        raise InputError(f"interleave {group.name!r}: the shares must lie in [0, 1] and add up to 1 at every step")
-    for k in others:
-        shares[:, k] = np.maximum(rest, 0.0) / len(others)
-    return apportion(shares)
-
-
-def _turn_of(mine: np.ndarray, steps: int, t: float) -> float:
-    """Progress of the whole interleave at progress t of a member."""
-    return (float(mine[min(len(mine) - 1, int(t * len(mine)))]) + 0.5) / steps
-
-
-def _facts(uid: np.ndarray, number: np.ndarray, used: np.ndarray | None) -> list[int]:
-    """Row count, xor and sum over hashes of (uid, cell, used): any row added, lost or moved to another cell shows.
-
-    Cells are numbered by name; renaming all of them alike deals the same rows, and is the same plan.
-    """
-    key, odd = np.uint64(hash64("fingerprint")), np.uint64(0x9E3779B97F4A7C15)
-    crossed, total = 0, 0
-    for start in range(0, len(uid), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        state = number[part].astype(np.uint64)
-        if used is not None:
-            state = np.where(used[part], np.uint64(1 << 40), state)
-        mixed = splitmix64((uid[part] ^ key) + state * odd)
-        crossed ^= int(np.bitwise_xor.reduce(mixed))
-        total += int(mixed.sum(dtype=np.uint64))
-    return [len(uid), crossed, total & ((1 << 64) - 1)]

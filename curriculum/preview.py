@@ -26,6 +26,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     """Everything about a plan, ready for JSON; of an adaptive stage what is planned before anything is observed."""
     for name, dealt in plan.stages.items():
         if dealt.stage.window and not dealt.planned:
+            plan = plan.copy()  # a cursor plans windows in its plan; the one that is looked at stays as it is
             Cursor(plan, name)
     rows = {name: stage_rows(plan, name) for name in plan.stages}
     inside = plan.number >= 0
@@ -96,7 +97,7 @@ def overlaps(plan: Plan, rows: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     for a, b in combinations(plan.stages, 2):
         entry: dict[str, Any] = {"stages": [a, b], "uid": int(np.isin(rows[b], rows[a]).sum())}
         for column in ("clip", "question"):
-            if column in plan.table.columns:
+            if _is_identity(plan, column):
                 thing = plan.table.identity(column)
                 entry[column] = int(np.isin(thing[rows[b]], thing[rows[a]]).sum())
         found.append(entry)
@@ -164,6 +165,11 @@ def _pool(plan: Plan, name: str) -> np.ndarray:
     from .compile import pool_of
 
     return pool_of(plan.dealt(name).stage, plan.cells)
+
+
+def _is_identity(plan: Plan, column: str) -> bool:
+    value = plan.table.columns.get(column)
+    return isinstance(value, Categorical) or (value is not None and value.dtype == np.uint64)
 
 
 def _is_text(plan: Plan, column: str) -> bool:

@@ -51,7 +51,8 @@ class Stage:
         loss_weight: of the rows in the loss, in the weights' grammar; scaled to mean 1 over the stage.
         block: rows over which the mix is constant; 8,192, or a hundredth of the stage where the weight moves.
         mix: order inside a block: "spread" (every slice has the block's mix) or "shuffle".
-        claim: who deals first; lower numbers before higher ones, equal ones as listed; "first" is -1.
+        claim: who deals first; lower numbers before higher ones, equal ones as listed; "first" is -1. Arms whose
+            cells are the same then deal the same rows; a pool of another column makes other cells.
         on_short: where the pool holds less than the budget: "error", "stop" early, or "repeat" it in a new order.
         window, lag: an adaptive stage plans so many steps at a time from what was observed `lag` windows ago.
         feedback, probe: what is observed. on_zero_advantage: "keep", "drop" or "refill_same_cell".
@@ -87,6 +88,8 @@ class Stage:
                 raise InputError(f"stage {self.name!r}: {name} must be a whole number of at least 1, got {value!r}")
         if isinstance(self.claim, bool) or not isinstance(self.claim, int):
             raise InputError(f"stage {self.name!r}: claim must be a whole number or 'first', got {self.claim!r}")
+        if not isinstance(self.name, str):
+            raise InputError(f"a stage's name must be a text, got {self.name!r}")
         if not isinstance(self.pool, Mapping):
             raise InputError(f"stage {self.name!r}: pool must map columns to values, got {self.pool!r}")
         if self.window is None and (self.feedback or self.probe or self.weight.adapts):
@@ -94,10 +97,19 @@ class Stage:
         if self.window is not None:
             if self.feedback is None:
                 raise InputError(f"stage {self.name!r}: a window needs `feedback`, e.g. {{contribution: {{}}}}")
-            if self.budget.epochs != 1 or self.on_short == "repeat":
-                raise InputError(f"stage {self.name!r}: an adaptive stage presents nothing twice; drop epochs, repeat")
+            if self.budget.epochs != 1 or self.on_short != "error":
+                raise InputError(f"stage {self.name!r}: an adaptive stage has one pass and on_short: error")
             if self.loss_weight is not None:
                 raise InputError(f"stage {self.name!r}: an adaptive stage has no loss_weight; its mean is not known")
+
+    def described(self) -> dict[str, Any]:
+        """All fields, defaults spelt out, as plain values; a claim of "first" is -1."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain |= {name: None if plain[name] is None else plain[name].spec for name in ("weight", "loss_weight")}
+        plain["budget"] = {k: v for k, v in asdict(self.budget).items() if v is not None}
+        plain["feedback"] = None if self.feedback is None else self.feedback.spec
+        plain["probe"] = None if self.probe is None else asdict(self.probe)
+        return json.loads(json.dumps(plain))
 
     @property
     def mass_rule(self) -> str:
@@ -113,6 +125,7 @@ class Interleave:
     members: tuple[str, ...]
     steps: int
     shares: Mapping[str, Any]
+    spec: Any = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +155,9 @@ class Curriculum:
         unknown = [name for name in self.disjoint if name not in DISJOINT]
         if unknown:
             raise InputError(f"curriculum: disjoint knows {', '.join(DISJOINT)}, got {unknown[0]!r}")
+        adaptive = [stage.name for stage in self.stages if stage.window is not None]
+        if adaptive and adaptive != [self.stages[-1].name]:
+            raise InputError(f"only the last stage may adapt to what is observed, got {', '.join(adaptive)}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise InputError(f"curriculum: seed must be a whole number, got {self.seed!r}")
 
@@ -161,13 +177,22 @@ class Curriculum:
         return json.dumps(self.described(), sort_keys=True)
 
     def described(self) -> dict[str, Any]:
-        """The file's mapping with the shorthands resolved; what the cost is only where a budget depends on it."""
-        plain = {key: value for key, value in self.spec.items() if key not in ("cost", "cells", "disjoint")}
-        plain["cells"] = [asdict(axis) for axis in self.cells]
-        plain["disjoint"] = ", ".join(sorted({"uid", *self.disjoint}))
+        """Plain values, shorthands resolved and defaults spelt out; the cost only where a budget depends on it."""
+        plain: dict[str, Any] = {
+            "seed": self.seed,
+            "cells": [asdict(axis) for axis in self.cells],
+            "disjoint": ", ".join(sorted({"uid", *self.disjoint})),
+            "columns": self.columns,
+            "stages": [stage.described() for stage in self.stages],
+        }
+        if self.interleaves:
+            plain["interleaves"] = [
+                {"name": g.name, "members": list(g.members), "steps": g.steps, "share": g.spec}
+                for g in self.interleaves
+            ]
         if any(stage.budget.flops is not None for stage in self.stages):
             plain["cost"] = asdict(self.cost)
-        return {"seed": 0, **plain}
+        return json.loads(json.dumps(plain))
 
 
 def parse_curriculum(spec: Mapping[str, Any]) -> Curriculum:
@@ -191,7 +216,10 @@ def parse_curriculum(spec: Mapping[str, Any]) -> Curriculum:
     if "cells" in given:
         more["cells"] = parse_axes(given["cells"])
     if "disjoint" in given:
-        more["disjoint"] = tuple([given["disjoint"]] if isinstance(given["disjoint"], str) else given["disjoint"])
+        disjoint = [given["disjoint"]] if isinstance(given["disjoint"], str) else given["disjoint"]
+        if not isinstance(disjoint, Sequence):
+            raise InputError(f"curriculum: disjoint is a list of {', '.join(DISJOINT)}, got {disjoint!r}")
+        more["disjoint"] = tuple(disjoint)
     if "columns" in given:
         more["columns"] = check_changes(given["columns"])
     if "cost" in given:
@@ -245,7 +273,7 @@ def _interleave(entry: Mapping[str, Any], where: str) -> tuple[Interleave, list[
             f"{where}.interleave: `share` says which share of the steps a member has, e.g. {names[-1]}: 0.5"
         )
     shares = {name: parse_pace(value, f"{where}.interleave.share.{name}") for name, value in paces.items()}
-    return Interleave(str(given.get("name", "+".join(names))), names, steps, shares), members
+    return Interleave(str(given.get("name", "+".join(names))), names, steps, shares, dict(paces)), members
 
 
 def _one_of(stage: Stage, name: str, allowed: Sequence[Any]) -> None:

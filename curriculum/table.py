@@ -133,8 +133,7 @@ def read_table(index: str | Path, labels: str | Path | None = None) -> Table:
     Rows that the label table does not mention carry a missing value (code -1, or NaN), never a guess.
     """
     source = read_arrow(index)
-    uid = source.column("uid").to_numpy().astype(np.uint64)
-    _refuse_duplicates(uid, index)
+    uid = _uid(source, index)
     columns = {}
     for name in source.column_names:
         if name not in ("uid", "key", "shard"):
@@ -146,6 +145,16 @@ def read_table(index: str | Path, labels: str | Path | None = None) -> Table:
     return Table(uid, columns)
 
 
+def _uid(table: pa.Table, path: str | Path) -> np.ndarray:
+    if "uid" not in table.column_names or not pa.types.is_integer(table.schema.field("uid").type):
+        raise InputError(f"{path}: needs a column `uid` of whole numbers; it has {', '.join(table.column_names)}")
+    if table.column("uid").null_count:
+        raise InputError(f"{path}: {table.column('uid').null_count} rows have no uid")
+    uid = table.column("uid").to_numpy().astype(np.uint64)
+    _refuse_duplicates(uid, path)
+    return uid
+
+
 def _refuse_duplicates(uid: np.ndarray, path: str | Path) -> None:
     ordered = np.sort(uid)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
@@ -154,8 +163,7 @@ def _refuse_duplicates(uid: np.ndarray, path: str | Path) -> None:
 
 
 def _joined(uid: np.ndarray, other: pa.Table, path: str | Path) -> dict[str, Categorical | np.ndarray]:
-    other_uid = other.column("uid").to_numpy().astype(np.uint64)
-    _refuse_duplicates(other_uid, path)
+    other_uid = _uid(other, path)
     order = np.argsort(other_uid)
     slot = np.minimum(np.searchsorted(other_uid[order], uid), max(len(order) - 1, 0))
     found = other_uid[order][slot] == uid if len(order) else np.zeros(len(uid), bool)

@@ -115,16 +115,8 @@ def matched(cells: Cells, t: float, amount: np.ndarray, by: str) -> np.ndarray:
     return _mixed(cells, amount, by, np.bincount(group, weights=cells.size, minlength=len(cells.axes[by])))
 
 
-def floor(cells: Cells, t: float, amount: np.ndarray, share: Paced) -> np.ndarray:
-    """(1 - share) of the weight's mix and `share` of the mix of what is left (DoReMi, E2H)."""
-    if not 0 <= share <= 1:
-        raise InputError(f"weight 'floor' is a share between 0 and 1, got {share}")
-    left = np.where(cells.pool, cells.left, 0)
-    return (1 - share) * amount / max(amount.sum(), 1e-300) + share * left / max(left.sum(), 1)
-
-
 def cap(cells: Cells, t: float, amount: np.ndarray, ratio: Paced) -> np.ndarray:
-    """No cell has more than `ratio` times what the mix of what is left gives it."""
+    """No cell has more than `ratio` times what the mix of what is left gives it; the others have the rest."""
     if ratio < 1:
         raise InputError(f"weight 'cap' is at least 1 times the plain mix, got {ratio}")
     left = np.where(cells.pool, cells.left, 0)
@@ -132,29 +124,43 @@ def cap(cells: Cells, t: float, amount: np.ndarray, ratio: Paced) -> np.ndarray:
     return water_fill(total, amount, ratio * total * left / max(left.sum(), 1))
 
 
+def floor(cells: Cells, t: float, amount: np.ndarray, share: Paced) -> np.ndarray:
+    """(1 - share) of the weight's mix and `share` of the mix of what is left (DoReMi, E2H)."""
+    if not 0 <= share <= 1:
+        raise InputError(f"weight 'floor' is a share between 0 and 1, got {share}")
+    left = np.where(cells.pool, cells.left, 0)
+    return (1 - share) * amount + share * (float(amount.sum()) or 1.0) * left / max(left.sum(), 1)
+
+
 def _mixed(cells: Cells, amount: np.ndarray, axis: str, wanted: np.ndarray) -> np.ndarray:
+    """The amounts with the wanted mix of an axis, and the same sum."""
     group = cells.group(axis)
     total = np.bincount(group, weights=amount, minlength=len(wanted))
-    return amount * np.where(total > 0, wanted / np.where(total > 0, total, 1.0), 0.0)[group]
+    mixed = amount * np.where(total > 0, wanted / np.where(total > 0, total, 1.0), 0.0)[group]
+    return mixed * (amount.sum() / mixed.sum()) if mixed.sum() > 0 else mixed
 
 
 WEIGHTS: dict[str, Callable] = {
     function.__name__: function
     for function in (
         *(uniform, threshold, competence, power, softmax, gaussian, focal, kimi, self_paced, learnable, useful),
-        *(bandit, shares, matched, floor, cap),
+        *(bandit, shares, matched, cap, floor),
     )
 }
-MODIFIERS = (shares, matched, floor, cap)  # of the mass that the product of the others gives
+MODIFIERS = (shares, matched, cap, floor)  # of the mass that the product of the others gives, in this order
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A product of components times the cells' mass, then modifiers in the order given. Everything is checked."""
+    """A product of components times the cells' mass, then modifiers: shares, matched, cap, floor. All are checked.
+
+    spec: what the file says, for the fingerprint.
+    """
 
     factors: tuple[Component, ...]
     modifiers: tuple[Component, ...]
     where: str
+    spec: Any = "uniform"
 
     @property
     def mass(self) -> str:
@@ -254,4 +260,5 @@ def parse_weight(spec: Any, where: str) -> Weight:
         change = function in MODIFIERS
         arguments, paces = bind(function, given, 3 if change else 2, f"{where}.{name}", parse_pace)
         (modifiers if change else factors).append(Component(name, f"{where}.{name}", function, arguments, paces))
-    return Weight(tuple(factors), tuple(modifiers), where)
+    modifiers.sort(key=lambda part: MODIFIERS.index(part.function))
+    return Weight(tuple(factors), tuple(modifiers), where, spec)

@@ -100,8 +100,8 @@ class AudioQuestions(L.LightningDataModule):
         curriculum = parse_curriculum(read_curriculum(spec) if isinstance(spec, str) else spec)
         self._train_rows = self.table.where(training.pool)
         rows = self.table.take(self._train_rows)
-        used = fork(read_state(training.replan), rows) if training.replan else None
-        plan = Plan(curriculum, rows, used)
+        origin = read_state(training.replan) if training.replan else None
+        plan = Plan(curriculum, rows, None if origin is None else fork(origin, rows), origin)
         for name in plan.members(training.stage):
             dealt = plan.dealt(name)
             if dealt.stage.batch_size % self._world:
