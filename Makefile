@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check format build clean
+.PHONY: help demo test check format build clean gpu bench
 help:
 	@echo "make demo    install, run the main job on generated sounds, print the result (SEED=1)"
 	@echo "make test    install, run the whole test suite (ARGS='-m \"not slow\"')"
 	@echo "make check   lint, formatting, types"
 	@echo "make format  put the code in shape"
 	@echo "make build   wheel and sdist into dist/"
+	@echo "make bench   what planning and log-probs cost on this machine"
+	@echo "make gpu     on a GPU, without network: kernel tests, benchmark, figures (PYTHON=, RESULTS=)"
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; set PYTHON=")'
@@ -34,6 +36,17 @@ check: $(VENV)/installed
 format: $(VENV)/installed
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+bench: $(VENV)/installed
+	@$(BIN)/python benchmarks/curriculum.py --out benchmarks/results/curriculum.json
+	@$(BIN)/python benchmarks/linear_logprob.py --out benchmarks/results
+
+# With what is installed on the GPU host: torch, triton, pytest. Nothing is fetched, the package is a link to here.
+RESULTS ?= benchmarks/results
+gpu:
+	@$(PYTHON) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "make gpu needs an NVIDIA GPU and a torch that sees it")'
+	@PYTHONPATH=.typing $(PYTHON) -m pytest -q -p no:cacheprovider --noconftest --import-mode=importlib tests/gpu_kernels.py
+	@PYTHONPATH=.typing $(PYTHON) benchmarks/linear_logprob.py --quick --out $(RESULTS)
 
 build: $(VENV)/installed
 	@$(BIN)/python -m build

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from earwitness.curriculum.cursor import Cursor, flat, fork, read_state, write_state
+from earwitness.curriculum.cursor import Cursor, fork, read_state, write_state
 from earwitness.curriculum.feedback import SUMS, Observations
 from earwitness.curriculum.identity import keyed, splitmix64, unit
 from earwitness.curriculum.plan import Plan

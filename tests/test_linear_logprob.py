@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from earwitness.kernels.linear_logprob import linear_logprob
+from earwitness.kernels.linear_logprob import linear_cross_entropy, linear_logprob
 
 N, H, V = 7, 5, 11
 
@@ -282,3 +282,162 @@ def test_an_ignored_state_may_be_anything():
     hidden = torch.randn(2, 3)
     hidden[0] = torch.nan
     assert linear_logprob(hidden, torch.randn(5, 3), torch.tensor([-100, 1])).logprob[0] == 0
+
+
+def test_lse_is_the_log_of_the_sum_and_an_entropy_with_a_gradient_is_the_formula_s():
+    hidden, weight, targets = case()
+    options = {"temperature": 0.7, "exclude": torch.tensor([0])}
+    targets = targets.clamp(min=1)
+    found = linear_logprob(hidden, weight, targets, **options, return_lse=True)
+    logits = (hidden @ weight.T / 0.7).index_fill(1, torch.tensor([0]), -torch.inf)
+    assert torch.allclose(found.lse, torch.logsumexp(logits, 1), rtol=0, atol=1e-13)
+
+    def entropy(h, w):
+        return linear_logprob(h, w, targets, **options, entropy_grad=True, max_workspace_bytes=2 * 8 * V).entropy
+
+    h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    assert torch.autograd.gradcheck(entropy, (h, w)) and torch.autograd.gradcheck(lambda h: entropy(h, weight), (h,))
+
+
+@pytest.mark.parametrize("train_head", [False, True])
+def test_float32_is_within_1e_5_of_float64(train_head):
+    """Log-probs within 1e-5, gradients within 1e-5 of their norm, over 2,000 words and logits up to about 10."""
+    hidden, weight, targets = case(torch.float32, rows=200, hidden=64, vocabulary=2_000, scale=0.3)
+    upstream = torch.linspace(-1, 1, 200)
+    double = [hidden.double(), weight.double(), targets, train_head, upstream.double()]
+    exact = gradients(lambda *args: linear_logprob(*args).logprob, *double)
+    found = gradients(lambda *args: linear_logprob(*args).logprob, hidden, weight, targets, train_head, upstream)
+    assert float((found[0] - exact[0]).abs().max()) < 1e-5
+    for got, want in zip(found[1:], exact[1:], strict=True):
+        assert want is None or float((got - want).norm() / want.norm()) < 1e-5
+
+
+def test_a_support_is_a_smaller_vocabulary_per_token():
+    """Renormalised over three kept ids: log-prob, entropy, lse and both gradients of the gathered formula."""
+    hidden, weight, _ = case()
+    support = torch.tensor([[1, 4, 7], [8, 2, -1], [3, -1, -1], [3, 5, 9], [10, 0, 1], [2, 6, -1], [5, 4, 3]])
+    targets = torch.tensor([4, 8, 3, 9, 10, -100, 3])
+    h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    found = linear_logprob(h, w, targets, support=support, temperature=1.5, return_entropy=True, return_lse=True)
+    a, b = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    expected, entropies = [], []
+    for row, (ids, target) in enumerate(zip(support.tolist(), targets.tolist(), strict=True)):
+        kept = [i for i in ids if i >= 0]
+        if target < 0:
+            expected.append(torch.zeros((), dtype=torch.float64))
+            entropies.append(0.0)
+            continue
+        logp = log_softmax(a[row] @ b[kept].T / 1.5, 0)
+        expected.append(logp[kept.index(target)])
+        entropies.append(float(torch.special.entr(logp.exp()).sum()))
+    upstream = torch.linspace(-2, 1, N, dtype=torch.float64)
+    (torch.stack(expected) * upstream).sum().backward()
+    (found.logprob * upstream).sum().backward()
+    assert torch.allclose(found.logprob, torch.stack(expected), rtol=0, atol=1e-14)
+    assert found.entropy.tolist() == pytest.approx(entropies, abs=1e-14)
+    assert torch.allclose(h.grad, a.grad, rtol=0, atol=1e-14) and torch.allclose(w.grad, b.grad, rtol=0, atol=1e-14)
+    assert found.logprob[2] == 0, "a single kept id is certain"
+    with pytest.raises(ValueError, match="a target is not in its support"):
+        linear_logprob(hidden, weight, torch.tensor([4, 8, 3, 9, 10, -100, 1]), support=support)
+
+
+def test_targets_that_are_no_words_give_nan_where_they_are_not_checked():
+    hidden, weight, targets = case()
+    targets[[1, 5]] = torch.tensor([V, -7])
+    found = linear_logprob(hidden, weight, targets, validate_targets=False).logprob
+    assert found.isnan().tolist() == [False, True, False, False, False, True, False]
+
+
+@pytest.mark.parametrize("train_head", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_cross_entropy_is_torch_s(reduction, train_head):
+    hidden, weight, targets = case()
+    targets[2] = -100
+    parts = []
+    for fused in (True, False):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_(train_head)
+        if fused:
+            loss = linear_cross_entropy(h, w, targets, reduction=reduction, max_workspace_bytes=2 * 8 * V)
+        else:
+            loss = torch.nn.functional.cross_entropy(h @ w.T, targets, reduction=reduction)
+        (2 * loss).sum().backward()
+        parts.append((loss.detach(), h.grad, w.grad))
+    for a, b in zip(*parts, strict=True):
+        assert (a is None and b is None) or torch.allclose(a, b, rtol=0, atol=1e-13)
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "linear_cross_entropy"), reason="this torch has no chunked op")
+def test_torch_s_own_chunked_op_agrees():
+    hidden, weight, targets = case(torch.float32, rows=40, hidden=16, vocabulary=300)
+    parts = []
+    for op in (linear_cross_entropy, torch.nn.functional.linear_cross_entropy):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        loss = op(h, w, targets)
+        loss.backward()
+        parts.append((loss.detach(), h.grad, w.grad))
+    for a, b in zip(*parts, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_and_a_count_of_items_scale_the_cross_entropy():
+    """(0.5 x 2 + 1 x 4) / 10 with log-probs of -2 and -4."""
+    weight = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    hidden = torch.tensor([[1.0], [1.0]], dtype=torch.float64)
+    loss = linear_cross_entropy(hidden, weight, torch.tensor([0, 1]), num_items=10, weights=torch.tensor([0.5, 1.0]))
+    plain = -linear_logprob(hidden, weight, torch.tensor([0, 1])).logprob
+    assert loss.item() == pytest.approx((0.5 * plain[0] + plain[1]).item() / 10, abs=1e-15)
+    with pytest.raises(ValueError, match="reduction must be"):
+        linear_cross_entropy(hidden, weight, torch.tensor([0, 1]), reduction="max")
+
+
+class Wrapped(torch.nn.Module):
+    """What peft makes of a layer: the adapter's part is not in `.weight`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_layer = torch.nn.Linear(H, V)
+
+
+def test_heads_that_would_lose_a_part_are_refused_with_advice():
+    hidden, _, targets = case(torch.float32)
+    with pytest.raises(TypeError, match="wrapped by an adapter, which would be lost; merge it"):
+        linear_logprob(hidden, Wrapped(), targets)
+    with pytest.raises(TypeError, match="pass its .weight"):
+        linear_logprob(hidden, torch.nn.Linear(H, V), targets)
+    with pytest.raises(TypeError, match="targets must be int64 or int32"):
+        linear_logprob(hidden, torch.zeros(V, H), targets.float())
+    with pytest.raises(ValueError, match="backend must be one of"):
+        linear_logprob(hidden, torch.zeros(V, H), targets, backend="cuda")
+
+
+def test_autocast_does_not_lower_the_numbers():
+    """Under bf16 autocast states are cast to the head's type, and the products are as without it."""
+    hidden, weight, targets = case(torch.float32)
+    plain = linear_logprob(hidden, weight, targets).logprob
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = linear_logprob(hidden, weight, targets).logprob
+        low = linear_logprob(hidden.bfloat16(), weight, targets).logprob
+    assert torch.equal(inside, plain)
+    assert torch.equal(low, linear_logprob(hidden.bfloat16().float(), weight, targets).logprob)
+
+
+def test_strided_states_and_heads_are_taken_as_they_are():
+    hidden, weight, targets = case()
+    strided = torch.zeros(N, 2 * H, dtype=torch.float64)[:, ::2].copy_(hidden)
+    turned = weight.T.contiguous().T
+    assert not strided.is_contiguous() and not turned.is_contiguous()
+    plain, found = (linear_logprob(*pair, targets).logprob for pair in ((hidden, weight), (strided, turned)))
+    assert torch.allclose(found, plain, rtol=0, atol=1e-14)
+
+
+def test_two_runs_are_bitwise_equal_and_a_second_derivative_is_refused():
+    hidden, weight, targets = case(torch.float32)
+    runs = [
+        gradients(lambda *args: linear_logprob(*args).logprob, hidden, weight, targets, True, torch.ones(N))
+        for _ in range(2)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+    h = hidden.clone().requires_grad_()
+    (first,) = torch.autograd.grad(linear_logprob(h, weight, targets).logprob.sum(), h, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+        first.sum().backward()

@@ -225,6 +225,49 @@ def test_padding_of_the_last_batch_has_no_effect(small, tmp_path) -> None:
     assert full.item() == kept.item()
 
 
+class Losses(L.Callback):
+    """Every step's loss, in full precision."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        self.values.append(float(trainer.callback_metrics["train/loss"]))
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_loss_curves_are_those_of_the_naive_logits(small, tmp_path, monkeypatch, stage) -> None:
+    """The same run with all logits at once: losses and final weights agree to rounding."""
+    from torch.nn.functional import log_softmax
+
+    from earwitness.kernels.linear_logprob import LogProbOutput
+    from earwitness.lightning_modules.policy import omni
+
+    def naive(hidden, weight, targets, *, temperature, exclude, return_entropy) -> LogProbOutput:
+        logits = (hidden @ weight.T / temperature).index_fill(-1, exclude, -torch.inf)
+        logprob = log_softmax(logits, -1).gather(-1, targets.clamp(min=0)[..., None]).squeeze(-1)
+        return LogProbOutput(logprob.where(targets >= 0, 0.0), None)
+
+    curves, ends = [], []
+    for function in (None, naive):
+        if function is not None:
+            monkeypatch.setattr(omni, "linear_logprob", function)
+        seen = Losses()
+        if stage == "sft":
+            module = SFT(policy_of(small), SGD)
+        else:
+            rewards, rollout = {"earwitness.tests.tests_rewards.length": 1.0}, Rollout(group_size=4, max_new_tokens=6)
+            module = GRPO(
+                policy_of(small), SGD, rollout=rollout, clip=Clip(beta=0.05), rewards=rewards, num_iterations=2
+            )
+        trainer_of(tmp_path, callbacks=[seen]).fit(module, data_of(small, stage))
+        curves.append(torch.tensor(seen.values, dtype=torch.float64))
+        ends.append(weights(module))
+    assert len(curves[0]) == (6 if stage == "sft" else 3) and curves[0].abs().max() > 1e-6
+    torch.testing.assert_close(curves[0], curves[1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-5)
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run(small, tmp_path) -> None:
     with pytest.raises(RuntimeError, match="non-finite"):
         module = SFT(policy_of(small), SGD)

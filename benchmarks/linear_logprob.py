@@ -1,0 +1,342 @@
+"""Log-probs with and without the logits: time, peak memory and accuracy, beside peers, in one run.
+
+    python benchmarks/linear_logprob.py                      on a GPU the published shapes, else the CPU comparison
+    python benchmarks/linear_logprob.py --out FOLDER         also figures as JSON and a table as text
+    python benchmarks/linear_logprob.py --quick              fewer shapes and repetitions
+
+GPU: medians of CUDA events with the providers taking turns in every repetition, so that clocks drift for all alike. Two
+floors: the least number of products at 790 TFLOP/s, and the library's bare products of the same shapes timed in the
+same turns. Targets have a probability of about one half: random logits would flatter whoever skips small ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from earwitness.kernels.linear_logprob import linear_cross_entropy, linear_grpo_loss, linear_logprob
+
+SHAPES = {"7B": (3_584, 152_064), "3B": (2_048, 151_936)}
+PEAK_FLOPS = 790e12  # bf16 products of an H100/H200, in short bursts
+GPU_MODES = ("forward", "frozen", "trainable", "cross entropy", "grpo")
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def data(rows: int, hidden: int, vocabulary: int, device: str, dtype: torch.dtype, seed: int = 0):
+    """States that point towards their targets: p(target) about one half, logits up to about 25."""
+    generator = torch.Generator(device).manual_seed(seed)
+    weight = torch.randn(vocabulary, hidden, generator=generator, device=device, dtype=dtype) * 0.02
+    targets = torch.randint(0, vocabulary, (rows,), generator=generator, device=device)
+    noise = torch.randn(rows, hidden, generator=generator, device=device, dtype=dtype)
+    pull = torch.rand(rows, 1, generator=generator, device=device, dtype=dtype) * 24
+    own = weight[targets]
+    return noise + own * pull / own.float().square().sum(1, keepdim=True).to(dtype), weight, targets
+
+
+# Providers ------------------------------------------------------------------------------------------------------------
+
+
+def ours(backend: str) -> dict[str, Step]:
+    """Our own, by mode."""
+    options: dict[str, Any] = {"backend": backend, "max_workspace_bytes": 3 << 28}
+
+    def logprob(x: Tensor, w: Tensor, t: Tensor) -> Tensor:
+        return -linear_logprob(x, w, t, **options).logprob.mean()
+
+    def cross_entropy(x: Tensor, w: Tensor, t: Tensor) -> Tensor:
+        return linear_cross_entropy(x, w, t, **options)
+
+    def grpo(x: Tensor, w: Tensor, t: Tensor) -> Tensor:
+        shape = (8, len(t) // 8)
+        old = torch.full(shape, -1.0, device=x.device)
+        gain = torch.linspace(-1, 1, 8, device=x.device)
+        more = {"old_logprob": old, "ref_logprob": old, "beta": 0.001}
+        return linear_grpo_loss(x.view(*shape, -1), w, t.view(shape), gain, **more, **options)[0]
+
+    return {"forward": logprob, "frozen": logprob, "trainable": logprob, "cross entropy": cross_entropy, "grpo": grpo}
+
+
+def naive(x: Tensor, w: Tensor, t: Tensor) -> Tensor:
+    """All logits at once, log-softmax in float32."""
+    return -torch.log_softmax((x @ w.T).float(), -1).gather(1, t[:, None]).mean()
+
+
+def checkpointed(x: Tensor, w: Tensor, t: Tensor, size: int = 2_048) -> Tensor:
+    """Chunks of rows under activation checkpointing, as several trainers have it."""
+    from torch.utils.checkpoint import checkpoint
+
+    parts = [
+        checkpoint(naive, a, w, b, use_reentrant=False) * len(b)
+        for a, b in zip(x.split(size), t.split(size), strict=True)
+    ]
+    return torch.stack(parts).sum() / len(t)
+
+
+def liger(x: Tensor, w: Tensor, t: Tensor) -> Tensor:
+    """liger-kernel's fused linear cross entropy."""
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy  # type: ignore[import-not-found]
+
+    found = liger_fused_linear_cross_entropy(x, w, t)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def cut(x: Tensor, w: Tensor, t: Tensor) -> Tensor:
+    """cut-cross-entropy without dropping small gradients."""
+    from cut_cross_entropy import linear_cross_entropy as cce  # type: ignore[import-not-found]
+
+    return cce(x, w, t, filter_eps=None)
+
+
+def native(x: Tensor, w: Tensor, t: Tensor) -> Tensor:
+    """torch's own fused linear cross entropy, where it has one."""
+    return torch.nn.functional.linear_cross_entropy(x, w, t)  # type: ignore[attr-defined]
+
+
+def providers(mode: str, device: str) -> tuple[dict[str, Step], list[str]]:
+    """Providers of a mode, and peers that are not installed."""
+    names = ("triton_rows", "triton_fused") if device == "cuda" else ("torch",)
+    found: dict[str, Step] = {f"ours {name}": ours(name)[mode] for name in names}
+    missing: list[str] = []
+    if mode == "grpo":
+        return found, missing
+    found["torch naive"] = naive
+    if device == "cuda":
+        found["torch chunks + checkpoint"] = checkpointed
+        found["torch compiled"] = torch.compile(naive)
+    for name, module, step in (
+        ("liger-kernel", "liger_kernel", liger),
+        ("cut-cross-entropy", "cut_cross_entropy", cut),
+    ):
+        try:
+            importlib.import_module(module)
+            found[name] = step
+        except ImportError:
+            missing.append(name)
+    if hasattr(torch.nn.functional, "linear_cross_entropy"):
+        found["torch native"] = native
+    else:
+        missing.append("torch native")
+    return found, missing
+
+
+# Measuring ------------------------------------------------------------------------------------------------------------
+
+
+def once(step: Step, mode: str, x: Tensor, w: Tensor, t: Tensor) -> None:
+    """One forward, and backward where the mode has one; gradients are dropped."""
+    if mode == "forward":
+        with torch.no_grad():
+            step(x, w, t)
+        return
+    x.requires_grad_()
+    w.requires_grad_(mode not in ("frozen",))
+    step(x, w, t).backward()
+    x.grad = w.grad = None
+
+
+def products(mode: str, rows: int, hidden: int, vocabulary: int, x: Tensor, w: Tensor) -> Callable[[], None]:
+    """The bare library products of a mode: one, two or three."""
+    logits = torch.empty(min(rows, 2_304), vocabulary, device=x.device, dtype=x.dtype).normal_()
+
+    def job() -> None:
+        for start in range(0, rows, len(logits)):
+            part = x.detach()[start : start + len(logits)]
+            torch.mm(part, w.detach().T, out=logits[: len(part)])
+            if mode != "forward":
+                torch.mm(logits[: len(part)], w.detach())
+            if mode not in ("forward", "frozen"):
+                torch.mm(logits[: len(part)].T, part)
+
+    return job
+
+
+def on_gpu(quick: bool) -> list[dict[str, Any]]:
+    """Every shape and mode; providers take turns."""
+    rows_of = (8_192,) if quick else (1_024, 8_192)
+    repeats, found = (8 if quick else 15), []
+    for model, (hidden, vocabulary) in SHAPES.items():
+        for rows in rows_of:
+            for mode in GPU_MODES:
+                found += one_mode(mode, model, rows, hidden, vocabulary, repeats)
+    return found
+
+
+def one_mode(mode: str, model: str, rows: int, hidden: int, vocabulary: int, repeats: int) -> list[dict[str, Any]]:
+    """All providers of one mode and shape."""
+    sets = [data(rows, hidden, vocabulary, "cuda", torch.bfloat16, seed) for seed in range(2)]
+    steps, missing = providers(mode, "cuda")
+    bare = products(mode, rows, hidden, vocabulary, *sets[0][:2])
+
+    def job(step: Step, k: int) -> None:
+        once(step, mode, *sets[k % 2])
+
+    jobs: dict[str, Callable[[int], None]] = {name: partial(job, step) for name, step in steps.items()}
+    jobs["bare products"] = lambda _: bare()
+    found = turns(jobs, repeats, {"model": model, "rows": rows, "mode": mode, "missing": missing})
+    flops = {"forward": 2, "frozen": 4}.get(mode, 6) * rows * hidden * vocabulary
+    for entry in found:
+        if "ms" in entry:
+            entry["x 790 TFLOP/s"] = entry["ms"] / (1e3 * flops / PEAK_FLOPS)
+    torch.cuda.empty_cache()
+    return found
+
+
+def turns(jobs: dict[str, Callable[[int], None]], repeats: int, where: dict[str, Any]) -> list[dict[str, Any]]:
+    """Median milliseconds and peak extra memory of every job, in rotating order; a failure is reported, not hidden."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    peaks, failed = dict.fromkeys(jobs, 0), {}
+    for k in range(repeats + 2):
+        names = list(jobs)
+        for name in names[k % len(names) :] + names[: k % len(names)]:
+            if name in failed:
+                continue
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            base = torch.cuda.memory_allocated()
+            start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            try:
+                start.record()
+                jobs[name](k)
+                stop.record()
+                torch.cuda.synchronize()
+            except Exception as error:  # a peer that cannot run here: whatever it raises is its result
+                failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+                torch.cuda.empty_cache()
+                continue
+            if k >= 2:  # the first two compile and fill caches
+                times[name].append(start.elapsed_time(stop))
+                peaks[name] = max(peaks[name], torch.cuda.max_memory_allocated() - base)
+    bare = median(times["bare products"]) if times["bare products"] else float("nan")
+    out = []
+    for name, values in times.items():
+        entry = {**where, "provider": name}
+        if name in failed:
+            entry["failed"] = failed[name]
+        else:
+            ordered = sorted(values)
+            spread = [ordered[len(ordered) // 5], ordered[-1 - len(ordered) // 5]]
+            entry |= {"ms": median(values), "p20, p80": spread, "x bare": median(values) / bare}
+            entry["peak extra GiB"] = peaks[name] / (1 << 30)
+        out.append(entry)
+    return out
+
+
+def accuracy() -> list[dict[str, Any]]:
+    """Largest error of log-probs and relative error of the states' gradient against float64, 256 rows, per provider."""
+    hidden, vocabulary = SHAPES["7B"]
+    x, w, t = data(256, hidden, vocabulary, "cuda", torch.bfloat16, 7)
+    exact = run_logprob("torch", x.double(), w.double(), t)
+    found = []
+    for name in ("torch", "triton_rows", "triton_fused"):
+        first, second = run_logprob(name, x, w, t), run_logprob(name, x, w, t)
+        found.append(
+            {
+                "accuracy of": name,
+                "logprob max": float((first[0] - exact[0]).abs().max()),
+                "gradient": float((first[1] - exact[1]).norm() / exact[1].norm()),
+                "bitwise equal twice": all(torch.equal(a, b) for a, b in zip(first, second, strict=True)),
+            }
+        )
+    bf16 = torch.log_softmax((x @ w.T).float(), -1).gather(1, t[:, None]).squeeze(1).double()
+    return [*found, {"accuracy of": "torch naive", "logprob max": float((bf16 - exact[0]).abs().max())}]
+
+
+def run_logprob(backend: str, x: Tensor, w: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probs and the gradient of their sum by the states, in float64."""
+    x = x.detach().clone().requires_grad_()
+    logprob = linear_logprob(x, w.detach(), t, backend=backend).logprob
+    logprob.sum().backward()
+    assert x.grad is not None
+    return logprob.detach().double(), x.grad.double()
+
+
+def on_cpu(rows: int, hidden: int, vocabulary: int) -> list[dict[str, Any]]:
+    """Seconds and peak extra memory of naive logits and of the chunked backend, in turn, each in its own process."""
+    import tempfile
+
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            for mode in ("frozen", "trainable", "cross entropy"):
+                for name in ("naive", "ours"):
+                    out = f"{folder}/one.json"
+                    words = ["--one", f"{mode}:{name}", "--shape", f"{rows},{hidden},{vocabulary}", "--out", out]
+                    subprocess.run([sys.executable, __file__, *words], check=True)
+                    found.setdefault((mode, name), []).append(json.loads(Path(out).read_text()))
+    out_rows = []
+    for mode in ("frozen", "trainable", "cross entropy"):
+        best = {n: {k: min(r[k] for r in found[mode, n]) for k in ("s", "GiB")} for n in ("naive", "ours")}
+        ratio = {k: best["ours"][k] / best["naive"][k] for k in ("s", "GiB")}
+        for name in ("naive", "ours"):
+            out_rows.append(
+                {"mode": mode, "provider": name, **best[name]} | ({"ratio": ratio} if name == "ours" else {})
+            )
+    return out_rows
+
+
+def one_on_cpu(mode: str, name: str, shape: tuple[int, ...]) -> dict[str, float]:
+    """In a fresh process: the memory beyond inputs and gradients at its peak, and the seconds of the second step."""
+    import resource
+
+    x, w, t = data(*shape, "cpu", torch.float32)
+    step = naive if name == "naive" else ours("torch")[mode]
+    x.requires_grad_()
+    w.requires_grad_(mode != "frozen")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        step(x, w, t).backward()
+        seconds.append(time.perf_counter() - start)
+        kept = sum(p.grad.nbytes for p in (x, w) if p.grad is not None)
+        x.grad = w.grad = None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"s": min(seconds), "GiB": (peak - before) / (1 << 20) - kept / (1 << 30)}
+
+
+def main() -> None:
+    """Measures, prints a table, writes JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--shape", default="2048,512,152064", help="rows, width, vocabulary of the CPU comparison")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    shape = tuple(int(n) for n in options.shape.split(","))
+    if options.one:
+        Path(options.out).write_text(json.dumps(one_on_cpu(*options.one.split(":"), shape)))
+        return
+    gpu = torch.cuda.is_available()
+    about = {"torch": torch.__version__, "machine": torch.cuda.get_device_name() if gpu else platform.machine()}
+    if gpu:
+        import triton
+
+        about["triton"] = triton.__version__
+    figures = on_gpu(options.quick) + accuracy() if gpu else on_cpu(*shape)
+    lines = [", ".join(f"{k} {v}" for k, v in about.items())]
+    for entry in figures:
+        lines.append("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items()))
+    print("\n".join(lines))
+    if options.out:
+        folder = Path(options.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"linear_logprob-{'gpu' if gpu else 'cpu'}"
+        (folder / f"{name}.json").write_text(json.dumps({"about": about, "figures": figures}, indent=1) + "\n")
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
