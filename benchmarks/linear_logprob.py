@@ -63,7 +63,7 @@ def ours(backend: str) -> dict[str, Step]:
         shape = (8, len(t) // 8)
         old = torch.full(shape, -1.0, device=x.device)
         gain = torch.linspace(-1, 1, 8, device=x.device)
-        more = {"old_logprob": old, "ref_logprob": old, "beta": 0.001}
+        more: dict[str, Any] = {"old_logprob": old, "ref_logprob": old, "beta": 0.001}
         return linear_grpo_loss(x.view(*shape, -1), w, t.view(shape), gain, **more, **options)[0]
 
     return {"forward": logprob, "frozen": logprob, "trainable": logprob, "cross entropy": cross_entropy, "grpo": grpo}
@@ -287,11 +287,11 @@ def on_cpu(rows: int, hidden: int, vocabulary: int) -> list[dict[str, Any]]:
     return out_rows
 
 
-def one_on_cpu(mode: str, name: str, shape: tuple[int, ...]) -> dict[str, float]:
+def one_on_cpu(mode: str, name: str, rows: int, hidden: int, vocabulary: int) -> dict[str, float]:
     """In a fresh process: the memory beyond inputs and gradients at its peak, and the seconds of the second step."""
     import resource
 
-    x, w, t = data(*shape, "cpu", torch.float32)
+    x, w, t = data(rows, hidden, vocabulary, "cpu", torch.float32)
     step = naive if name == "naive" else ours("torch")[mode]
     x.requires_grad_()
     w.requires_grad_(mode != "frozen")
@@ -315,9 +315,10 @@ def main() -> None:
     parser.add_argument("--shape", default="2048,512,152064", help="rows, width, vocabulary of the CPU comparison")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    shape = tuple(int(n) for n in options.shape.split(","))
+    rows, hidden, vocabulary = (int(n) for n in options.shape.split(","))
     if options.one:
-        Path(options.out).write_text(json.dumps(one_on_cpu(*options.one.split(":"), shape)))
+        mode, name = options.one.split(":")
+        Path(options.out).write_text(json.dumps(one_on_cpu(mode, name, rows, hidden, vocabulary)))
         return
     gpu = torch.cuda.is_available()
     about = {"torch": torch.__version__, "machine": torch.cuda.get_device_name() if gpu else platform.machine()}
@@ -325,7 +326,7 @@ def main() -> None:
         import triton
 
         about["triton"] = triton.__version__
-    figures = on_gpu(options.quick) + accuracy() if gpu else on_cpu(*shape)
+    figures = on_gpu(options.quick) + accuracy() if gpu else on_cpu(rows, hidden, vocabulary)
     lines = [", ".join(f"{k} {v}" for k, v in about.items())]
     for entry in figures:
         lines.append("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items()))

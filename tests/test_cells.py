@@ -208,6 +208,25 @@ def test_the_number_depends_neither_on_the_order_of_rows_nor_on_that_of_the_name
     assert moved.tolist() == number[order].tolist() and names_of(other) == names_of(cells)
 
 
+def test_bins_are_named_with_as_many_digits_as_tell_their_ends_apart():
+    """Four where they do; 1234.51 and 1234.52 need six, and floats that are neighbours all there are."""
+    for values, names in (
+        ([1234.51, 1234.52, 1234.53], ["[1234.51, 1234.52)", "[1234.52, 1234.53)", "[1234.53, 1234.53]"]),
+        ([0.123456, 0.5], ["[0.1235, 0.5)", "[0.5, 0.5]"]),
+        ([1.0, np.nextafter(1.0, 2)], ["[1, 1.0000000000000002)", "[1.0000000000000002, 1.0000000000000002]"]),
+    ):
+        cells, _ = partition(table_of(x=np.array(values)), [Axis("x", "x")], {})
+        assert cells.axes["x"] == tuple(names)
+
+
+@LAW
+@given(columns(), st.integers(1, 70))
+def test_no_two_bins_have_the_same_name(values, bins):
+    cells, _ = partition(table_of(x=values), [Axis("x", "x", bins=bins)], {})
+    names = cells.axes["x"]
+    assert len(set(names)) == len(names) == len(cells.edges["x"]) + 1
+
+
 def test_a_zero_with_a_sign_is_called_zero():
     for values in ([0.0, -0.0, 1.0], [-0.0, 0.0, 1.0]):
         cells, _ = partition(table_of(x=np.array(values)), [Axis("x", "x", edges=(0.5,))], {})
@@ -393,7 +412,14 @@ def test_axes_are_read_from_a_list_or_from_a_mapping():
         == (Axis("label", "label"),)
     )
     spec = {"heard": {"column": "ac", "bins": 4, "by": "width"}, "cut": {"column": "ac", "edges": [0, 1]}}
-    assert parse_axes(spec) == (Axis("heard", "ac", 4, "width"), Axis("cut", "ac", edges=(0.0, 1.0)))
+    assert parse_axes(spec) == (Axis("cut", "ac", edges=(0.0, 1.0)), Axis("heard", "ac", 4, "width"))
+
+
+def test_axes_come_by_their_names_whatever_the_order_of_the_file():
+    """Of a list as of a mapping, and with them the numbers of the cells."""
+    axes = parse_axes(["source", "ac", "label"])
+    assert [axis.name for axis in axes] == ["ac", "label", "source"]
+    assert axes == parse_axes(["label", "source", "ac"]) == parse_axes({"source": {}, "label": "label", "ac": {}})
 
 
 def test_a_column_that_cannot_be_an_axis_is_named():

@@ -265,14 +265,15 @@ def test_adarft_stays_within_its_bounds():
     assert reducer.close(state, window(prompts=4)).tolist() == [0.1]
 
 
-@pytest.mark.xfail(strict=True, reason="the first target is not held within [low, high], as every later one is")
-def test_adarft_starts_within_its_bounds():
-    """Refusing such arguments would do as well."""
-    try:
-        reducer = Adarft(initial=2.0)
-    except InputError:
-        return
-    assert reducer.columns(reducer.start(cells_of(ac=[0.0])), cells_of(ac=[0.0]))["target"].tolist() == [1.0]
+@pytest.mark.parametrize("given", [{"initial": 2.0}, {"initial": -0.1}, {"initial": 0.5, "low": 0.6}, {"high": -1}])
+def test_adarft_starts_within_its_bounds(given):
+    """Both ends are within."""
+    with pytest.raises(InputError, match=r"feedback adarft: initial [-0-9.]+ lies outside \[[-0-9.]+, [-0-9.]+\]$"):
+        Adarft(**given)
+    for initial in (0.2, 0.7):
+        reducer = Adarft(initial=initial, low=0.2, high=0.7)
+        cells = cells_of(ac=[0.0])
+        assert reducer.columns(reducer.start(cells), cells)["target"].tolist() == [initial]
 
 
 def test_feedback_is_named_alone_with_a_value_or_with_arguments():
@@ -309,10 +310,11 @@ def test_feedback_that_cannot_be_is_refused(given, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="numbers of a reducer are compared before they are checked")
-def test_a_word_in_place_of_a_number_is_refused_in_one_sentence():
-    with pytest.raises(InputError):
-        parse_feedback({"contribution": {"strength": "many"}}, "here")
+@pytest.mark.parametrize("given", [{"contribution": {"strength": "many"}}, {"adarft": {"initial": "low"}}])
+def test_a_word_in_place_of_a_number_is_refused_in_one_sentence(given):
+    with pytest.raises(InputError, match=f"^here.{next(iter(given))}: .*not supported between") as caught:
+        parse_feedback(given, "here")
+    assert "\n" not in str(caught.value)
 
 
 class Surprise:

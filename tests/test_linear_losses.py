@@ -74,7 +74,7 @@ def rollout(train_head: bool, dtype=torch.float64):
 @pytest.mark.parametrize("chunk", [1 << 28, 2 * 8 * 11])
 @pytest.mark.parametrize("first_pass", [False, True])
 def test_it_is_the_objective_of_the_log_probs(train_head, chunk, first_pass):
-    """Loss and both gradients, in one chunk and in chunks of two tokens; with the old policy's log-probs and without."""
+    """Loss and both gradients, in one chunk and in chunks of two tokens; with old log-probs and without."""
     hidden, weight, targets, mask, old, reference, advantages = rollout(train_head)
     options = {"beta": 0.04, "eps_low": 0.2, "eps_high": 0.28}
     loss, metrics = linear_grpo_loss(

@@ -319,7 +319,7 @@ def test_golden_rows():
     batches = {name: [table.uid[plan.batch(name, i)[0]].tolist() for i in range(3)] for name in plan.stages}
     assert batches["sft"] == [[10, 22, 1, 16], [19, 7, 22, 19], [16, 10, 1, 7]]
     assert batches["grpo"] == [[5, 15, 6, 20], [17, 4, 11, 21], [2, 3, 8, 18]]
-    assert plan.fingerprint == "6e907cc469b103ef"
+    assert plan.fingerprint == "92405df35466265c"
 
 
 WEAK = {"pool": {"label": "weak"}, "budget": {"samples": 6}}

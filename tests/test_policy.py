@@ -156,7 +156,7 @@ def test_unknown_parts_and_targets_are_refused(checkpoint):
         InputError, match=r"^policy\.train: unknown part 'vision'; the parts are audio_tower, projector"
     ):
         OmniPolicy(str(checkpoint), train=["vision"])
-    with pytest.raises(InputError, match=r"^policy\.lora: no linear layer is called \['w1'\]$"):
+    with pytest.raises(InputError, match=r"^policy\.lora: no linear layer of the decoder is called \['w1'\]$"):
         OmniPolicy(str(checkpoint), lora=Lora(targets=["w1"]))
 
 

@@ -113,7 +113,7 @@ def draft(request: Request, clips: Clips, answers: Mapping[str, Sequence[str]], 
     if request.kind == PRIOR:
         ask = f"The speaker counts {choose(KNOWN[DIGITS.index(answer)], *name, 'thing')}. {ask}"
     elif request.kind == LOGIC:
-        ask = f"{_told(question_type, answer, spoken)} {ask}"
+        ask = f"{_told(question_type, answer, ask)} {ask}"
     others = shuffled([word for word in answers[question_type] if word != answer], *name, "others")[:3]
     choices = shuffled((answer, *others), *name, "choices")
     question = Question(request.source, request.identifier, ask, choices, answer, question_type, request.split)
@@ -138,14 +138,13 @@ def _spoken(question_type: str, answer: str, seed: int, clip: str) -> tuple[tupl
     return tuple(digits), f"Which digit comes {ORDINALS[place]}?"
 
 
-def _told(question_type: str, answer: str, spoken: tuple[str, ...]) -> str:
+def _told(question_type: str, answer: str, ask: str) -> str:
     if question_type == "speaker":
         return f"The speaker is called {answer}."
     if question_type == "count":
         return TOLD_COUNTS[answer]
     if question_type == "order":
-        places = ("first", "second", "last") if len(spoken) == 3 else ("first", "last")
-        return f"One hears {', '.join(f'{place} {digit}' for place, digit in zip(places, spoken, strict=True))}."
+        return f"The digit that comes {ask.split()[-1].rstrip('?')} is {answer}."
     place = DIGITS.index(answer)
     return f"It is the number after {DIGITS[place - 1]}." if place else "It is the number before one."
 

@@ -245,7 +245,8 @@ def _with_lora(thinker: Any, lora: Lora) -> Any:
         for inner, module in layer.named_modules()
         if isinstance(module, nn.Linear) and inner.rpartition(".")[2] in lora.targets
     ]
-    if not names:
-        raise InputError(f"policy.lora: no linear layer is called {lora.targets}")
+    unknown = set(lora.targets) - {name.rpartition(".")[2] for name in names}
+    if unknown or not names:
+        raise InputError(f"policy.lora: no linear layer of the decoder is called {sorted(unknown) or lora.targets}")
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
     return get_peft_model(thinker, config)
