@@ -1,7 +1,8 @@
 """Knows where every question lies: one row per question, with the byte ranges of its text and its recording.
 
-Columns: uid, key, clip (hash of the audio bytes), split, question_type, source, num_choices, duration_s, num_samples,
-shard (relative to the index), json_offset, json_size, question_no, audio_offset, audio_size, audio_ext, audio_crc.
+Columns: uid, key, clip (hash of the audio bytes), question (hash of the text and the options), split, question_type,
+source, num_choices, duration_s, num_samples, shard (relative to the index), json_offset, json_size, question_no,
+audio_offset, audio_size, audio_ext, audio_crc.
 Any uncompressed WebDataset tar of json + audio pairs can be indexed; labels live in a table of their own.
 """
 
@@ -32,6 +33,7 @@ SCHEMA = pa.schema(
         "uid": pa.uint64(),
         "key": pa.string(),
         "clip": pa.uint64(),
+        "question": pa.uint64(),
         "split": _DICTIONARY,
         "question_type": _DICTIONARY,
         "source": _DICTIONARY,
@@ -114,6 +116,7 @@ def _index_sample(path: Path, file, members: list[Member]) -> Iterator[dict[str,
             "uid": question.uid,
             "key": question.key,
             "clip": hash64("audio", hashlib.blake2b(data).hexdigest()),
+            "question": hash64("question", question.question, *sorted(question.choices)),
             "split": question.split,
             "question_type": question.question_type,
             "source": question.source,

@@ -144,7 +144,7 @@ def _told(question_type: str, answer: str, ask: str) -> str:
     if question_type == "count":
         return TOLD_COUNTS[answer]
     if question_type == "order":
-        return f"The digit that comes {ask.split()[-1].rstrip('?')} is {answer}."
+        return f"The digit that comes {ask.rpartition(' ')[2].rstrip('?')} is {answer}."
     place = DIGITS.index(answer)
     return f"It is the number after {DIGITS[place - 1]}." if place else "It is the number before one."
 
