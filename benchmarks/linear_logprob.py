@@ -51,7 +51,7 @@ def data(rows: int, hidden: int, vocabulary: int, device: str, dtype: torch.dtyp
 
 def ours(backend: str) -> dict[str, Step]:
     """Our own, by mode."""
-    options: dict[str, Any] = {"backend": backend, "max_workspace_bytes": 3 << 28}
+    options: dict[str, Any] = {"backend": backend}
 
     def logprob(x: Tensor, w: Tensor, t: Tensor) -> Tensor:
         return -linear_logprob(x, w, t, **options).logprob.mean()

@@ -35,7 +35,7 @@ def linear_logprob(
     entropy_grad: bool = False,
     return_lse: bool = False,
     backend: str = "auto",
-    max_workspace_bytes: int = 1 << 28,
+    max_workspace_bytes: int | None = None,
     validate_targets: bool = True,
 ) -> LogProbOutput:
     """Log-probability of each target token.
@@ -50,7 +50,7 @@ def linear_logprob(
         return_entropy: also the entropy in nats of the same distribution; `entropy_grad` makes it differentiable.
         return_lse: also the log of the sum of exponentials of the logits over the temperature, without a gradient.
         backend: "auto", "torch", "triton_rows" or "triton_fused".
-        max_workspace_bytes: bound on the logits held at a time; sets the chunk length.
+        max_workspace_bytes: bound on the logits held at a time; sets the chunk length. Default 256 MiB, on GPUs 1 GiB.
         validate_targets: check that targets are token ids; costs a synchronisation on GPUs. Unchecked, a target
             outside the vocabulary gives NaN, never another number.
 
@@ -91,7 +91,7 @@ def linear_token_loss(
     ignore_index: int = -100,
     exclude: Tensor | None = None,
     backend: str = "auto",
-    max_workspace_bytes: int = 1 << 28,
+    max_workspace_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The sum of a loss of single tokens, and their log-probs [...] without a gradient; a trainable head costs 6NHV.
 

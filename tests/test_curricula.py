@@ -123,7 +123,13 @@ def test_every_shipped_curriculum_compiles_and_deals_no_row_twice(name, table):
     assert taken.max() == 1
 
 
-@pytest.mark.parametrize("name", CURRICULA)
+several_reducers = pytest.mark.xfail(
+    strict=True, reason="observed columns go into the fingerprint in the order of the file's feedback"
+)
+ORDERED = [pytest.param(name, marks=several_reducers if name == "adarft" else ()) for name in CURRICULA]
+
+
+@pytest.mark.parametrize("name", ORDERED)
 def test_a_curriculum_written_as_yaml_and_read_again_is_the_same_plan(name, table):
     mapping = read_curriculum(name)
     rewritten = yaml.safe_load(yaml.safe_dump(mapping))
@@ -134,21 +140,14 @@ def test_a_curriculum_written_as_yaml_and_read_again_is_the_same_plan(name, tabl
         assert dealt_rows(plans[0], first).tobytes() == dealt_rows(plans[1], first).tobytes()
 
 
-several_axes = pytest.mark.xfail(
-    strict=True, reason="the order of axes in a `cells` mapping is part of the fingerprint"
-)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=several_axes if name in ("bandit", "online", "softmax") else ()) for name in CURRICULA],
-)
+@pytest.mark.parametrize("name", ORDERED)
 def test_the_order_of_keys_in_a_file_does_not_matter(name, table):
     """Every mapping of the file turned round, the list of stages as it is."""
     mapping = read_curriculum(name)
     assert list(turned(mapping)) == list(mapping)[::-1]
     one, other = (Plan(parse_curriculum(m), table) for m in (mapping, turned(mapping)))
     assert one.fingerprint == other.fingerprint
+    assert one.curriculum.canonical() == other.curriculum.canonical()
 
 
 def small(stage, **top):
@@ -172,17 +171,54 @@ def test_shorthands_and_what_they_stand_for_are_the_same_curriculum():
 
 @pytest.mark.parametrize(
     "default",
-    [{"mix": "spread"}, {"weight": "uniform"}, {"claim": 0}, {"pool": {}}, {"budget": {"samples": 80, "epochs": 1}}],
+    [
+        *({"mix": "spread"}, {"weight": "uniform"}, {"claim": 0}, {"pool": {}}, {"on_short": "error"}, {"lag": 1}),
+        *({"mass": None}, {"loss_weight": None}, {"block": None}, {"window": None, "feedback": None, "probe": None}),
+        *({"budget": {"samples": 80, "epochs": 1}}, {"on_zero_advantage": "keep"}),
+    ],
 )
-@pytest.mark.xfail(strict=True, reason="a stage is kept as it was written, its defaults with it")
 def test_a_default_that_is_spelt_out_is_the_same_curriculum(default):
     """Otherwise a run is not resumed although nothing changed."""
     assert small(default) == small({})
 
 
-@pytest.mark.xfail(strict=True, reason="modifiers act in the order of their keys, which the fingerprint does not see")
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"weight": {"uniform": {}}}),
+        ({"weight": {"power": "ac"}}, {"weight": {"power": {"by": "ac", "gamma": 1.0}}}),
+        ({"pool": {"label": "weak"}}, {"pool": {"label": ["weak"]}}),
+    ],
+)
+@pytest.mark.xfail(strict=True, reason="a weight and a pool are kept as they were written")
+def test_shorthands_inside_a_stage_are_the_same_curriculum_too(one, other):
+    assert small(one) == small(other)
+
+
+def test_a_description_holds_every_default():
+    """All keys of a stage and of the top; the cost where a budget is in FLOPs, interleaves where there are any."""
+    described = json.loads(small({}))
+    assert described == {
+        "seed": 0,
+        "cells": [{"name": "label", "column": "label", "bins": 32, "by": "quantile", "edges": None}],
+        "disjoint": "uid",
+        "columns": {},
+        "stages": [
+            {
+                **{"name": "s", "objective": "sft", "batch_size": 8, "budget": {"samples": 80, "epochs": 1}},
+                **{"pool": {}, "weight": "uniform", "mass": None, "loss_weight": None, "block": None, "mix": "spread"},
+                **{"claim": 0, "on_short": "error", "window": None, "lag": 1, "feedback": None, "probe": None},
+                "on_zero_advantage": "keep",
+            }
+        ],
+    }
+    assert json.loads(small({"claim": "first"}))["stages"][0]["claim"] == -1
+    asked = {"window": 5, "feedback": "contribution", "probe": {}}
+    assert small(asked) == small(asked | {"probe": {"rate": 0.25, "condition": "silence", "how": "option_logprob"}})
+
+
 def test_plans_with_the_same_fingerprint_deal_the_same_rows(table):
-    """`matched` then `floor` is not `floor` then `matched`: either may be meant, but not under one name."""
+    """Modifiers in one order or the other: `matched` comes before `floor` in both."""
     few = table.take(np.arange(0, len(table), 100))
     stage = {"name": "s", "objective": "sft", "batch_size": 8, "budget": {"samples": 800}}
     parts = {"softmax": {"by": "ac", "temperature": 0.1}, "matched": {"by": "source"}, "floor": 0.5}
@@ -191,8 +227,8 @@ def test_plans_with_the_same_fingerprint_deal_the_same_rows(table):
         Plan(parse_curriculum({"cells": cells, "stages": [stage | {"weight": weight}]}), few)
         for weight in (parts, turned(parts))
     )
-    same = dealt_rows(one, "s").tolist() == dealt_rows(other, "s").tolist()
-    assert same == (one.fingerprint == other.fingerprint)
+    assert dealt_rows(one, "s").tolist() == dealt_rows(other, "s").tolist()
+    assert one.fingerprint == other.fingerprint
 
 
 @pytest.mark.parametrize("name", PAPER)

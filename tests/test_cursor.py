@@ -10,8 +10,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from earwitness.curriculum.allocation import apportion
 from earwitness.curriculum.cursor import Cursor, fork, read_state, write_state
 from earwitness.curriculum.feedback import SUMS, Observations
+from earwitness.curriculum.fingerprint import differences
 from earwitness.curriculum.identity import keyed, splitmix64, unit
 from earwitness.curriculum.plan import Plan
 from earwitness.curriculum.preview import describe
@@ -64,8 +66,8 @@ def spec(*stages, **top):
     return {"stages": list(stages), "seed": 3, "cells": AXES, **top}
 
 
-def plan_of(*stages, table=TABLE, used=None, **top):
-    return Plan(parse_curriculum(spec(*stages, **top)), table, used)
+def plan_of(*stages, table=TABLE, used=None, origin=None, **top):
+    return Plan(parse_curriculum(spec(*stages, **top)), table, used, origin)
 
 
 def as_json(value):
@@ -144,7 +146,7 @@ def test_observations_of_a_static_stage_change_nothing():
 @pytest.mark.parametrize("lag", [1, 2])
 def test_an_adaptive_run_resumed_at_any_step_plans_the_same_windows(lag):
     """At window ends and in the middle of windows, where the open window's sums are carried along."""
-    mapping = spec(adaptive(lag=lag), static())
+    mapping = spec(static(), adaptive(lag=lag))
     cursor = Cursor(Plan(parse_curriculum(mapping), TABLE), "g")
     states, whole = [as_json(cursor.state())], []
     for _ in range(9):
@@ -303,16 +305,16 @@ def test_sums_of_another_shape_are_refused():
 
 
 @LAW
-@given(st.integers(0, 99), st.integers(0, 2), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.data())
-def test_an_adaptive_stage_deals_nothing_twice_and_keeps_off_the_static_rows(seed, place, size, window, lag, data):
-    """Wherever it is listed. Its windows are exact, and with the last rows it empties what the others left."""
+@given(st.integers(0, 99), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.data())
+def test_an_adaptive_stage_deals_nothing_twice_and_keeps_off_the_static_rows(seed, size, window, lag, data):
+    """Its windows are exact, and with the last rows it empties what the others left."""
     table = table_of(data.draw(st.integers(8, 60)), seed)
     others = [static("s", budget={"samples": 3}), static("t", budget={"samples": 2}, pool={"source": ["a", "b"]})]
     assume((table.text("source").codes < 2).sum() >= 5)
     room = len(table) - 5
     samples = data.draw(st.one_of(st.just(room), st.integers(1, room)))
     stage = adaptive(batch_size=size, window=window, lag=lag, budget={"samples": samples})
-    cursor = Cursor(plan_of(*others[:place], stage, *others[place:], table=table), "g")
+    cursor = Cursor(plan_of(*others, stage, table=table), "g")
     plan = cursor.plan
     train(cursor)
     dealt = plan.dealt("g")
@@ -325,13 +327,18 @@ def test_an_adaptive_stage_deals_nothing_twice_and_keeps_off_the_static_rows(see
     assert [dealt_rows(alone, name).tolist() for name in ("s", "t")] == rows[:2]
 
 
-def test_an_adaptive_stage_that_stops_early_is_as_long_as_its_pool():
-    plan = plan_of(static(budget={"samples": 50}), adaptive(on_short="stop", budget={"steps": 100}))
+def test_an_adaptive_stage_may_have_all_that_is_left_and_no_more():
+    """10 rows are left: four steps of three, the last one padded. It must not stop early, so an eleventh is an error."""
+    stages = [static(budget={"samples": 50}), adaptive(budget={"samples": 10})]
+    plan = plan_of(*stages)
     cursor = Cursor(plan, "g")
     assert plan.num_steps("g") == 4 and plan.dealt("g").rows == 10
     assert plan.batch("g", 0)[1].tolist() == [1, 1, 1]
     train(cursor)
     assert plan.batch("g", 3)[1].tolist() == [1, 0, 0]
+    stages[1]["budget"] = {"samples": 11}
+    with pytest.raises(InputError, match="stage 'g' wants 11 rows of all rows, 10 are left after s; lower the budget"):
+        plan_of(*stages)
 
 
 def few_good_rows(count):
@@ -350,25 +357,55 @@ def test_a_stage_that_may_stop_does_so_when_the_cells_that_it_wants_are_empty(bl
     assert plan.dealt("s").rows == 6 and plan.num_steps("s") == 3
 
 
-@pytest.mark.xfail(strict=True, raises=(IndexError, InputError), reason="an adaptive stage does not stop early")
-@pytest.mark.parametrize("count", [7, 30])
-def test_an_adaptive_stage_that_may_stop_does_so_when_the_cells_that_it_wants_are_empty(count):
-    """Of 7 rows the last window (3 rows) gets two; of 30 the third window gets none. A run must not break off there."""
-    plan = plan_of(adaptive(**GOOD), table=few_good_rows(count), cells=["ac"])
-    rows = joined(train(Cursor(plan, "g")))
-    assert len(set(rows)) == 6
+def test_an_adaptive_stage_whose_wanted_cells_run_empty_says_so():
+    """Six rows have a positive weight: three windows of a step. It may not stop, so there is nothing for the fourth.
+
+    That one is planned as the second window closes, and would stand at 3.5 of 10 steps.
+    """
+    stage = adaptive(**GOOD | {"on_short": "error", "window": 1, "budget": {"steps": 10}})
+    cursor = Cursor(plan_of(stage, table=few_good_rows(30), cells=["ac"]), "g")
+    rows = joined(train(cursor, 1))
+    with pytest.raises(InputError, match="no cell of the pool with rows left has a positive weight at 35.0%"):
+        train(cursor, 1)
+    rows += joined(cursor.plan.batch("g", step)[0].tolist() for step in (1, 2))
+    assert len(set(rows)) == 6 and not cursor.plan.ready("g", 3)
 
 
-@pytest.mark.xfail(strict=True, reason="`describe` plans the first windows itself, and forgets their debts")
+SHORT = [
+    (static(budget={"samples": 55}), adaptive(budget={"samples": 6})),
+    (adaptive(batch_size=2, budget={"steps": 20}, weight={"threshold": {"by": "ac", "at": 0.97}}),),
+    (static(budget={"samples": 55}), adaptive(budget={"hours": 9}, weight="uniform")),
+]
+
+
+@pytest.mark.parametrize("stages", SHORT, ids=["rows", "cells", "hours"])
+@pytest.mark.xfail(strict=True, reason="messages offer `on_short: stop`, which an adaptive stage may not have")
+def test_an_adaptive_stage_that_is_short_is_not_sent_to_what_it_may_not_have(stages):
+    with pytest.raises(InputError) as caught:
+        train(Cursor(plan_of(*stages, cells={"ac": {"column": "ac", "bins": 20}}), "g"))
+    assert "lower the budget" in str(caught.value) and "on_short" not in str(caught.value)
+
+
 def test_looking_at_a_plan_does_not_change_what_it_deals():
     def matrix(look):
         plan = plan_of(adaptive(batch_size=5, budget={"steps": 6}, weight={"useful": {}}), table=table_of(61))
         if look:
-            describe(plan)
+            fresh = plan.dealt("g").matrix.copy()
+            assert describe(plan)["stages"]["g"]["windows"] == [2, 3] == describe(plan)["stages"]["g"]["windows"]
+            assert plan.dealt("g").matrix.tolist() == fresh.tolist() and not plan.ready("g", 0)
         train(Cursor(plan, "g"))
         return plan.dealt("g").matrix.tolist()
 
     assert matrix(look=True) == matrix(look=False)
+
+
+def test_looking_at_a_plan_in_the_middle_of_a_run_does_not_change_it_either():
+    one, other = Cursor(plan_of(adaptive()), "g"), Cursor(plan_of(adaptive()), "g")
+    for _ in range(9):
+        train_step(one)
+        train_step(other)
+        describe(other.plan)
+        assert other.state() == one.state()
 
 
 # A fork: another curriculum goes on from where a run stands.
@@ -390,7 +427,7 @@ RUNS = {
     "after turns": (spec(turns(), static("t")), "t"),
     "an adaptive stage": (spec(adaptive()), "g"),
     "an adaptive second stage": (spec(static(), adaptive(lag=2)), "g"),
-    "an adaptive stage before a static one": (spec(adaptive(), static()), "g"),
+    "an adaptive stage after turns": (spec(static(), turns(steps=5), adaptive()), "g"),
 }
 
 
@@ -461,26 +498,63 @@ def test_a_plan_knows_by_its_fingerprint_what_was_used():
     assert prints[0] == prints[1] != prints[2]
 
 
-@pytest.mark.xfail(strict=True, reason="the windows of an earlier adaptive stage are not in the state of a later stage")
-def test_a_fork_after_an_adaptive_stage_deals_none_of_its_rows():
-    """The later stage is a process of its own: it compiles the plan anew and never sees the windows."""
-    mapping = spec(adaptive(), static())
-    first = Cursor(Plan(parse_curriculum(mapping), TABLE), "g")
-    trained = joined(train(first))
-    second = Cursor(first.plan, "s")
-    trained += joined(train(second, 2))
-    used = fork(as_json(second.state()), TABLE)
-    assert set(trained) <= set(np.flatnonzero(used).tolist())
+def forked(cursor, *stages, **top):
+    """A plan of other stages that goes on from where the cursor stands."""
+    state = as_json(cursor.state())
+    return plan_of(*stages, used=fork(state, TABLE), origin=state, **top)
 
 
-@pytest.mark.xfail(strict=True, raises=InputError, reason="the state does not hold the rows that its own plan left out")
 def test_a_fork_can_be_forked_again():
+    """And again, by an adaptive run in other cells; the last fork has all that is left."""
     first = Cursor(plan_of(static()), "s")
     trained = joined(train(first, 2))
-    used = fork(as_json(first.state()), TABLE)
-    second = Cursor(plan_of(static(), used=used, seed=5), "s")
+    second = Cursor(forked(first, static(), seed=5), "s")
     trained += joined(train(second, 2))
     assert set(np.flatnonzero(fork(as_json(second.state()), TABLE)).tolist()) == set(trained)
+    third = Cursor(forked(second, adaptive(), **OTHER), "g")
+    trained += joined(train(third, 4))
+    assert set(np.flatnonzero(fork(as_json(third.state()), TABLE)).tolist()) == set(trained)
+    rest = dealt_rows(forked(third, REST), "rest").tolist()
+    assert len(trained) == 8 + 8 + 12 and sorted(trained + rest) == list(range(60))
+
+
+def test_a_fork_of_a_fork_is_resumed_from_its_state():
+    """In a process of its own, which knows the state alone; a plan without the fork's past is another plan."""
+    first = Cursor(plan_of(static()), "s")
+    train(first, 2)
+    second = Cursor(forked(first, adaptive(), **OTHER), "g")
+    train(second, 5)
+    state = as_json(second.state())
+    again = Cursor(plan_of(adaptive(), used=fork(state["fork_of"], TABLE), origin=state["fork_of"], **OTHER), "g")
+    again.load(state)
+    assert again.state() == state and train(again) == train(second)
+    with pytest.raises(InputError, match="the table changed since the checkpoint"):
+        Cursor(plan_of(adaptive(), **OTHER), "g").load(state)
+
+
+def test_a_fork_with_disjoint_recordings_keeps_off_those_of_the_used_rows():
+    """Of all runs before it; without the rule the other rows of these recordings are dealt too."""
+    clip = TABLE.columns["clip"]
+    strict = {"disjoint": ["uid", "clip"]}
+    first = Cursor(plan_of(static(), **strict), "s")
+    trained = joined(train(first, 2))
+    second = Cursor(forked(first, static(), seed=5, **strict), "s")
+    assert not np.isin(clip[dealt_rows(second.plan, "s")], clip[trained]).any()
+    trained += joined(train(second, 2))
+    rest = dealt_rows(forked(second, REST, **strict), "rest").tolist()
+    free = ~np.isin(clip, clip[trained])
+    assert sorted(rest) == np.flatnonzero(free).tolist() and 0 < len(rest) < 60 - len(trained)
+    loose = dealt_rows(forked(second, REST), "rest").tolist()
+    assert sorted(loose + trained) == list(range(60)), "the guard: without the rule all the others are dealt"
+
+
+@pytest.mark.parametrize("budget", [{"epochs": 1}, {"fraction": 1.0}])
+@pytest.mark.xfail(strict=True, raises=InputError, reason="the pool's size counts rows whose recording was used")
+def test_budgets_of_a_fork_with_disjoint_recordings_are_of_what_may_be_dealt(budget):
+    """All of the pool is all that the fork may deal, as it is where recordings do not matter."""
+    used, clip = np.arange(60) < 20, TABLE.columns["clip"]
+    plan = plan_of(static(budget=budget), used=used, disjoint=["uid", "clip"])
+    assert plan.dealt("s").rows == int((~np.isin(clip, clip[used])).sum())
 
 
 # What a state belongs to.
@@ -493,13 +567,20 @@ def test_a_state_of_another_stage_is_refused():
     assert str(caught.value) == "the checkpoint is of stage 's', this run of 't'"
 
 
+def axis_of(column):
+    return {"bins": 32, "by": "quantile", "column": column, "edges": None, "name": column}
+
+
 EDITS = [
     ({}, {"seed": 4}, "seed was 3, is 4"),
     ({"budget": {"samples": 15}}, {}, "stages[0].budget.samples was 14, is 15"),
-    ({"pool": {"label": "weak"}}, {}, 'stages[0].pool.label was "not there", is "weak"'),
+    ({"pool": {"label": "weak"}}, {}, 'stages[0].pool.label was not there, is "weak"'),
     ({"batch_size": 5}, {}, "stages[0].batch_size was 4, is 5"),
-    ({"weight": {"power": {"by": "ac"}}}, {}, 'stages[0].weight.power.by was "not there", is "ac"'),
-    ({}, {"cells": ["label"]}, 'cells[1].bins was 32, is "not there"'),
+    ({"weight": {"power": {"by": "ac"}}}, {}, 'stages[0].weight was "uniform", is {"power": {"by": "ac"}}'),
+    ({"loss_weight": {"power": "ac"}}, {}, 'stages[0].loss_weight was not there, is {"power": "ac"}'),
+    ({}, {"cells": {"label": "label", "source": {"bins": 8}}}, "cells[1].bins was 32, is 8"),
+    ({}, {"cells": ["label"]}, f"cells was {json.dumps([*map(axis_of, AXES)])}, is {json.dumps([axis_of('label')])}"),
+    ({}, {"columns": {"label": {"permute": {}}}}, 'columns.label was not there, is {"permute": {}}'),
     ({}, {"disjoint": ["uid", "clip"]}, 'disjoint was "uid", is "clip, uid"'),
 ]
 
@@ -516,14 +597,13 @@ def test_a_state_of_another_curriculum_is_refused_with_the_key_that_changed(stag
     assert other.step == 0
 
 
-@pytest.mark.xfail(strict=True, reason="an empty mapping has no keys to name, so the table is blamed")
-def test_an_empty_pool_that_is_written_out_is_not_called_another_table():
-    """The plan is the same; to go on, or to name the key, would both do."""
-    state = as_json(Cursor(plan_of(static()), "s").state())
-    try:
-        Cursor(plan_of(static(pool={})), "s").load(state)
-    except InputError as error:
-        assert "the table changed" not in str(error)
+@pytest.mark.parametrize("default", [{"pool": {}}, {"mix": "spread", "claim": 0, "weight": "uniform", "probe": None}])
+def test_a_run_goes_on_where_a_default_was_written_out_or_dropped(default):
+    plain, spelt = Cursor(plan_of(static()), "s"), Cursor(plan_of(static(**default)), "s")
+    for one, other in ((plain, spelt), (spelt, plain)):
+        one.trained()
+        other.load(as_json(one.state()))
+        assert other.step == one.step
 
 
 def test_a_state_over_another_table_is_refused():
@@ -566,14 +646,73 @@ def test_a_column_that_is_no_axis_may_decide_what_is_dealt(column):
     assert any(dealt_rows(one, name).tolist() != dealt_rows(other, name).tolist() for name in ("s", "t"))
 
 
+OTHER_TABLE = "the table changed since the checkpoint: as many rows, but other ones, or other labels"
+
+
 @pytest.mark.parametrize("column", ["ac", "duration_s", "clip"])
-@pytest.mark.xfail(strict=True, reason="the fingerprint covers the cells of the rows, not the columns that are read")
 def test_a_state_over_a_table_that_deals_other_rows_is_refused(column):
     """Otherwise a resumed run goes on with other rows, and deals some of them twice, without a word."""
     one, other = columns_changed(column)
     state = as_json(Cursor(one, "s").state())
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=OTHER_TABLE):
         Cursor(other, "s").load(state)
+
+
+@pytest.mark.parametrize(
+    ("stage", "column"),
+    [
+        (static(loss_weight={"power": "ac"}), "ac"),
+        (adaptive("s", feedback={"contribution": {"from": "ac"}}), "ac"),
+        (adaptive("s", feedback={"contribution": {"audio": 0.5}}), "num_choices"),
+        (adaptive("s", weight={"product": ["useful", {"power": "duration_s"}]}), "duration_s"),
+    ],
+    ids=["loss weights", "a prior", "another prior", "a factor beside what is observed"],
+)
+def test_a_state_over_a_table_of_other_weights_or_priors_is_refused(stage, column):
+    """The rows of the static stage are the same, and their weights are not; windows are planned from other columns."""
+    draw = np.random.default_rng(1)
+    values = draw.integers(2, 6, 60).astype(float) if column == "num_choices" else TABLE.columns[column][::-1]
+    other = Table(TABLE.uid, TABLE.columns | {column: values})
+    state = as_json(Cursor(plan_of(stage), "s").state())
+    with pytest.raises(InputError, match=OTHER_TABLE):
+        Cursor(plan_of(stage, table=other), "s").load(state)
+
+
+def test_a_column_that_nothing_reads_may_change():
+    other = Table(TABLE.uid, TABLE.columns | {"ac": TABLE.columns["ac"][::-1]})
+    for stage in (static(), adaptive("s", feedback={"contribution": {"audio": 0.5}})):
+        Cursor(plan_of(stage, table=other), "s").load(as_json(Cursor(plan_of(stage), "s").state()))
+
+
+def one_cell(neighbour):
+    """Twelve rows of one cell, each with its own recording, but that `neighbour` shares the first dealt row's."""
+    clip = np.arange(12, dtype=np.uint64)
+    columns = {"label": Categorical(np.zeros(12, np.int32), ("weak",)), "num_choices": np.full(12, 4.0)}
+    table = Table(splitmix64(np.arange(12, dtype=np.uint64)), columns | {"ac": np.full(12, 0.5), "clip": clip})
+    first = dealt_rows(plan_of(static(budget={"samples": 1}), table=table, cells=["label"]), "s")[0]
+    clip[[row for row in range(12) if row != first][neighbour]] = clip[first]
+    return table
+
+
+@pytest.mark.xfail(strict=True, reason="the fingerprint does not see the rows that an adaptive stage may deal")
+def test_a_state_over_other_recordings_is_refused_where_they_decide_what_an_adaptive_stage_deals():
+    """Another row is left out for its recording, as many of each cell: the static stage's rows are the same."""
+    stages = [static(budget={"samples": 1}), adaptive(budget={"samples": 10})]
+    plans = [plan_of(*stages, table=one_cell(k), cells=["label"], disjoint=["uid", "clip"]) for k in (0, 1)]
+    one, other = (Cursor(plan, "g") for plan in plans)
+    state = as_json(one.state())
+    assert set(joined(train(one))) != set(joined(train(other))), "the guard: other rows are dealt"
+    with pytest.raises(InputError, match=OTHER_TABLE):
+        Cursor(plans[1], "g").load(state)
+
+
+@pytest.mark.xfail(strict=True, reason="observed columns go into the fingerprint in the order of the file")
+def test_the_order_of_the_feedback_in_a_file_says_nothing():
+    """YAML that is written anew sorts its keys."""
+    stage = adaptive()
+    turned = stage | {"feedback": dict(reversed(stage["feedback"].items()))}
+    assert list(turned["feedback"]) != list(stage["feedback"])
+    assert plan_of(turned).fingerprint == plan_of(stage).fingerprint
 
 
 def test_a_state_is_written_whole_and_read_back(tmp_path):
@@ -597,9 +736,50 @@ def test_a_state_file_that_is_missing_or_broken_is_named(tmp_path):
         read_state(broken)
 
 
-def test_flat_names_nested_values_by_their_path():
-    nested = {"a": 1, "b": {"c": [2, {"d": None}], "e": {}}}
-    assert flat(nested) == {"a": 1, "b.c[0]": 2, "b.c[1].d": None}
+def test_differences_name_nested_values_by_their_path():
+    """In the order of the keys; a side that has no such key is None; lists of other lengths differ as wholes."""
+    one = {"b": {"c": [2, {"d": 3}], "e": {}, "same": [1, {"x": 2}]}, "a": 1, "gone": {"k": 0}, "l": [1, 2]}
+    other = {"l": [1], "a": 2, "b": {"c": [5, {"d": 4, "f": True}], "e": [], "same": [1, {"x": 2}]}, "new": "n"}
+    assert list(differences(one, other)) == [
+        ("a", 1, 2),
+        ("b.c[0]", 2, 5),
+        ("b.c[1].d", 3, 4),
+        ("b.c[1].f", None, True),
+        ("b.e", {}, []),
+        ("gone", {"k": 0}, None),
+        ("l", [1, 2], [1]),
+        ("new", None, "n"),
+    ]
+    assert list(differences({"a": None}, {})) == [], "no key and a key without a value are alike"
+    assert list(differences(1, 2, "top")) == [("top", 1, 2)] and list(differences([], [])) == []
+
+
+nested = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from("xyz"),
+    lambda part: st.lists(part, max_size=3) | st.dictionaries(st.sampled_from("abcd"), part, max_size=3),
+    max_leaves=12,
+)
+
+
+def without_nothing(value):
+    """The value without the keys that hold None; True and 1 are equal in Python, and so they are here."""
+    if isinstance(value, dict):
+        return {key: without_nothing(part) for key, part in value.items() if part is not None}
+    return [without_nothing(part) for part in value] if isinstance(value, list) else value
+
+
+@LAW
+@given(nested, nested)
+def test_differences_are_empty_only_of_what_is_the_same(one, other):
+    """And the same ones, turned round, from the other side."""
+    found = list(differences(one, other))
+    assert list(differences(one, json.loads(json.dumps(one)))) == []
+    if found:
+        assert one != other
+    else:
+        assert without_nothing(one) == without_nothing(other)
+    assert [(path, new, old) for path, old, new in found] == list(differences(other, one))
+    assert len({path for path, _, _ in found}) == len(found)
 
 
 @pytest.mark.parametrize(
@@ -615,8 +795,9 @@ def test_flat_names_nested_values_by_their_path():
         ({"window": 0}, "stage 'g': window must be a whole number of at least 1, got 0"),
         ({"window": 2.0}, "stage 'g': window must be a whole number of at least 1, got 2.0"),
         ({"lag": 0}, "stage 'g': lag must be a whole number of at least 1, got 0"),
-        ({"budget": {"samples": 9, "epochs": 2}}, "stage 'g': an adaptive stage presents nothing twice"),
-        ({"on_short": "repeat"}, "stage 'g': an adaptive stage presents nothing twice; drop epochs, repeat"),
+        ({"budget": {"samples": 9, "epochs": 2}}, "stage 'g': an adaptive stage has one pass and on_short: error"),
+        ({"on_short": "repeat"}, "stage 'g': an adaptive stage has one pass and on_short: error"),
+        ({"on_short": "stop"}, "stage 'g': an adaptive stage has one pass and on_short: error"),
         ({"loss_weight": "uniform"}, "stage 'g': an adaptive stage has no loss_weight; its mean is not known"),
         ({"probe": {"rate": 0.0}}, "probe: rate lies in (0, 1]"),
         ({"probe": {"rate": 0.5, "how": "guess"}}, "got 0.5, 'silence', 'guess'"),
@@ -644,18 +825,65 @@ def test_a_weight_that_reads_what_no_feedback_gives_is_named_when_the_run_starts
         Cursor(plan_of(stage), "g")
 
 
-def test_only_one_stage_may_adapt():
+@pytest.mark.parametrize(
+    ("stages", "which"),
+    [
+        ([adaptive(), adaptive("h")], "g, h"),
+        ([adaptive(), static()], "g"),
+        ([static(), adaptive(), static("t", claim=2)], "g"),
+        ([static("t", claim=2), adaptive(claim=1), static()], "g"),
+        ([static(), adaptive(), turns(steps=5)], "g"),
+    ],
+)
+def test_only_the_last_stage_may_adapt(stages, which):
+    """A later stage is a process of its own: it compiles the plan anew and would never see the windows."""
     with pytest.raises(InputError) as caught:
-        plan_of(adaptive(), adaptive("h"))
-    assert str(caught.value) == "only one stage may adapt, got g, h"
+        plan_of(*stages)
+    assert str(caught.value) == f"only the last stage may adapt to what is observed, got {which}"
 
 
-def test_hours_of_an_adaptive_stage_are_counted_or_refused_with_the_way_out():
-    """It has its window and its feedback: a sentence that asks for them helps nobody."""
+def test_an_adaptive_stage_may_be_listed_last_and_claim_first():
+    """It deals from what the others leave all the same."""
+    plan = plan_of(static(), turns(steps=5), adaptive(claim="first"))
+    train(Cursor(plan, "g"))
+    rows = [dealt_rows(plan, name).tolist() for name in plan.stages]
+    assert len(set(joined(rows))) == sum(map(len, rows)) == 14 + 9 + 4 + 27
+
+
+def test_hours_of_an_adaptive_stage_that_reads_no_observation_are_counted():
+    """0.05 h are 180 s of 2 to 19 s each."""
+    rows = plan_of(adaptive(budget={"hours": 0.05}, weight="uniform")).dealt("g").rows
+    assert rows == pytest.approx(180 / TABLE.columns["duration_s"].mean(), abs=2)
+
+
+@pytest.mark.xfail(strict=True, reason="any fault of a weight counts as a mix that nobody can pay for")
+@pytest.mark.parametrize(
+    "stage", [adaptive(budget={"hours": 0.05}), static(budget={"hours": 0.05}, weight={"power": "acc"})]
+)
+def test_hours_are_counted_or_refused_with_the_way_out(stage):
+    """0.05 h pay for some 17 rows, so "less than one row" is untrue: of a weight that reads observations or no column.
+
+    An adaptive stage has its window and its feedback: a sentence that asks for them helps nobody.
+    """
     try:
-        assert plan_of(adaptive(budget={"hours": 0.05})).dealt("g").rows > 0
+        assert plan_of(stage).dealt(stage["name"]).rows > 10
     except InputError as error:
+        assert "pay for less than one row" not in str(error)
         assert "give the stage a window and feedback" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        {"softmax": {"by": "live.p", "temperature": {"linear": {"from": 1.0, "to": 0.0}}}},
+        {"self_paced": {"by": "live.p", "limit": {"linear": {"from": 0.0, "to": 1.0}}}},
+    ],
+)
+@pytest.mark.xfail(strict=True, raises=InputError, reason="the fingerprint asks for the weight at 0 and at 1")
+def test_a_pace_may_end_where_no_window_stands(weight):
+    """Windows stand at their middles, 0.11 ... 0.94: a temperature that would be 0 at the very end is never 0."""
+    cursor = Cursor(plan_of(adaptive(weight=weight)), "g")
+    assert len(joined(train(cursor))) == 27
 
 
 # Stages that take turns.
@@ -705,10 +933,24 @@ def test_turns_by_hand():
     assert shared_turns(6, [None, 0.5]).tolist() == [0, 1] * 3
 
 
-@pytest.mark.xfail(strict=True, reason="the largest debt first is up to 1.04 turns off with five members")
-def test_turns_of_five_members_have_their_shares_within_one_turn():
-    shares = [0.44, 0.44, 0.04, 0.04, 0.04]
-    assert furthest(shared_turns(25, shares), np.tile(shares, (25, 1))) <= 1
+@LAW
+@given(st.lists(st.lists(st.integers(1, 40), min_size=8, max_size=8), min_size=1, max_size=60), st.integers(2, 8))
+def test_turns_of_many_members_have_their_shares_within_little_more(weights, members):
+    """However the shares move: with M members within 1/2 + 1/3 + ... + 1/M turns, 0.83 for three, 1.08 for four."""
+    shares = np.array(weights, float)[:, :members]
+    shares = np.tile(shares / shares.sum(1, keepdims=True), (-(-60 // len(shares)), 1))
+    assert furthest(apportion(shares), shares) <= sum(1 / k for k in range(2, members + 1)) + 1e-9
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [np.tile(np.array([1, 4, 35, 35]) / 75, (75, 1)), np.array([[3, 3, 3, 3], [0, 4, 4, 4], [0, 0, 6, 6]]) / 12],
+    ids=["constant", "moving"],
+)
+@pytest.mark.xfail(strict=True, reason="the largest debt first is up to 1.08 turns off with four members")
+def test_turns_of_four_members_have_their_shares_within_one_turn(shares):
+    """What `apportion` promises."""
+    assert furthest(apportion(shares), shares) <= 1
 
 
 def test_the_batches_of_an_interleave_are_its_members_batches_in_order():
@@ -796,14 +1038,20 @@ def test_no_recording_is_in_two_stages(seed, count, clips, claims, adapts):
     table = Table(table.uid, table.columns | {"clip": clip})
     stages = [static(f"s{k}", claim=claim, on_short="stop", budget={"samples": 7}) for k, claim in enumerate(claims)]
     stages[0] |= {"pool": {"label": "weak"}}
-    if adapts:
-        stages[2] = adaptive("s2", on_short="stop", budget={"samples": 7})
+    strict = {"table": table, "disjoint": ["uid", "clip"]}
     try:
-        plan = plan_of(*stages, table=table, disjoint=["uid", "clip"])
+        plan = plan_of(*(stages[:2] if adapts else stages), **strict)
     except InputError as error:
         assert ", 0 are left" in str(error)  # some recording took all
         return
-    if adapts:
+    if adapts:  # it must not be short: it gets what is left, and a row more is an error
+        others = clip[joined(dealt_rows(plan, name).tolist() for name in plan.stages)]
+        left = int((~np.isin(clip, others)).sum())
+        with pytest.raises(InputError, match=f"stage 's2' wants {left + 1} rows of all rows, {left} are left after"):
+            plan_of(*stages[:2], adaptive("s2", budget={"samples": left + 1}), **strict)
+        if not left:
+            return
+        plan = plan_of(*stages[:2], adaptive("s2", budget={"samples": min(7, left)}), **strict)
         train(Cursor(plan, "s2"))
     taken = set()
     for k in sorted(range(3), key=lambda k: (adapts and k == 2, claims[k])):
@@ -849,12 +1097,19 @@ def test_who_claims_first_deals_the_same_rows_whatever_the_others_do(pool, sampl
     assert dealt_rows(plan, "mine").tolist() == dealt_rows(plan_of(mine), "mine").tolist()
 
 
-@pytest.mark.xfail(strict=True, reason="a pool over another column splits the cells of all stages")
-def test_who_claims_first_deals_the_same_rows_where_another_arm_s_pool_names_another_column():
-    """The columns of pools become axes, and in finer cells the same number of rows is made up of other rows."""
+def test_who_claims_first_deals_the_same_rows_as_in_another_arm_only_where_both_have_the_same_cells():
+    """The columns of pools become axes, and in finer cells the same number of rows is made up of other rows.
+
+    An arm that names the column in its `cells` has the other arm's rows, though none of its own pools needs it.
+    """
     mine = static("mine", pool={"label": "strong"}, claim="first", budget={"samples": 10})
-    alone, beside = (plan_of(*more, mine, cells=["label"]) for more in ([], [static("o", pool={"source": "a"})]))
-    assert set(dealt_rows(alone, "mine")) == set(dealt_rows(beside, "mine"))
+    other = static("o", pool={"source": "a"})
+
+    def rows(*stages, cells):
+        return dealt_rows(plan_of(*stages, cells=cells), "mine").tolist()
+
+    assert rows(mine, cells=AXES) == rows(other, mine, cells=["label"]) == rows(other, mine, cells=AXES)
+    assert set(rows(mine, cells=["label"])) != set(rows(mine, cells=AXES)), "the guard: other cells, other rows"
 
 
 @LAW
@@ -919,12 +1174,19 @@ def test_rows_weigh_1_without_loss_weights_and_with_uniform_ones():
         assert [plan.batch("s", step)[1].tolist() for step in range(4)] == [[1.0] * 4] * 3 + [[1.0, 1.0, 0.0, 0.0]]
 
 
-@pytest.mark.parametrize("modifier", [{"floor": 0.5}, {"matched": {"by": "label"}}])
-@pytest.mark.xfail(
-    strict=True, reason="floor, shares and matched scale each block to the same total, however short it is"
+@pytest.mark.parametrize(
+    "modifier",
+    [
+        {},
+        {"floor": 0.5},
+        {"matched": {"by": "label"}},
+        {"shares": {"weak": 0.3}},
+        {"cap": 2.0},
+        {"shares": {"weak": 0.3}, "matched": "label", "cap": 1.0, "floor": 0.1},
+    ],
 )
 def test_a_row_of_a_short_block_weighs_no_more_than_one_of_a_long_block(modifier):
-    """The same cell under a weight that does not move: 11 rows in blocks of 10 and 1 had weights 0.55 and 5.5."""
+    """The same cell under a weight that does not move: 11 rows in blocks of 10 and 1."""
     table = table_of(60)
     label = Categorical(np.zeros(60, np.int32), ("weak",))
     table = Table(table.uid, table.columns | {"label": label})
@@ -940,7 +1202,7 @@ def test_loss_weights_do_not_change_which_rows_are_dealt():
 
 def test_stages_of_one_plan_share_no_row():
     """Static, taking turns and adaptive, all in one curriculum: 27 + 14 + 3 x 3 + 2 x 2 + 4 rows."""
-    plan = plan_of(adaptive(), static(), turns(steps=5), static("t", claim=-2, budget={"samples": 4}))
+    plan = plan_of(static(), turns(steps=5), static("t", claim=-2, budget={"samples": 4}), adaptive())
     train(Cursor(plan, "g"))
     rows = {name: set(dealt_rows(plan, name).tolist()) for name in plan.stages}
     assert {name: len(part) for name, part in rows.items()} == {"g": 27, "s": 14, "x": 9, "y": 4, "t": 4}

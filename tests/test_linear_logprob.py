@@ -398,10 +398,19 @@ class Wrapped(torch.nn.Module):
         self.base_layer = torch.nn.Linear(H, V)
 
 
+class Sharded(torch.Tensor):
+    """What a sharded head looks like from outside."""
+
+    def full_tensor(self) -> torch.Tensor:
+        return torch.zeros(V, H)
+
+
 def test_heads_that_would_lose_a_part_are_refused_with_advice():
     hidden, _, targets = case(torch.float32)
     with pytest.raises(TypeError, match="wrapped by an adapter, which would be lost; merge it"):
         linear_logprob(hidden, Wrapped(), targets)
+    with pytest.raises(TypeError, match=r"gather it with \.full_tensor\(\) first"):
+        linear_logprob(hidden, Sharded(V, H), targets)
     with pytest.raises(TypeError, match="pass its .weight"):
         linear_logprob(hidden, torch.nn.Linear(H, V), targets)
     with pytest.raises(TypeError, match="targets must be int64 or int32"):
