@@ -55,8 +55,7 @@ def round_block(target: np.ndarray, open_: np.ndarray, left: np.ndarray, cards: 
 def apportion(shares: np.ndarray) -> np.ndarray:
     """[K] which of M members has each of K turns: the one with the largest debt is next, ties by its number.
 
-    shares: [K, M], each row summing to 1. Every prefix has the wanted shares within one turn for up to four members,
-    and within little more for many.
+    shares: [K, M], each row summing to 1. Every prefix has the wanted shares within 1/2 + ... + 1/M turns.
     """
     debt, turns = np.zeros(shares.shape[1]), np.empty(len(shares), np.int64)
     for k, row in enumerate(shares):

@@ -134,6 +134,8 @@ def parse_axes(spec: Any) -> tuple[Axis, ...]:
     else:
         raise InputError("curriculum: `cells` must be a list of columns, or a mapping of names to columns")
     axes = []
+    if len({str(name) for name, _ in items}) < len(items):
+        raise InputError(f"cells: {', '.join(str(name) for name, _ in items)} names an axis twice")
     for name, what in items:
         if not isinstance(name, str) or not isinstance(what, (str, Mapping)):
             raise InputError(f"cells: {name!r}: a column or a mapping with `column` is needed, got {what!r}")

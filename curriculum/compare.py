@@ -34,7 +34,10 @@ def arms_of(spec: Mapping[str, Any], read: Callable[[str], Mapping[str, Any]]) -
         raise InputError(f"an arms file has base, arms and match; got {', '.join(map(str, spec))}")
     base = spec.get("base", {})
     base = dict(read(base) if isinstance(base, str) else base)
-    return {str(name): _arm(str(name), base, change or {}, read) for name, change in spec["arms"].items()}
+    return {
+        str(name): _arm(str(name), base, {} if change is None else change, read)
+        for name, change in spec["arms"].items()
+    }
 
 
 def _arm(name: str, base: dict[str, Any], change: Any, read: Callable) -> dict[str, Any]:

@@ -16,6 +16,11 @@ from .cells import Axis, Bounds, Cells
 from .stages import Curriculum, Stage
 from .table import Table
 
+
+class Shortage(InputError):
+    """The pool, or what a weight wants of it, holds fewer rows than the budget."""
+
+
 BLOCK = 8_192  # rows; a batch at a random place orders one block anew, in under a millisecond
 Progress = Callable[[float], float]
 
@@ -120,6 +125,11 @@ def pool_of(stage: Stage, cells: Cells) -> np.ndarray:
     return pool
 
 
+def way_out(stage: Stage) -> str:
+    """What to do about a shortage."""
+    return "lower the budget" + ("" if stage.window else ", or set on_short to stop or repeat")
+
+
 def describe_pool(stage: Stage) -> str:
     """E.g. "label weak", for messages."""
     parts = []
@@ -143,9 +153,9 @@ def rows_wanted(stage: Stage, cells: Cells, before: str) -> tuple[int, int]:
         wanted = int(share * int(cells.size[cells.pool].sum()))  # 0.29 of 100 is 29, not 28
     rows = min(wanted, available) if stage.on_short != "error" else wanted
     if rows > available or rows == 0:
-        raise InputError(
+        raise Shortage(
             f"stage {stage.name!r} wants {wanted:,} rows of {describe_pool(stage)}, {available:,} are left{before}"
-            + ("; lower the budget, or set on_short to stop or repeat" if wanted else "")
+            + (f"; {way_out(stage)}" if wanted else "")
         )
     return rows, wanted
 
@@ -184,9 +194,10 @@ def deal_block(stage: Stage, cells: Cells, cards: int, t: float, debt: np.ndarra
     supply = int(left[open_].sum())
     if supply < cards:
         if not stop:
-            raise InputError(
+            raise Shortage(
                 f"stage {stage.name!r}: at {t:.1%} of it the cells with a positive weight have {supply:,} rows left, "
-                f"{cards:,} are wanted; lower the budget, widen the weight, or set on_short to stop"
+                f"{cards:,} are wanted; lower the budget{', widen' if stage.window is None else ' or widen'} the weight"
+                + (", or set on_short to stop" if stage.window is None else "")
             )
         cards = supply
     # A cell that the weight no longer wants is owed nothing.

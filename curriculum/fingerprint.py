@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .compile import pool_of
+from .compile import pool_of, runs
 from .identity import hash64, keyed, splitmix64
 
 if TYPE_CHECKING:
@@ -35,9 +35,13 @@ def fingerprint(plan: Plan) -> str:
             feedback = dealt.stage.feedback
             live = feedback.columns(feedback.start(plan.cells), plan.cells)
             here = plan.cells.at(dealt.left, pool_of(dealt.stage, plan.cells), live)
-            parts = [*live.values()]
-            parts += [dealt.stage.weight.amounts(here, t, dealt.stage.mass_rule, True) for t in (0.0, 0.5, 1.0)]
+            parts = [live[column] for column in sorted(live)]
+            middles = (dealt.edges[:-1] + dealt.edges[1:]) / 2 / max(dealt.rows, 1)
+            for t in sorted({float(middles[0]), float(middles[-1])}):
+                parts.append(dealt.stage.weight.amounts(here, t, dealt.stage.mass_rule, may_be_empty=True))
             digest.update(np.round(np.stack(parts), 9).tobytes())
+            cards = dealt.deck[runs(dealt.first, dealt.left)]
+            digest.update(np.bitwise_xor.reduce(keyed(plan.table.uid[cards], name)).tobytes())
     return digest.hexdigest()
 
 

@@ -93,6 +93,7 @@ class Plan:
         if self.used is not None and "clip" in self.curriculum.disjoint:
             taken = self.table.identity("clip")[self.used]
             deck, tops, ends = self._without_clips(deck, tops, ends, taken)
+            self.cells.size = ends - tops
         for stage in sorted(self.curriculum.stages, key=lambda s: (s.window is not None, s.claim)):
             if earlier and "clip" in self.curriculum.disjoint:
                 taken = self.table.identity("clip")[self.stages[earlier[-1]].row_set()]

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InputError
 from .budget import Budget, Cost
 from .cells import Cells
-from .compile import Progress, block_edges, deal
+from .compile import Progress, Shortage, block_edges, deal, way_out
 from .stages import Stage
 from .table import Table
 
@@ -20,6 +20,8 @@ def priced(
 ) -> Stage:
     """The stage with its hours or FLOPs turned into samples; an InputError where the pool holds less."""
     unit, target = stage.budget.unit, float(stage.budget.hours or stage.budget.flops or 0.0)
+    if stage.feedback is not None:  # an adaptive stage is priced by what it would deal before anything is observed
+        cells = cells.at(cells.left, cells.pool, stage.feedback.columns(stage.feedback.start(cells), cells))
     each, left = cost_per_cell(stage, cells, cost, table, number), int(cells.left[cells.pool].sum())
 
     def mix(count: int) -> np.ndarray:
@@ -33,7 +35,7 @@ def priced(
             if stage.on_short == "error":
                 raise InputError(
                     f"stage {stage.name!r} wants {target:g} {unit}, the {left:,} rows left{before} have {whole:g}; "
-                    "lower the budget, or set on_short to stop or repeat"
+                    f"{way_out(stage)}"
                 )
     if not rows and left:
         raise InputError(f"stage {stage.name!r}: {target:g} {unit} pay for less than one row{before}")
@@ -60,7 +62,7 @@ def rows_for(target: float, per_cell: np.ndarray, mix: Callable[[int], np.ndarra
     def affordable(count: int) -> bool:
         try:
             return float((mix(count) * per_cell).sum()) <= target * (1 + 1e-9)
-        except InputError:  # the cells that the weight wants hold fewer
+        except Shortage:  # the cells that the weight wants hold fewer
             return False
 
     low, high = 0, available + 1

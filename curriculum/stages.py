@@ -173,7 +173,11 @@ class Curriculum:
         return next((group for group in self.interleaves if stage in group.members), None)
 
     def canonical(self) -> str:
-        """JSON with sorted keys and without defaults spelt out: the same for any order and spelling of a file."""
+        """JSON with sorted keys, defaults spelt out: the same for any order of a file's keys.
+
+        Weights, paces and pools stay as they are written: `uniform` and `{uniform: {}}` are two spellings of one thing
+        and have two fingerprints.
+        """
         return json.dumps(self.described(), sort_keys=True)
 
     def described(self) -> dict[str, Any]:

@@ -121,7 +121,8 @@ def cap(cells: Cells, t: float, amount: np.ndarray, ratio: Paced) -> np.ndarray:
         raise InputError(f"weight 'cap' is at least 1 times the plain mix, got {ratio}")
     left = np.where(cells.pool, cells.left, 0)
     total = float(amount.sum())
-    return water_fill(total, amount, ratio * total * left / max(left.sum(), 1))
+    capped = water_fill(total, amount, ratio * total * left / max(left.sum(), 1))
+    return capped * (total / capped.sum()) if capped.sum() > 0 else capped
 
 
 def floor(cells: Cells, t: float, amount: np.ndarray, share: Paced) -> np.ndarray:
