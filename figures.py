@@ -91,7 +91,8 @@ def learning_curves(logs: Mapping[str, str]) -> str:
         axes.axhline(0.25, color="#888888", lw=0.8, ls=":")
         axes.text(offset, 0.255, "chance ", ha="right", va="bottom", color="#888888", fontsize=8)
         axes.set(xlabel="optimizer steps", ylabel="accuracy with audio", ylim=(0, 1.02), xlim=(0, offset))
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        if offset > len(logs):  # logs that are gone leave empty axes, without a legend
+            axes.legend(frameon=False, fontsize=8, loc="lower right")
         return _svg(figure)
 
 
@@ -122,7 +123,8 @@ def accuracies(models: Mapping[str, Mapping[str, Any]], groups: Mapping[str, str
             panel.set_title(title, fontsize=10)
             panel.grid(axis="x", visible=False)
         panels[0][0].set(ylabel="right answers", ylim=(0, 1.12))
-        panels[0][0].legend(frameon=False, fontsize=8, loc="upper left")
+        figure.legend(*panels[0][0].get_legend_handles_labels(), frameon=False, fontsize=8, ncols=2, loc="upper center")
+        figure.subplots_adjust(top=0.82)
         return _svg(figure)
 
 

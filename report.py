@@ -10,12 +10,12 @@ from typing import Any
 from .errors import InputError
 
 _CSS = """
-body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:60rem;margin:2.5rem auto;padding:0 1.2rem}
+body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:66rem;margin:2.5rem auto;padding:0 1.2rem}
 h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem}
 p.lead{color:#555;margin-top:0}table{border-collapse:collapse;margin:.6rem 0 1.2rem}
 th,td{padding:.28rem .8rem;text-align:right;border-bottom:1px solid #e6e6e6;font-variant-numeric:tabular-nums}
 th{font-weight:600;border-bottom:1px solid #999}th:first-child,td:first-child{text-align:left}
-td small{color:#777}tr.sum td{border-top:1px solid #999}svg{max-width:100%;height:auto}
+td small{color:#777}td{white-space:nowrap}tr.sum td{border-top:1px solid #999}svg{max-width:100%;height:auto}
 td.good{color:#1c6b34;font-weight:600}td.bad{color:#a32020;font-weight:600}
 """
 _TITLES = {
