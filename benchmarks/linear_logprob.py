@@ -263,13 +263,13 @@ def run_logprob(backend: str, x: Tensor, w: Tensor, t: Tensor) -> tuple[Tensor, 
     return logprob.detach().double(), x.grad.double()
 
 
-def on_cpu(rows: int, hidden: int, vocabulary: int) -> list[dict[str, Any]]:
+def on_cpu(rounds: int, rows: int, hidden: int, vocabulary: int) -> list[dict[str, Any]]:
     """Seconds and peak extra memory of naive logits and of the chunked backend, in turn, each in its own process."""
     import tempfile
 
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(2):
+        for _ in range(rounds):
             for mode in ("frozen", "trainable", "cross entropy"):
                 for name in ("naive", "ours"):
                     out = f"{folder}/one.json"
@@ -313,6 +313,7 @@ def main() -> None:
     parser.add_argument("--out")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--shape", default="2048,512,152064", help="rows, width, vocabulary of the CPU comparison")
+    parser.add_argument("--rounds", type=int, default=1, help="of the CPU comparison; the best of two steps each")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     rows, hidden, vocabulary = (int(n) for n in options.shape.split(","))
@@ -326,7 +327,7 @@ def main() -> None:
         import triton
 
         about["triton"] = triton.__version__
-    figures = on_gpu(options.quick) + accuracy() if gpu else on_cpu(rows, hidden, vocabulary)
+    figures = on_gpu(options.quick) + accuracy() if gpu else on_cpu(options.rounds, rows, hidden, vocabulary)
     lines = [", ".join(f"{k} {v}" for k, v in about.items())]
     for entry in figures:
         lines.append("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items()))
