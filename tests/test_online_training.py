@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -21,6 +20,7 @@ from earwitness.lightning_modules.interleaved import Interleaved
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.probing import due, option_accuracy, rollout_accuracy, silent_prompts
 from earwitness.lightning_modules.sft import SFT
+from earwitness.tests.trainers import trainer_of
 
 SGD = partial(torch.optim.SGD, lr=0.05)
 LIVE = {"product": [{"power": {"by": "live.p"}}, {"useful": {}}], "floor": 0.2}
@@ -45,21 +45,6 @@ def online(**stage) -> dict:
 def data_of(small, curriculum, stage: str = "grpo", workers: int = 0, **training) -> AudioQuestions:
     chosen = Training(curriculum, stage, **training)
     return AudioQuestions(small.index, small.tiny, small.labels, chosen, Asking({"split": "val"}), num_workers=workers)
-
-
-def trainer_of(tmp_path: Path, max_steps: int = -1, **options) -> L.Trainer:
-    return L.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        max_steps=max_steps,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-        **{"enable_checkpointing": False, **options},
-    )
 
 
 def grpo_of(small, kind: type = GRPO, **options):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import lightning as L
 import pytest
@@ -18,6 +17,7 @@ from earwitness.lightning_modules.grpo import GRPO, Clip, Rollout
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
 from earwitness.lightning_modules.schedule import Schedule
 from earwitness.lightning_modules.sft import SFT
+from earwitness.tests.trainers import trainer_of
 
 CURRICULUM = {
     "seed": 3,
@@ -45,21 +45,6 @@ SGD = partial(torch.optim.SGD, lr=0.05)
 def data_of(small, stage: str = "sft", **options) -> AudioQuestions:
     training = Training(CURRICULUM, stage, shuffle_options=True, augmentation=Augmentation())
     return AudioQuestions(small.index, small.tiny, small.labels, training, Asking({"split": "val"}), **options)
-
-
-def trainer_of(tmp_path: Path, max_steps: int = -1, **options) -> L.Trainer:
-    return L.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        max_steps=max_steps,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-        **{"enable_checkpointing": False, **options},
-    )
 
 
 def weights(module) -> torch.Tensor:
