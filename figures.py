@@ -190,3 +190,34 @@ def _legend(figure: Any, panel: Any, names: list[str], colours: Mapping[str, Any
     shown = names if len(names) <= 8 else [names[k * (len(names) - 1) // 5] for k in range(6)]
     handles = [plt.Rectangle((0, 0), 1, 1, color=colours[name]) for name in shown]
     panel.legend(handles[::-1], shown[::-1], frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def corpus(seconds: Any, counted: Mapping[str, Mapping[str, int]]) -> bytes:
+    """A PNG of an index: a histogram of the recordings' lengths, and bars of how many questions have each value."""
+    with plt.rc_context(STYLE):
+        panels = len(counted) + 1
+        figure, axes = plt.subplots(-(-panels // 2), 2, figsize=(10, 2.6 * -(-panels // 2)), squeeze=False)
+        flat = axes.flatten()
+        flat[0].hist(seconds, bins=40, color=AUDIO)
+        flat[0].set_xlabel("length of a recording (s)")
+        flat[0].set_ylabel("recordings")
+        for panel, (name, counts) in zip(flat[1:], counted.items(), strict=False):
+            shown = list(counts.items())[:10]
+            rest = sum(count for _, count in list(counts.items())[10:])
+            shown += [(f"{len(counts) - 10} more", rest)] if rest else []
+            names = [value if len(value) <= 24 else value[:23] + "…" for value, _ in shown][::-1]
+            bars = [count for _, count in shown][::-1]
+            panel.barh(range(len(bars)), bars, color=[COLOURS.get(each, AUDIO) for each in names], height=0.7)
+            panel.set_yticks(range(len(bars)), names)
+            panel.grid(False)
+            for place, count in enumerate(bars):
+                panel.text(count, place, f" {count:,}", va="center", fontsize=9)
+            panel.set_xlim(0, max(bars) * 1.2)
+            panel.set_title(name.replace("_", " "), loc="left", fontsize=10)
+        for panel in flat[panels:]:
+            panel.set_visible(False)
+        figure.tight_layout()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+        plt.close(figure)
+        return buffer.getvalue()

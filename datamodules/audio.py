@@ -1,6 +1,7 @@
-"""Knows sound as numbers: bytes to 16 kHz mono float32, the checks that decoders do not make, and silence.
+"""Knows sound as numbers: bytes to 16 kHz mono float32, the checks that decoders do not make, silence and noise.
 
-Most decoders return half a clip or NaN without an error; every clip therefore passes `checked` after decoding.
+Most decoders return half a clip or NaN without an error; every clip therefore passes `checked` after decoding, and its
+length is compared with what the index promises.
 """
 
 from __future__ import annotations
@@ -15,45 +16,104 @@ from ..curriculum.identity import uniforms
 from ..errors import InputError
 
 SAMPLE_RATE = 16_000
+_MAX_CHANNELS = 16
 MIN_SAMPLES = 400  # one analysis window of the Whisper features, 25 ms
+MAX_SAMPLES = 300 * SAMPLE_RATE  # what the Whisper features of Qwen2.5-Omni take
 SILENCE_S = 30.0
+NOISE_RMS = 0.1
 
 
 def decode(data: bytes, where: str, num_samples: int | None = None) -> np.ndarray:
-    """Mono float32 [n] at 16 kHz from the bytes of a sound file.
+    """Mono float32 [n] at 16 kHz from the bytes of a sound file; several channels are averaged.
 
     num_samples: what the index promises; a clip of another length is refused, since truncated files decode silently.
     """
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate, wave = file.samplerate, file.read(dtype="float32", always_2d=True)
+            rate = _announced(file, where)[1]
+            wave = file.read(dtype="float32")
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise InputError(f"{where}: not a readable recording ({error})") from None
-    wave = to_model_rate(checked(wave.mean(axis=1), where), rate, where)
+    if wave.ndim == 2:
+        wave = wave.mean(axis=1, dtype=np.float32)
+    wave = to_model_rate(checked(wave, where), rate, where)
     if num_samples is not None and len(wave) != num_samples:
         raise InputError(f"{where}: decodes to {len(wave)} samples, the index says {num_samples}; re-index the shard")
     return wave
 
 
+def probe(data: bytes, where: str) -> int:
+    """Samples at 16 kHz that a sound file says it holds; only its end is decoded, to see that it is there.
+
+    Damage in the middle is only seen by `decode`; that an mp3 without a length in its header was cut, not even there.
+    """
+    if data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data):
+        raise InputError(f"{where}: the wav file is cut off; its header promises more bytes")
+    if data[:4] == b"OggS" and not _ogg_ends(data):
+        raise InputError(f"{where}: the ogg file is cut off; its last page does not end the stream")
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            num_samples, _ = _announced(file, where)
+            may_hold_nan = file.subtype in ("FLOAT", "DOUBLE")
+            file.seek(file.frames - 1)
+            if len(file.read(1)) != 1:
+                raise InputError(f"{where}: the recording is cut off; its header promises {file.frames} samples")
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise InputError(f"{where}: not a readable recording ({error})") from None
+    return len(decode(data, where)) if may_hold_nan else num_samples
+
+
+def _announced(file: soundfile.SoundFile, where: str) -> tuple[int, int]:
+    """Samples at 16 kHz and the rate that a header announces, before memory is set aside for them."""
+    rate, frames = file.samplerate, file.frames
+    if file.channels > _MAX_CHANNELS:
+        raise InputError(f"{where}: {file.channels} channels; a recording has at most {_MAX_CHANNELS}")
+    _check_rate(rate, where)
+    if frames <= 0:
+        raise InputError(f"{where}: the recording holds no samples")
+    return _check_length((2 * frames * SAMPLE_RATE + rate) // (2 * rate), where), rate
+
+
+def _ogg_ends(data: bytes) -> bool:
+    """Whether the last page is whole and bears the mark of the end of its stream (RFC 3533, section 6)."""
+    page = data.rfind(b"OggS")
+    segments = data[page + 27 : page + 27 + data[page + 26]] if len(data) > page + 26 else b""
+    return bool(segments) and bool(data[page + 5] & 4) and page + 27 + len(segments) + sum(segments) <= len(data)
+
+
 def to_model_rate(wave: np.ndarray, rate: int, where: str) -> np.ndarray:
-    """[n] float32 resampled to 16 kHz (soxr, high quality); a rate below 4 kHz or above 192 kHz is refused."""
-    if not 4_000 <= rate <= 192_000:
-        raise InputError(f"{where}: sample rate {rate} Hz is not one of a recording (4 to 192 kHz)")
+    """[n] float32 resampled to 16 kHz (soxr, high quality); refused outside 4 to 192 kHz and 25 ms to 300 s."""
+    _check_rate(rate, where)
     if rate != SAMPLE_RATE:
         wave = soxr.resample(wave, rate, SAMPLE_RATE, quality="HQ").astype(np.float32)
-    if len(wave) < MIN_SAMPLES:
-        raise InputError(f"{where}: {len(wave)} samples at 16 kHz is too short; at least {MIN_SAMPLES} are needed")
+    _check_length(len(wave), where)
     return wave
+
+
+def _check_rate(rate: int, where: str) -> None:
+    if not 4_000 <= rate <= 192_000:
+        raise InputError(f"{where}: sample rate {rate} Hz is not one of a recording (4 to 192 kHz)")
+
+
+def _check_length(num_samples: int, where: str) -> int:
+    if num_samples < MIN_SAMPLES:
+        raise InputError(f"{where}: {num_samples} samples at 16 kHz is too short; at least {MIN_SAMPLES} are needed")
+    if num_samples > MAX_SAMPLES:
+        raise InputError(
+            f"{where}: {num_samples / SAMPLE_RATE:.0f} s is too long; cut it to {MAX_SAMPLES // SAMPLE_RATE} s"
+        )
+    return num_samples
 
 
 def checked(wave: np.ndarray, where: str) -> np.ndarray:
     """The wave itself, or an InputError where it is empty, not finite or an integer wave passed as float."""
     if wave.ndim != 1 or not len(wave):
         raise InputError(f"{where}: the recording holds no samples")
-    if not np.isfinite(wave).all():
+    low, high = float(wave.min()), float(wave.max())  # NaN and infinity come through, without a copy
+    if not (np.isfinite(low) and np.isfinite(high)):
         bad = int((~np.isfinite(wave)).sum())
         raise InputError(f"{where}: {bad} of {len(wave)} samples are NaN or infinite")
-    if (peak := float(np.abs(wave).max())) > 16:
+    if (peak := max(-low, high)) > 16:
         raise InputError(f"{where}: peak {peak:.0f}; float recordings lie within about -1 to 1")
     return wave.astype(np.float32, copy=False)
 
@@ -63,14 +123,19 @@ def silence(seconds: float = SILENCE_S) -> np.ndarray:
     return np.zeros(round(seconds * SAMPLE_RATE), np.float32)
 
 
+def noise(num_samples: int, uid: int, *name: object) -> np.ndarray:
+    """Gaussian noise of RMS 0.1 (-20 dB of full scale), the same for the same (uid, name)."""
+    return (NOISE_RMS * _gaussian(num_samples, uid, *name)).astype(np.float32)
+
+
 def augmented(wave: np.ndarray, uid: int, *name: object, gain_db: float, snr_db: tuple[float, float]) -> np.ndarray:
     """Random gain within +-gain_db and white noise at an SNR within snr_db; random by (uid, name) alone."""
     draws = uniforms(uid, 2, "augment", *name)
     gain = 10 ** ((2 * draws[0] - 1) * gain_db / 20)
     snr = snr_db[0] + draws[1] * (snr_db[1] - snr_db[0])
     power = float(np.mean(np.square(wave))) + 1e-10
-    noise = _gaussian(len(wave), uid, *name) * np.sqrt(power / 10 ** (snr / 10))
-    return (gain * (wave + noise)).astype(np.float32)
+    added = _gaussian(len(wave), uid, *name) * np.sqrt(power / 10 ** (snr / 10))
+    return (gain * (wave + added)).astype(np.float32)
 
 
 def _gaussian(count: int, uid: int, *name: object) -> np.ndarray:

@@ -8,12 +8,14 @@ A prompt has two parts, because one recording is often asked several questions a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .quarantine import Replaced
 from .question import Question
 
 
@@ -59,6 +61,15 @@ class Prompts(_Movable):
             clip_of_row,
         )
 
+    def frames(self, parts: Sequence[slice]) -> tuple[int, int]:
+        """Frames of sound in these micro-batches, without and with the padding they are computed with."""
+        real = padded = 0
+        lengths = self.feature_mask.sum(1)
+        for part in parts:
+            mine = lengths[torch.unique(self.clip_of_row[part])]
+            real, padded = real + int(mine.sum()), padded + int(mine.max()) * len(mine)
+        return real, padded
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -84,6 +95,7 @@ class Batch(_Movable):
     step: int = -1
     plan: str = ""
     stage: str = ""  # of the curriculum; in an interleave the member whose turn it is
+    replaced: tuple[Replaced, ...] = ()  # bad samples, and what is in their places
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,36 +11,25 @@ import lightning as L
 import numpy as np
 import torch
 import webdataset as wds
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 from ..curriculum.cursor import Cursor, fork, read_state, write_state
-from ..curriculum.identity import hash64, permutation
+from ..curriculum.identity import hash64
 from ..curriculum.plan import Plan
 from ..curriculum.stages import parse_curriculum
 from ..curriculum.table import Table, read_table
 from ..errors import InputError
-from .answers import target_text
-from .audio import augmented
-from .batch import Batch, Sample
+from .batch import Batch
+from .conditions import parse_condition
 from .curriculum_file import read_curriculum
+from .pipeline import Prepared, Requests
+from .prepare import Preparation
 from .processor import OmniProcessor
-from .reader import ShardReader, worker_share
-from .requests import Asking, Request, Training, silence_seconds
-
-
-class _Requests(IterableDataset):
-    """Source stage of the pipeline: the requests of this rank and this worker, in order."""
-
-    def __init__(self, module: AudioQuestions, plan: list[Request] | None, start: int, rank: int, world: int) -> None:
-        self.module, self.plan, self.start, self.rank, self.world = module, plan, start, rank, world
-
-    def __len__(self) -> int:
-        return self.module.num_steps if self.plan is None else len(self.plan)
-
-    def __iter__(self) -> Iterator[Request]:
-        for number in worker_share(range(self.start, len(self))):
-            request = self.module.training_request(number) if self.plan is None else self.plan[number]
-            yield request.share(self.rank, self.world)
+from .quarantine import Quarantine
+from .reader import ShardReader
+from .requests import Asking, Request, Training
+from .storage import Reading
+from .watchdog import Watchdog
 
 
 class AudioQuestions(L.LightningDataModule):
@@ -53,6 +42,7 @@ class AudioQuestions(L.LightningDataModule):
         training: needed for `fit`.
         validation: asked during `fit` and by `validate`; default the split "val" with its audio.
         evaluation: asked by `test` and `predict`; default the split "test" with its audio.
+        reading: how shards are read, from where, and how many bad samples are put up with.
         num_workers: loader processes per rank; the batches do not depend on it.
         seed: of option orders and augmentation.
     """
@@ -65,6 +55,7 @@ class AudioQuestions(L.LightningDataModule):
         training: Training | None = None,
         validation: Asking | None = None,
         evaluation: Asking | None = None,
+        reading: Reading | None = None,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -73,10 +64,11 @@ class AudioQuestions(L.LightningDataModule):
         self.training = training
         self.validation = validation or Asking({"split": "val"})
         self.evaluation = evaluation or Asking({"split": "test"})
+        self.reading = reading or Reading()
         self.num_workers, self.seed = num_workers, seed
         for part in (self.training, self.validation, self.evaluation):
             for condition in part.conditions if part else ():
-                silence_seconds(condition)
+                parse_condition(condition)
         self.cursor: Cursor | None = None  # counts optimizer steps trained, not batches prepared
         self._restored: dict[str, Any] | None = None
         self.plan: Plan | None = None
@@ -86,8 +78,16 @@ class AudioQuestions(L.LightningDataModule):
         """Reads the index and the processor, and for `fit` compiles the curriculum over the training rows."""
         if self.table is None:
             self.table = read_table(self.index, self.labels)
-            self.reader = ShardReader(self.index)
+            self.reader = ShardReader(self.index, self.reading)
             self.processor = OmniProcessor.from_pretrained(self.checkpoint)
+            rank = self.trainer.global_rank if self.trainer else 0
+            if rank == 0:
+                self.reader.files.check()
+            self.quarantine = Quarantine(self.reading.quarantine, rank, self.reading.max_bad)
+            watchdog = Watchdog(self.reading.stall_s)
+            self.preparation = Preparation(
+                self.reader, self.processor, self.table, self.quarantine, watchdog, self.training, self.seed
+            )
         if stage == "fit" and self.plan is None:
             if self.training is None:
                 raise InputError("`fit` needs the data argument `training` (a curriculum and one of its stages)")
@@ -99,6 +99,7 @@ class AudioQuestions(L.LightningDataModule):
         spec = training.curriculum
         curriculum = parse_curriculum(read_curriculum(spec) if isinstance(spec, str) else spec)
         self._train_rows = self.table.where(training.pool)
+        self._refuse_shared_audio()
         rows = self.table.take(self._train_rows)
         origin = read_state(training.replan) if training.replan else None
         plan = Plan(curriculum, rows, None if origin is None else fork(origin, rows), origin)
@@ -112,9 +113,22 @@ class AudioQuestions(L.LightningDataModule):
                 shared = torch.from_numpy(dealt.matrix).share_memory_().numpy()
                 plan.stages[name] = replace(dealt, matrix=shared)
         self.plan, self.num_steps = plan, plan.num_steps(training.stage)
+        self.preparation.plan, self.preparation.training_rows = plan, self._train_rows
         self.cursor = Cursor(plan, training.stage)
         if self._restored is not None:
             self.load_state_dict(self._restored)
+
+    def _refuse_shared_audio(self) -> None:
+        """Accuracy on recordings that are trained on says nothing: validation must have its own."""
+        assert self.table is not None
+        asked = self.table.where(self.validation.pool)
+        clips = self.reader.numbers["clip"]
+        shared = asked[np.isin(clips[asked], clips[self._train_rows])]
+        if len(shared):
+            raise InputError(
+                f"{len(shared)} of {len(asked)} validation questions, {self.reader.key(int(shared[0]))} the first, are "
+                "about recordings that are trained on; index with `holdout`, or give other pools"
+            )
 
     @property
     def position(self) -> int:
@@ -126,10 +140,12 @@ class AudioQuestions(L.LightningDataModule):
         assert self.plan is not None
         return self.plan.number[np.searchsorted(self._train_rows, np.asarray(rows))]
 
-    def trained(self) -> None:
-        """One more batch is trained."""
+    def trained(self, batch: Batch | None = None) -> None:
+        """One more batch is trained; too many bad samples over all loader processes of this rank stop the run."""
         assert self.cursor is not None
         self.cursor.trained()
+        for bad in batch.replaced if batch is not None else ():
+            self.quarantine.count(bad)
 
     def training_request(self, step: int) -> Request:
         """The global batch of one optimizer step; waits for the window of an adaptive stage to be planned."""
@@ -142,7 +158,14 @@ class AudioQuestions(L.LightningDataModule):
         if self.training.condition_order == "sequential":
             pick = step * len(conditions) // self.num_steps
         passes, member = self.plan.passes(stage, step), self.plan.member(stage, step)[0]
-        return Request(self._train_rows[rows], weights, conditions[pick], step, passes, member)
+        request = Request(self._train_rows[rows], weights, conditions[pick], step, passes, member)
+        if self.training.sort_by_length:
+            return request.sorted_by(self.reader.numbers["num_samples"][request.rows])
+        return request
+
+    def prepare(self, request: Request) -> Batch:
+        """The batch of a request."""
+        return self.preparation.batch(request)
 
     def evaluation_requests(self, asking: Asking) -> list[Request]:
         """Every question of the pool once per condition; the last batch is padded with weight 0 to equal ranks."""
@@ -159,58 +182,23 @@ class AudioQuestions(L.LightningDataModule):
                 requests.append(Request(padded, weights, condition))
         return requests
 
-    def prepare(self, request: Request) -> Batch:
-        """Reads, decodes, augments and tokenises one request; a distinct recording is read once."""
-        assert self.table is not None
-        samples = [self._sample(request, place) for place in range(len(request.rows))]
-        targets = [target_text(sample.question.answer) for sample in samples]
-        fingerprint = self.plan.fingerprint if self.plan and request.step >= 0 else ""
-        where: dict[str, Any] = {"step": request.step, "plan": fingerprint, "stage": request.stage}
-        seconds = silence_seconds(request.condition)
-        if seconds is not None:
-            return self.processor.batch(samples, seconds, targets, **where)
-        waves: dict[int, np.ndarray] = {}
-        clip_of_row = []
-        for row in request.rows:
-            clip = self.reader.clip(int(row))
-            if clip not in waves:
-                waves[clip] = self._wave(int(row), clip, request)
-            clip_of_row.append(list(waves).index(clip))
-        return self.processor.batch(samples, list(waves.values()), targets, clip_of_row, **where)
-
-    def _sample(self, request: Request, place: int) -> Sample:
-        row, weight = int(request.rows[place]), float(request.weights[place])
-        question = self.reader.question(row)
-        choices = question.choices
-        if self.training and self.training.shuffle_options and request.passes is not None:
-            order = permutation(len(choices), question.uid, self.seed, request.stage, int(request.passes[place]))
-            choices = tuple(choices[i] for i in order)
-        label = ""
-        if "label" in self.table.columns:  # type: ignore[union-attr]
-            column = self.table.text("label")  # type: ignore[union-attr]
-            label = column.names[column.codes[row]] if column.codes[row] >= 0 else ""
-        return Sample(question, choices, label, request.condition, weight, row)
-
-    def _wave(self, row: int, clip: int, request: Request) -> np.ndarray:
-        wave = self.reader.wave(row)
-        if self.training is None or self.training.augmentation is None or request.step < 0:
-            return wave
-        change = self.training.augmentation
-        name = (self.seed, request.stage, request.step)
-        return augmented(wave, clip, *name, gain_db=change.gain_db, snr_db=change.snr_db)
-
     def _loader(self, requests: list[Request] | None, start: int = 0) -> DataLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        source = _Requests(self, requests, start, rank, world)
-        pipeline = wds.DataPipeline(source, wds.map(self.prepare)).with_length(len(source), silent=True)
-        # Forked, so that the workers see what an adaptive stage plans while they run.
-        context = "fork" if self.num_workers and requests is None and self.cursor and self.cursor.adapts else None
+        if requests is None:
+            source = Requests(self.training_request, start, self.num_steps, rank, world)
+        else:
+            source = Requests(requests.__getitem__, start, len(requests), rank, world)
+        # What an adaptive stage will ask for is not known ahead; its workers are forked, so that they see its plans.
+        adapts = requests is None and self.cursor is not None and self.cursor.adapts
+        stages = Prepared(self.preparation, 0 if adapts else self.reading.lookahead)
+        pipeline = wds.DataPipeline(source, stages).with_length(len(source), silent=True)
         return DataLoader(
             pipeline,
             batch_size=None,
             num_workers=self.num_workers,
             collate_fn=_untouched,
-            multiprocessing_context=context,
+            timeout=2 * self.reading.stall_s if self.num_workers else 0,
+            multiprocessing_context="fork" if self.num_workers and adapts else None,
         )
 
     def train_dataloader(self) -> DataLoader:
@@ -232,8 +220,8 @@ class AudioQuestions(L.LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands: numbers, texts and lists alone."""
-        return self.cursor.state() if self.cursor is not None else {}
+        """Where training stands, over which recordings and texts: numbers, texts and lists alone."""
+        return self.cursor.state() | {"content": self.reader.content()} if self.cursor is not None else {}
 
     def write_record(self) -> None:
         """Shows the state in the file `record`, where one is wanted; one process does."""
@@ -245,6 +233,11 @@ class AudioQuestions(L.LightningDataModule):
         if self.cursor is None:
             self._restored = state or None
             return
+        if state.get("content", self.reader.content()) != self.reader.content():
+            raise InputError(
+                f"{self.index}: other recordings or texts than when the checkpoint was written, under the same "
+                "identities; start the stage anew"
+            )
         self.cursor.load(state)
         if self.trainer is not None:
             # A loader that was built before the restore (for a schedule, or by strategies that restore late) would

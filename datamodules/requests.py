@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import InputError
-from .audio import SILENCE_S
 from .reader import share
 
 
@@ -25,10 +23,15 @@ class Request:
 
     def share(self, rank: int, world: int) -> Request:
         """One rank's part: every world-th row from its rank on."""
-        passes = None if self.passes is None else share(self.passes, rank, world)
-        return replace(
-            self, rows=share(self.rows, rank, world), weights=share(self.weights, rank, world), passes=passes
-        )
+        return self._taken(share(np.arange(len(self.rows)), rank, world))
+
+    def sorted_by(self, lengths: np.ndarray) -> Request:
+        """The same batch, longest first: micro-batches, and ranks, then hold recordings of like length."""
+        return self._taken(np.argsort(-lengths, kind="stable"))
+
+    def _taken(self, places: np.ndarray) -> Request:
+        passes = None if self.passes is None else self.passes[places]
+        return replace(self, rows=self.rows[places], weights=self.weights[places], passes=passes)
 
 
 @dataclass
@@ -47,9 +50,10 @@ class Training:
         curriculum: mapping with `seed`, `cells` and `stages`, or a YAML file with one.
         stage: which of its stages, or an interleave of several.
         pool: text columns -> values, the rows the curriculum may deal at all.
-        conditions: what is heard; with several, every batch has one of them.
+        conditions: what is heard (see `conditions.py`); with several, every batch has one of them.
         condition_order: "mixed" draws it by the batch's number, "sequential" gives each an equal part of the stage.
         shuffle_options: order the options anew for every pass.
+        sort_by_length: order the rows of each batch by the length of their recordings; less padding, the same batches.
         augmentation: random gain and noise; null for none.
         record: JSON file that shows where the curriculum stands, written at start, end and every checkpoint.
         replan: such a file of another run, whose rows are not dealt again: a fork of it under this curriculum.
@@ -61,6 +65,7 @@ class Training:
     conditions: list[str] = field(default_factory=lambda: ["audio"])
     condition_order: Literal["mixed", "sequential"] = "mixed"
     shuffle_options: bool = False
+    sort_by_length: bool = False
     augmentation: Augmentation | None = None
     record: str | None = None
     replan: str | None = None
@@ -73,18 +78,3 @@ class Asking:
     pool: dict[str, Any] = field(default_factory=dict)
     conditions: list[str] = field(default_factory=lambda: ["audio"])
     batch_size: int = 16
-
-
-def silence_seconds(condition: str) -> float | None:
-    """Length of a silent condition: "silence" is 30 s, "silence:4" is 4 s; None for "audio"."""
-    name, _, seconds = condition.partition(":")
-    try:
-        if name == "silence":
-            length = float(seconds) if seconds else SILENCE_S
-            if 0.1 <= length <= 300:
-                return length
-        elif condition == "audio":
-            return None
-    except ValueError:
-        pass
-    raise InputError(f"condition {condition!r}: use 'audio', 'silence' (30 s) or 'silence:SECONDS' (0.1 to 300)")

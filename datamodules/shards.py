@@ -1,15 +1,22 @@
-"""Knows how to pack recordings and their questions into ordinary WebDataset tars, reproducibly.
+"""Knows how recordings and questions are packed: WebDataset tars any tool can read, with an index beside them.
 
-A sample is one recording: `<clip>.json` with all its questions, then `<clip>.flac`, 16 kHz mono. Recordings are
-ordered by a hash, so that neighbours in a shard are unrelated; the bytes depend on the input alone.
+A sample is one recording: `<clip>.json` with all its questions, then `<clip>.flac`, 16 kHz mono, or the file as it
+was. Recordings are ordered by a hash, so that neighbours in a shard are unrelated; the bytes depend on the input alone.
+Shards are written by several processes, each under another name first: an interrupted packing continues, a repeated one
+does nothing.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -18,20 +25,48 @@ import webdataset as wds
 from ..curriculum.identity import hash64
 from ..errors import InputError
 from ..progress import track
-from .audio import SAMPLE_RATE, checked, to_model_rate
+from .annotations import ColumnMap, load_saved_dataset, read_annotations
+from .audio import SAMPLE_RATE, decode
 from .index import build_index
-from .question import Question, read_annotations
+from .scan import AUDIO_EXTENSIONS
+
+_LAYOUT = 2  # of the tars: another number packs them anew
 
 
-def read_recording(path: Path) -> np.ndarray:
-    """Mono float32 at 16 kHz from any file libsndfile reads."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such recording; is `audio_root` right?")
-    try:
-        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise InputError(f"{path}: not a readable recording ({error})") from None
-    return to_model_rate(checked(wave.mean(axis=1), str(path)), rate, str(path))
+@dataclass
+class _Clip:
+    """One recording to pack: its path as annotated, its row in a saved dataset or -1, and its questions."""
+
+    path: str
+    row: int
+    questions: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Job:
+    """One shard to write."""
+
+    target: str
+    root: str
+    dataset: str
+    original: bool
+    stop: bool
+    clips: list[_Clip]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything the shard is made of; recordings count by size and time of change."""
+        parts: list[object] = [_LAYOUT, self.original]
+        for clip in self.clips:
+            parts += [clip.path, json.dumps(clip.questions, ensure_ascii=False)]
+            try:
+                found = None if clip.row >= 0 else (Path(self.root) / clip.path).stat()
+            except OSError:
+                parts.append("missing")
+            else:
+                parts.append((found.st_size, found.st_mtime_ns) if found else clip.row)
+        return f"{hash64(*parts):016x}"
 
 
 def flac_bytes(wave: np.ndarray) -> bytes:
@@ -47,46 +82,190 @@ def shard(
     out: str,
     audio_root: str | None = None,
     samples_per_shard: int = 1_000,
-    column_map: dict[str, str] | None = None,
+    column_map: ColumnMap | None = None,
+    audio: Literal["flac", "original"] = "flac",
+    on_bad: Literal["stop", "quarantine"] = "stop",
+    holdout: Mapping[str, float] | None = None,
+    workers: int = 1,
 ) -> dict:
-    """Packs annotations in the AudioMCQ layout into `out/shard-000000.tar` ... and writes `out/index.arrow`.
+    """Packs annotations into `out/shard-000000.tar` ... and writes `out/index.arrow`.
 
     Args:
-        annotations: JSON list or JSONL file; several questions may name the same `audio_path`.
+        annotations: JSON list, JSONL or CSV in the AudioMCQ layout, or a Hugging Face dataset saved on disk; several
+            questions may name the same `audio_path`.
         out: folder of the shards and the index.
         audio_root: folder the audio paths are relative to; default the annotation file's own.
         samples_per_shard: recordings per tar.
         column_map: our field name -> the file's, see `read_annotations`.
+        audio: "flac" converts to 16 kHz mono flac, "original" keeps the files' bytes.
+        on_bad: "stop" at the first fault, or "quarantine": leave it out and tell it in `packing.quarantine.jsonl`.
+        holdout: split -> share of the recordings, for questions that name no split.
+        workers: processes.
 
-    Returns counts for the recipe's log.
+    Every question is accounted for: questions = packed + left out. Returns counts for the recipe's log.
     """
-    root = Path(audio_root) if audio_root else Path(annotations).parent
-    by_clip: dict[str, list[Question]] = defaultdict(list)
-    for question, audio_path in read_annotations(annotations, column_map):
-        if Path(audio_path).is_absolute() or ".." in Path(audio_path).parts:
-            raise InputError(f"{question.key}: audio_path {audio_path!r} must be relative and stay in {root}")
-        by_clip[audio_path].append(question)
-    clips = sorted(by_clip, key=lambda path: hash64("shard order", path))
-    folder = Path(out)
+    if audio not in ("flac", "original") or on_bad not in ("stop", "quarantine"):
+        raise InputError(f"audio is 'flac' or 'original', on_bad 'stop' or 'quarantine'; got {audio!r}, {on_bad!r}")
+    if samples_per_shard < 1:
+        raise InputError(f"samples_per_shard must be at least 1, got {samples_per_shard}")
+    stop, folder = on_bad == "stop", Path(out)
+    left_out: list[dict[str, str]] = []
+    clips = _clips(annotations, audio_root, column_map, stop, left_out)
     folder.mkdir(parents=True, exist_ok=True)
+    root = str(audio_root or Path(annotations).parent)
+    jobs = [
+        _Job(
+            str(folder / f"shard-{number:06d}.tar"),
+            root,
+            annotations if Path(annotations).is_dir() else "",
+            audio == "original",
+            stop,
+            clips[start : start + samples_per_shard],
+        )
+        for number, start in enumerate(range(0, len(clips), samples_per_shard))
+    ]
+    done = _pack_all(jobs, folder, workers)
+    for job in jobs:
+        left_out += done[Path(job.target).name]["left_out"]
+    _tell(left_out, folder / "packing.quarantine.jsonl")
+    counts = build_index(str(folder), on_bad=on_bad, holdout=holdout, workers=workers) | {"shards": len(jobs)}
+    return counts | ({"left_out": len(left_out)} if left_out else {})
+
+
+def _clips(
+    annotations: str, audio_root: str | None, column_map: ColumnMap | None, stop: bool, left_out: list[dict[str, str]]
+) -> list[_Clip]:
+    """The recordings with their questions, in the order of a hash of their paths."""
+    by_path: dict[str, _Clip] = {}
+    faults: list[str] = []
+    for question, path, row in read_annotations(annotations, column_map, None if stop else faults):
+        if Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
+            reason = f"{question.key}: audio_path {path!r} must be relative and stay in its folder"
+            if stop:
+                raise InputError(reason)
+            left_out.append({"question": question.key, "reason": reason})
+            continue
+        clip = by_path.setdefault(path, _Clip(path, row))
+        clip.questions.append(question.record())
+        clip.keys.append(question.key)
+    left_out += [{"question": "", "reason": reason} for reason in faults]
+    return sorted(by_path.values(), key=lambda clip: hash64("shard order", clip.path))
+
+
+def _pack_all(jobs: list[_Job], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
+    """Writes what is not there yet; after each shard the record says what it was made of."""
+    record = folder / "packing.json"
+    done = _read_record(record)
+    prints = {job.target: job.fingerprint for job in jobs}
+    names = {Path(job.target).name for job in jobs}
     for stale in [*folder.glob("shard-*.tar"), *folder.glob("*.partial")]:
-        stale.unlink()
-    for number, start in enumerate(range(0, len(clips), samples_per_shard)):
-        scratch = folder / f"shard-{number:06d}.tar.partial"
-        names = clips[start : start + samples_per_shard]
-        with scratch.open("wb") as file:
-            writer = wds.TarWriter(file, encoder=False, mtime=0)
-            for path in track(names, f"packing {scratch.stem}"):
-                _write_sample(writer, path, root, by_clip[path])
-            writer.close()
-        scratch.rename(folder / f"shard-{number:06d}.tar")
-    return build_index(str(folder)) | {"shards": -(-len(clips) // samples_per_shard)}
+        if stale.name not in names:
+            stale.unlink()
+    done = {name: entry for name, entry in done.items() if name in names and _whole(folder / name, entry)}
+    todo = [job for job in jobs if done.get(Path(job.target).name, {}).get("made_of") != prints[job.target]]
+    for job, left_out in track(_packed(todo, workers), f"packing {len(todo)} shards", len(todo)):
+        target = Path(job.target)
+        done[target.name] = {"made_of": prints[job.target], "size": target.stat().st_size, "left_out": left_out}
+        scratch = record.with_suffix(".partial")
+        scratch.write_text(json.dumps(done, ensure_ascii=False))
+        scratch.replace(record)
+    return done
 
 
-def _write_sample(writer: wds.TarWriter, path: str, root: Path, questions: list[Question]) -> None:
-    # Two writes of one key: the writer sorts the members of one write by extension, and json must come first so that
-    # a plain stream can decide before it reads the audio.
-    key = f"{hash64('clip', path):016x}"
-    content = {"audio_path": path, "questions": [question.record() for question in questions]}
-    writer.write({"__key__": key, "json": json.dumps(content, ensure_ascii=False).encode()})
-    writer.write({"__key__": key, "flac": flac_bytes(read_recording(root / path))})
+def _read_record(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text())
+        return {name: {k: entry[k] for k in ("made_of", "size", "left_out")} for name, entry in content.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # nothing is known to be done
+
+
+def _whole(path: Path, entry: dict[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == entry["size"]
+
+
+def _packed(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, list[dict[str, str]]]]:
+    if workers <= 1 or len(jobs) <= 1:
+        yield from ((job, _pack(job)) for job in jobs)
+        return
+    with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn")) as pool:
+        futures = [pool.submit(_pack, job) for job in jobs]
+        try:
+            for job, future in zip(jobs, futures, strict=True):
+                yield job, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _pack(job: _Job) -> list[dict[str, str]]:
+    """Writes one shard beside its place, then renames it; returns the questions that had to be left out."""
+    left_out: list[dict[str, str]] = []
+    scratch = Path(job.target + ".partial")
+    with scratch.open("wb") as file:
+        writer = wds.TarWriter(file, encoder=False, mtime=0)
+        for clip in job.clips:
+            try:
+                extension, data = _recording(job, clip)
+            except InputError as error:
+                if job.stop:
+                    raise
+                left_out += [{"question": key, "reason": str(error)} for key in clip.keys]
+                continue
+            # Two writes of one key: the writer sorts the members of one write by extension, and json must come first
+            # so that a plain stream can decide before it reads the audio.
+            key = f"{hash64('clip', clip.path):016x}"
+            content = {"audio_path": clip.path, "questions": clip.questions}
+            writer.write({"__key__": key, "json": json.dumps(content, ensure_ascii=False).encode()})
+            writer.write({"__key__": key, extension: data})
+        writer.close()
+    scratch.replace(job.target)
+    return left_out
+
+
+def _recording(job: _Job, clip: _Clip) -> tuple[str, bytes]:
+    """Extension and bytes of a recording as they go into the shard."""
+    where = str(Path(job.root) / clip.path) if clip.row < 0 else f"{job.dataset}[{clip.row}]"
+    data = _row_bytes(job.dataset, clip.row) if clip.row >= 0 else _file_bytes(Path(where))
+    wave = decode(data, where)
+    if not job.original:
+        return "flac", flac_bytes(wave)
+    extension = Path(clip.path).suffix[1:].lower()
+    if clip.row >= 0 and extension not in AUDIO_EXTENSIONS:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            extension = {"MPEG": "mp3", "MP3": "mp3"}.get(file.format, file.format.lower())
+    if extension not in AUDIO_EXTENSIONS:
+        raise InputError(f"{where}: .{extension} cannot be kept as it is; pack as flac ({', '.join(AUDIO_EXTENSIONS)})")
+    return extension, data
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recording; is `audio_root` right?") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+@lru_cache(maxsize=2)
+def _saved(dataset: str) -> tuple[list[int], list[Any]]:
+    parts = [part.select_columns(["audio"]) for _, part in load_saved_dataset(Path(dataset))]
+    return list(np.cumsum([len(part) for part in parts])), parts
+
+
+def _row_bytes(dataset: str, row: int) -> bytes:
+    ends, parts = _saved(dataset)
+    part = int(np.searchsorted(ends, row, side="right"))
+    audio = parts[part][row - (ends[part - 1] if part else 0)]["audio"]
+    data = audio if isinstance(audio, bytes) else (audio or {}).get("bytes")
+    if data is None:
+        path = (audio or {}).get("path")
+        raise InputError(f"{dataset}[{row}]: the recording {path!r} is not stored in the dataset; embed it when saving")
+    return data
+
+
+def _tell(left_out: list[dict[str, str]], path: Path) -> None:
+    if left_out:
+        path.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in left_out), encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)

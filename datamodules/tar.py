@@ -1,7 +1,7 @@
 """Knows the tar format, strictly: where every member lies, and that the archive is whole.
 
 tarfile and webdataset end quietly at the first damaged header, which silently loses samples; this walk raises. Only
-plain files are accepted; nothing is ever extracted.
+plain files are accepted; nothing is ever extracted. Of extended headers a long name is taken, nothing else.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from ..errors import InputError
 
 BLOCK = 512
 _STRIDE = 1 << 16
+_MAX_NAME = 1_024
 _HARMLESS_PAX = {"mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """One file inside a tar: its name, and the byte range of its content."""
 
@@ -47,7 +48,7 @@ def walk_tar(path: str | Path) -> Iterator[Member]:
     if size < 2 * BLOCK or size % BLOCK:
         raise InputError(f"{path}: {size} bytes is not a whole tar; it is empty or cut off")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        position = 0
+        position, long_name = 0, None
         while True:
             if position + 2 * BLOCK > size:
                 raise InputError(f"{path}: ends at byte {size} without the end-of-archive mark; it was cut off")
@@ -61,13 +62,17 @@ def walk_tar(path: str | Path) -> Iterator[Member]:
             content = position + BLOCK
             if content + length > size:
                 raise InputError(f"{path}: member {name!r} needs {length} bytes at {content}, the file has {size}")
-            if kind == b"x":
-                _check_pax(data[content : content + length], path, name)
+            if kind in (b"x", b"L"):
+                if length > 4 * BLOCK:
+                    raise InputError(f"{path}: the extended header {name!r} has {length} bytes; repack the shard")
+                record = data[content : content + length]
+                long_name = (_gnu_name if kind == b"L" else _pax_name)(record, path, name) or long_name
             elif kind in (b"0", b"\0"):
-                if name.startswith("/") or ".." in name.split("/"):
-                    raise InputError(f"{path}: member name {name!r} leaves the archive")
+                name, long_name = _checked_name(long_name or name, path), None
                 yield Member(name, content, length)
-            elif kind != b"5":
+            elif kind == b"5":
+                long_name = None
+            else:
                 raise InputError(f"{path}: member {name!r} is no plain file (tar type {kind!r})")
             position = content + -(-length // BLOCK) * BLOCK
 
@@ -77,7 +82,7 @@ def _parse(header: bytes, path: Path, position: int) -> tuple[str, int, bytes]:
     try:
         stored, length = _octal(header[148:156]), _octal(header[124:136])
         name = header[:100].partition(b"\0")[0].decode("utf-8")
-        prefix = header[345:500].partition(b"\0")[0].decode("utf-8") if header[257:262] == b"ustar" else ""
+        prefix = header[345:500].partition(b"\0")[0].decode("utf-8") if header[257:263] == b"ustar\0" else ""
     except (ValueError, UnicodeDecodeError):
         raise InputError(f"{path}: byte {position} is not a tar header; the file is damaged or compressed") from None
     if stored != sum(header[:148]) + sum(header[156:]) + 8 * 32:
@@ -93,13 +98,34 @@ def _octal(field: bytes) -> int:
     return int(digits, 8)
 
 
-def _check_pax(records: bytes, path: Path, name: str) -> None:
-    """Extended headers may carry times and owners; anything that redefines a member is refused."""
+def _checked_name(name: str, path: Path) -> str:
+    name = name.removeprefix("./")
+    if name.startswith("/") or ".." in name.split("/"):
+        raise InputError(f"{path}: member name {name!r:.100} leaves the archive")
+    if not name or "\0" in name or len(name) > _MAX_NAME:
+        raise InputError(f"{path}: member name {name!r:.100} is empty, holds a NUL or is longer than {_MAX_NAME}")
+    return name
+
+
+def _gnu_name(record: bytes, path: Path, name: str) -> str:
+    try:
+        return record.rstrip(b"\0").decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: the long name behind {name!r} is not UTF-8") from None
+
+
+def _pax_name(records: bytes, path: Path, name: str) -> str | None:
+    """The member's name where the records give one; anything else that redefines a member is refused."""
+    found = None
     while records:
         length, _, rest = records.partition(b" ")
         if not length.isdigit() or not 0 < int(length) <= len(records):
             raise InputError(f"{path}: malformed extended header before {name!r}")
-        key = rest[: int(length) - len(length) - 1].partition(b"=")[0].decode("utf-8", "replace")
-        if key not in _HARMLESS_PAX:
+        field, _, value = rest[: int(length) - len(length) - 1].rstrip(b"\n").partition(b"=")
+        key = field.decode("utf-8", "replace")
+        if key == "path":
+            found = _gnu_name(value, path, name)
+        elif key not in _HARMLESS_PAX:
             raise InputError(f"{path}: extended header {key!r} of {name!r} is not supported; repack with short names")
         records = records[int(length) :]
+    return found

@@ -18,13 +18,14 @@ from torchmetrics import Metric
 
 from ..datamodules.answers import extract_answer, is_right
 from ..datamodules.batch import Batch
+from ..datamodules.conditions import KINDS
 from ..errors import InputError
 from .callbacks.position import PlanPosition
 from .policy.omni import OmniPolicy
 from .rollout.sampling import completion_keys, sample
 from .schedule import Schedule
 
-CONDITIONS, LABELS = ("audio", "silence"), ("weak", "strong", "unlabelled")
+LABELS = ("weak", "strong", "unlabelled")
 
 
 class AccuracyByLabel(Metric):
@@ -36,18 +37,18 @@ class AccuracyByLabel(Metric):
     def __init__(self) -> None:
         super().__init__()
         for name in ("right", "seen"):
-            self.add_state(name, torch.zeros(len(CONDITIONS), len(LABELS)), dist_reduce_fx="sum")
+            self.add_state(name, torch.zeros(len(KINDS), len(LABELS)), dist_reduce_fx="sum")
 
     def update(self, condition: str, label: str, right: bool, weight: float = 1.0) -> None:
         """Counts one answer; weight 0 is the padding of a last batch."""
-        place = CONDITIONS.index(condition.partition(":")[0]), LABELS.index(label or "unlabelled")
+        place = KINDS.index(condition.partition(":")[0]), LABELS.index(label or "unlabelled")
         self.seen[place] += float(weight > 0)
         self.right[place] += float(right and weight > 0)
 
     def compute(self) -> dict[str, Tensor]:
         """`audio`, `audio/weak`, ...: shares of the groups that were seen."""
         shares = {}
-        for c, condition in enumerate(CONDITIONS):
+        for c, condition in enumerate(KINDS):
             if self.seen[c].sum() > 0:
                 shares[condition] = self.right[c].sum() / self.seen[c].sum()
             for k, label in enumerate(LABELS):
@@ -87,6 +88,7 @@ class PolicyModule(L.LightningModule):
         self.max_grad_norm, self.micro_batch_size = max_grad_norm, micro_batch_size
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
         self.policy: OmniPolicy | None = None
+        self._replaced = 0
         self.val_accuracy, self.test_accuracy = AccuracyByLabel(), AccuracyByLabel()
 
     def configure_model(self) -> None:
@@ -166,6 +168,13 @@ class PolicyModule(L.LightningModule):
     def micro_batches(self, rows: int) -> list[slice]:
         """The slices of a batch of so many rows."""
         return [slice(i, min(i + self.micro_batch_size, rows)) for i in range(0, rows, self.micro_batch_size)]
+
+    def data_facts(self, batch: Batch) -> dict[str, float]:
+        """`data/padding`: share of the frames that are computed for nothing; `data/replaced`: bad samples so far."""
+        real, padded = batch.prompts.frames(self.micro_batches(len(batch)))
+        self._replaced += len(batch.replaced)
+        heard, computed, replaced = self.over_ranks(real, padded, self._replaced)
+        return {"data/padding": 1 - heard / computed, "data/replaced": replaced}
 
     def answer(self, batch: Batch) -> list[dict[str, Any]]:
         """Answers to a batch: one record per question, without the padding of a last batch."""

@@ -122,7 +122,7 @@ class GRPO(PolicyModule):
             log["train/kl"] = kl / max(tokens, 1.0)
         log |= self._by_label(batch, done, rewards, parts, advantages)
         log |= self._feed_back(batch, texts, advantages)
-        self.log_dict(log)
+        self.log_dict(log | self.data_facts(batch))
         self.log("reward", log["reward/all"], prog_bar=True, logger=False)
 
     def _feed_back(self, batch: Batch, texts: list[str], advantages: Tensor) -> dict[str, float]:

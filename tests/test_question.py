@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from earwitness.datamodules.question import FIELDS, Question, parse_question, read_annotations
+from earwitness.datamodules.annotations import read_annotations
+from earwitness.datamodules.question import REQUIRED, Question, parse_question
 from earwitness.errors import InputError
 
 GOOD = {
@@ -41,7 +42,7 @@ def test_a_good_record_becomes_a_question_with_the_choices_in_the_order_of_the_f
 
 def test_split_and_type_have_defaults():
     question = parse_question(changed(split=MISSING, question_type=MISSING), "here")
-    assert (question.split, question.question_type) == ("train", "unknown")
+    assert (question.split, question.question_type) == ("", "unknown")
 
 
 @pytest.mark.parametrize("record", [[GOOD], "text", None, 3])
@@ -121,7 +122,7 @@ def test_the_record_of_a_question_reads_back_as_the_same_question():
     question = parse_question(changed(question="Qu'entend-on à 5 °C?", choices=['"A"', "Water", "l'eau"]), "here")
     record = question.record()
     assert parse_question(json.loads(json.dumps(record)), "there") == question
-    assert set(record) == set(FIELDS) - {"audio_path"}
+    assert set(record) == {*REQUIRED, "question_type", "split"}
 
 
 def test_the_identity_is_source_and_id_and_where_the_one_ends():
@@ -136,7 +137,7 @@ def test_the_identity_is_source_and_id_and_where_the_one_ends():
 def test_both_layouts_give_the_same_rows_with_and_without_a_byte_order_mark(tmp_path, name, encoding):
     records = [changed(id=str(i), question=f"Ist es schön, Nr. {i}?", audio_path=f"{i % 2}.wav") for i in range(3)]
     rows = read_annotations(write(tmp_path / name, records, encoding=encoding))
-    assert rows == [(parse_question(record, ""), record["audio_path"]) for record in records]
+    assert rows == [(parse_question(record, ""), record["audio_path"], -1) for record in records]
 
 
 def test_a_faulty_line_is_named_by_its_number_blank_lines_counted(tmp_path):
@@ -214,8 +215,8 @@ def test_a_column_map_renames_the_files_fields_and_wins_over_them(tmp_path):
     path = write(tmp_path / "q.json", [theirs])
     ours = {"source_dataset": "ds", "id": "uid", "audio_path": "file", "question": "text", "answer": "gold"}
     ours |= {"choices": "options", "split": "part", "question_type": "kind"}
-    assert read_annotations(path, ours) == [(parse_question(GOOD, ""), "clips/7.wav")]
-    with pytest.raises(InputError, match=rf"^{path}\[0\]: field 'question' must be"):
+    assert read_annotations(path, ours) == [(parse_question(GOOD, ""), "clips/7.wav", -1)]
+    with pytest.raises(InputError, match=rf"^{path}\[0\]: no column 'texts' for question; there are ds, "):
         read_annotations(path, ours | {"question": "texts"})
 
 

@@ -26,9 +26,11 @@ class PlanPosition(L.Callback):
                 "the loader was restored at another position than the weights"
             )
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """One more batch is trained."""
-        trainer.datamodule.trained()  # type: ignore[attr-defined]
+        trainer.datamodule.trained(batch)  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Shows where the curriculum stands."""

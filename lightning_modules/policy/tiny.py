@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from ...datamodules.annotations import read_annotations
 from ...datamodules.answers import target_text
 from ...datamodules.processor import SYSTEM, question_text
-from ...datamodules.question import read_annotations
 from .checkpoint import save_thinker, thinker_state
 
 SPECIAL_TOKENS = (  # in the order of the published vocabulary
@@ -163,7 +163,7 @@ def build_tiny(
         tokenizer = AutoTokenizer.from_pretrained(processor_from)
     else:
         texts = []
-        for question, _ in read_annotations(annotations):  # the system turn is part of every prompt, and counts so
+        for question, *_ in read_annotations(annotations):  # the system turn is part of every prompt, and counts so
             texts += [SYSTEM, question_text(question.question, question.choices), target_text(question.answer)]
         tokenizer = train_tokenizer(texts, vocab_size)
     extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=300, return_attention_mask=True)
