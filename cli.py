@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any, Literal
 
 from . import __version__
 
@@ -23,12 +24,27 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in zip(TRAINER_COMMANDS, ("train", "validate", "test", "write the answers of"), strict=True):
         commands.add_parser(name, help=f"{what} a model as a YAML file says (--config FILE)", add_help=False)
     index = commands.add_parser("index", help="check WebDataset tars and write their index")
-    index.add_argument("shards", help="folder of *.tar, or one tar")
-    index.add_argument("--out", help="index file; default index.arrow beside the shards")
+    index.add_argument("shards", help="folder of *.tar, one tar, or a pattern like s3://lab/train-{000000..000099}.tar")
+    index.add_argument("--out", help="index file; default index.arrow beside local shards")
+    index.add_argument("--ignore", nargs="+", default=(), metavar="EXT", help="members that are no part of a sample")
+    index.add_argument("--decode", action="store_true", help="decode every recording, not only its end")
     shard = commands.add_parser("shard", help="pack annotations and recordings into shards, with their index")
-    shard.add_argument("annotations", help="JSON list or JSONL in the AudioMCQ layout")
+    shard.add_argument("annotations", help="JSON list, JSONL or CSV in the AudioMCQ layout, or a saved HF dataset")
     shard.add_argument("out", help="folder to write")
     shard.add_argument("--audio-root", help="folder the audio paths are relative to")
+    shard.add_argument("--samples-per-shard", type=int, default=1_000, help="recordings per tar")
+    shard.add_argument("--column", nargs="+", default=(), metavar="OURS=THEIRS", help="e.g. structured_cot=cot")
+    shard.add_argument("--original", action="store_true", help="keep the files' bytes instead of 16 kHz mono flac")
+    for part in (index, shard):
+        part.add_argument("--on-bad", choices=("stop", "quarantine"), default="stop", help="what a fault does")
+        part.add_argument("--holdout", nargs="+", default=(), metavar="SPLIT=SHARE", help="e.g. val=0.02 test=0.02")
+        part.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    inspect = commands.add_parser("inspect", help="what an index holds: counts, hours, histograms; one sample of it")
+    inspect.add_argument("index", help="index.arrow")
+    inspect.add_argument("--labels", help="label table, joined by uid")
+    inspect.add_argument("--out", help="folder for inspect.png and the sample's audio; default runs/inspect")
+    inspect.add_argument("--sample", metavar="KEY", help="print this question (source/id) and write its audio")
+    inspect.add_argument("--shards", help="where the shards lie, if not where the index says")
     label = commands.add_parser("label", help="turn the voters' silent answers into weak/strong labels")
     label.add_argument("votes", nargs="+", help="one answer table per voter")
     label.add_argument("--out", required=True, help="label table to write")
@@ -83,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _dispatch(args: argparse.Namespace) -> None:
+    options: dict[str, Any] = {}
+    if args.command in ("index", "shard"):
+        options = {"on_bad": args.on_bad, "holdout": _shares(args.holdout), "workers": args.workers}
     if args.command == "run":
         from .recipe import run_recipe
 
@@ -90,11 +109,17 @@ def _dispatch(args: argparse.Namespace) -> None:
     elif args.command == "index":
         from .datamodules.index import build_index
 
-        _print(build_index(args.shards, args.out))
+        _print(build_index(args.shards, args.out, ignore=args.ignore, decode=args.decode, **options))
     elif args.command == "shard":
         from .datamodules.shards import shard
 
-        _print(shard(args.annotations, args.out, args.audio_root))
+        columns: dict[str, Any] = {name: v.split(",") if "," in v else v for name, v in _pairs(args.column)}
+        kind: Literal["flac", "original"] = "original" if args.original else "flac"
+        _print(shard(args.annotations, args.out, args.audio_root, args.samples_per_shard, columns, kind, **options))
+    elif args.command == "inspect":
+        from .inspection import inspect_index
+
+        inspect_index(args.index, args.labels, args.out, args.sample, args.shards)
     elif args.command == "label":
         from .curriculum.labels import label
 
@@ -114,6 +139,24 @@ def _dispatch(args: argparse.Namespace) -> None:
         from .report import build_report
 
         _print(build_report(args.results, args.out))
+
+
+def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+    from .errors import InputError
+
+    for word in words:
+        if "=" not in word:
+            raise InputError(f"{word!r} must be written NAME=VALUE")
+    return [(name, value) for name, _, value in (word.partition("=") for word in words)]
+
+
+def _shares(words: Sequence[str]) -> dict[str, float]:
+    from .errors import InputError
+
+    try:
+        return {name: float(value) for name, value in _pairs(words)}
+    except ValueError as error:
+        raise InputError(f"--holdout: {error}") from None
 
 
 def _print(result: dict) -> None:

@@ -209,6 +209,7 @@ def corpus(seconds: Any, counted: Mapping[str, Mapping[str, int]]) -> bytes:
             bars = [count for _, count in shown][::-1]
             panel.barh(range(len(bars)), bars, color=[COLOURS.get(each, AUDIO) for each in names], height=0.7)
             panel.set_yticks(range(len(bars)), names)
+            panel.set_ylim(max(len(bars), 4) * -1 + len(bars) - 0.6, len(bars) - 0.4)
             panel.grid(False)
             for place, count in enumerate(bars):
                 panel.text(count, place, f" {count:,}", va="center", fontsize=9)

@@ -34,7 +34,7 @@ def inspect_index(
     print(f"{len(reader):,} questions about {len(clips):,} recordings, {seconds.sum() / 3600:,.2f} hours")
     print(f"length {seconds.min():.2f} to {seconds.max():.2f} s, half of them under {np.median(seconds):.2f} s")
     print(
-        f"{len(reader) / len(clips):.2f} questions per recording, {len(reader.files.shards):,} shards in {reader.place}"
+        f"{len(reader) / len(clips):.2f} questions a recording, {len(reader.files.shards):,} shards in {reader.place}"
     )
     counted: dict[str, dict[str, int]] = {}
     for name in ("split", "source", "question_type", "audio_contribution", "label"):

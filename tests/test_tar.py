@@ -119,7 +119,7 @@ def test_an_extended_header_that_redefines_a_member_is_refused(tmp_path, key):
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
-@pytest.mark.parametrize("name", ["n" * 300 + ".json", "é" * 60 + ".json", "folder/" * 20 + "n.json"])
+@pytest.mark.parametrize("name", ["n" * 300 + ".json", "é" * 45 + ".json", "folder/" * 20 + "n.json"])
 def test_long_names_are_read_in_every_dialect(tmp_path, kind, name):
     if kind == tarfile.USTAR_FORMAT and len(name) > 256:
         name = "d" * 150 + "/" + "n" * 95 + ".json"  # the longest this dialect can write
