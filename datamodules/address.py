@@ -6,6 +6,7 @@ Credentials inside an address (user:password@, signed query strings) never reach
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -37,6 +38,7 @@ def redacted(address: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+@lru_cache(maxsize=4_096)
 def joined(root: str, name: str) -> str:
     """The address of a shard that an index names: relative to `root`, and never outside it."""
     if not name or name.startswith("/") or ".." in name.split("/") or ":" in name or "\0" in name:

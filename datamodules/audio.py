@@ -14,6 +14,7 @@ import soxr
 
 from ..curriculum.identity import uniforms
 from ..errors import InputError
+from .containers import Announced, cut_off, whole_flac
 
 SAMPLE_RATE = 16_000
 _MAX_CHANNELS = 16
@@ -30,7 +31,8 @@ def decode(data: bytes, where: str, num_samples: int | None = None) -> np.ndarra
     """
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate = _announced(file, where)[1]
+            rate = file.samplerate
+            _announced_samples(Announced(rate, file.channels, file.frames), where)
             wave = file.read(dtype="float32")
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise InputError(f"{where}: not a readable recording ({error})") from None
@@ -43,17 +45,19 @@ def decode(data: bytes, where: str, num_samples: int | None = None) -> np.ndarra
 
 
 def probe(data: bytes, where: str) -> int:
-    """Samples at 16 kHz that a sound file says it holds; only its end is decoded, to see that it is there.
+    """Samples at 16 kHz that a sound file says it holds; only its end is looked at, to see that it is there.
 
-    Damage in the middle is only seen by `decode`; that an mp3 without a length in its header was cut, not even there.
+    Damage in the middle or within the last frame is only seen by `decode`; that an mp3 without a length in its header
+    was cut, not even there.
     """
-    if data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data):
-        raise InputError(f"{where}: the wav file is cut off; its header promises more bytes")
-    if data[:4] == b"OggS" and not _ogg_ends(data):
-        raise InputError(f"{where}: the ogg file is cut off; its last page does not end the stream")
+    if reason := cut_off(data):
+        raise InputError(f"{where}: {reason}")
+    announced = whole_flac(data)
+    if announced is not None:
+        return _announced_samples(announced, where)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            num_samples, _ = _announced(file, where)
+            num_samples = _announced_samples(Announced(file.samplerate, file.channels, file.frames), where)
             may_hold_nan = file.subtype in ("FLOAT", "DOUBLE")
             file.seek(file.frames - 1)
             if len(file.read(1)) != 1:
@@ -63,22 +67,15 @@ def probe(data: bytes, where: str) -> int:
     return len(decode(data, where)) if may_hold_nan else num_samples
 
 
-def _announced(file: soundfile.SoundFile, where: str) -> tuple[int, int]:
-    """Samples at 16 kHz and the rate that a header announces, before memory is set aside for them."""
-    rate, frames = file.samplerate, file.frames
-    if file.channels > _MAX_CHANNELS:
-        raise InputError(f"{where}: {file.channels} channels; a recording has at most {_MAX_CHANNELS}")
+def _announced_samples(announced: Announced, where: str) -> int:
+    """Samples at 16 kHz that a header announces, checked before memory is set aside for them."""
+    rate, channels, frames = announced
+    if channels > _MAX_CHANNELS:
+        raise InputError(f"{where}: {channels} channels; a recording has at most {_MAX_CHANNELS}")
     _check_rate(rate, where)
     if frames <= 0:
         raise InputError(f"{where}: the recording holds no samples")
-    return _check_length((2 * frames * SAMPLE_RATE + rate) // (2 * rate), where), rate
-
-
-def _ogg_ends(data: bytes) -> bool:
-    """Whether the last page is whole and bears the mark of the end of its stream (RFC 3533, section 6)."""
-    page = data.rfind(b"OggS")
-    segments = data[page + 27 : page + 27 + data[page + 26]] if len(data) > page + 26 else b""
-    return bool(segments) and bool(data[page + 5] & 4) and page + 27 + len(segments) + sum(segments) <= len(data)
+    return _check_length((2 * frames * SAMPLE_RATE + rate) // (2 * rate), where)
 
 
 def to_model_rate(wave: np.ndarray, rate: int, where: str) -> np.ndarray:

@@ -172,8 +172,9 @@ def _merged(
     for row in everything:
         if row["split"]:
             split_of.setdefault(row["clip"], (row["split"], f"{joined(root, row['shard'])}:{row['key']}"))
+    places = {scan.shard: redacted(joined(root, scan.shard)) for scan in scans}
     for row in everything:
-        where = f"{redacted(joined(root, row['shard']))}:{row['key']}"
+        where = f"{places[row['shard']]}:{row['key']}"
         split, first = split_of.get(row["clip"], ("", ""))
         reason = ""
         if row["uid"] in seen:

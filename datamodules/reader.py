@@ -40,7 +40,9 @@ class ShardReader:
         table, root, shards = read_index(index)
         self.root = reading.shards or root or str(self.path.parent)
         self.numbers = {name: table.column(name).to_numpy() for name in _NUMBERS}
-        self._texts = {name: table.column(name).combine_chunks() for name in _TEXTS}
+        texts = {name: table.column(name).combine_chunks() for name in _TEXTS}
+        self._codes = {name: column.indices.to_numpy(zero_copy_only=False) for name, column in texts.items()}
+        self._names = {name: column.dictionary.to_pylist() for name, column in texts.items()}
         self._keys: pa.ChunkedArray = table.column("key")
         self.files: LocalFiles | RemoteFiles = (
             RemoteFiles(self.root, shards, reading) if scheme_of(self.root) else LocalFiles(self.root, shards)
@@ -82,11 +84,11 @@ class ShardReader:
 
     def codes(self, column: str) -> np.ndarray:
         """[N] numbers that are equal where a text column is: split, source, question_type."""
-        return self._texts[column].indices.to_numpy(zero_copy_only=False)
+        return self._codes[column]
 
     def text(self, column: str, row: int) -> str:
         """A text column's value."""
-        return self._texts[column][row].as_py()
+        return self._names[column][self._codes[column][row]]
 
     def where(self, row: int) -> str:
         """The shard and the place in it, without credentials."""

@@ -146,13 +146,15 @@ def _sample_rows(
 
 def _pair(members: list[Member], where: str) -> tuple[Member, Member]:
     """The text and the recording of a sample that is just these two."""
-    unknown = [m.extension for m in members if m.extension != "json" and m.extension not in AUDIO_EXTENSIONS]
+    extensions = [m.extension for m in members]
+    unknown = [e for e in extensions if e != "json" and e not in AUDIO_EXTENSIONS]
     if unknown:
         raise InputError(
             f"{where}: member type .{unknown[0]} is not read; a sample is one .json and one recording, "
             "other members can be ignored by name"
         )
-    texts, sounds = ([m for m in members if (m.extension == "json") == is_text] for is_text in (True, False))
+    pairs = list(zip(members, extensions, strict=True))
+    texts, sounds = ([m for m, e in pairs if (e == "json") == is_text] for is_text in (True, False))
     if len(texts) != 1 or len(sounds) != 1:
         raise InputError(f"{where}: a sample is one .json and one recording, got {[m.name for m in members]}")
     return texts[0], sounds[0]
