@@ -11,7 +11,7 @@ help:
 	@echo "make check   lint, formatting, types"
 	@echo "make format  put the code in shape"
 	@echo "make build   wheel and sdist into dist/"
-	@echo "make bench   what planning and log-probs cost on this machine"
+	@echo "make bench   what planning, data and log-probs cost on this machine"
 	@echo "make gpu     on a GPU, without network: kernel tests, benchmark, figures (PYTHON=, RESULTS=)"
 
 $(VENV)/installed: pyproject.toml
@@ -39,6 +39,7 @@ format: $(VENV)/installed
 
 bench: $(VENV)/installed
 	@$(BIN)/python benchmarks/curriculum.py --out benchmarks/results/curriculum.json
+	@$(BIN)/python benchmarks/data.py --samples 5000
 	@$(BIN)/python benchmarks/linear_logprob.py --out benchmarks/results
 
 # With what is installed on the GPU host: torch, triton, pytest. Nothing is fetched, the package is a link to here.

@@ -1,4 +1,4 @@
-"""What peers take to deliver decoded recordings of the same corpus; data.py starts it with an interpreter that has them.
+"""What peers take to deliver the same corpus, decoded; data.py starts it with an interpreter that has them.
 
     PYTHON benchmarks/data_peers.py SHARDS WORK SELECTED.json
 
