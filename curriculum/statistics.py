@@ -6,6 +6,8 @@ from math import comb, sqrt
 
 import numpy as np
 
+from .identity import keyed, unit
+
 Z95 = 1.959963984540054
 
 
@@ -42,3 +44,52 @@ def mcnemar(gained: int, lost: int) -> float:
         return 1.0
     tail = sum(comb(trials, k) for k in range(low + 1)) / 2**trials
     return min(1.0, 2 * tail) - comb(trials, low) / 2**trials
+
+
+def mcnemar_exact(gained: int, lost: int) -> float:
+    """Two-sided exact McNemar p: min(1, 2 P[Bin(b + c, 1/2) <= min(b, c)]); 1 without discordant pairs."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(min(gained, lost), gained + lost, 0.5).pvalue) if gained + lost else 1.0
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979): the chance of one false finding among all is kept."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+
+
+def cluster_error(values: np.ndarray, cluster: np.ndarray) -> float:
+    """Standard error of the mean of [N] values whose clusters share a recording.
+
+    sqrt(sum over clusters of (sum of the cluster's deviations)^2) / N (Miller 2024): the usual error plus the products
+    of different values of one cluster.
+    """
+    values = np.asarray(values, float)
+    _, number = np.unique(cluster, return_inverse=True)
+    sums = np.bincount(number, weights=values - values.mean())
+    return float(np.sqrt((sums**2).sum()) / len(values))
+
+
+def cluster_bootstrap(
+    values: np.ndarray, cluster: np.ndarray, seed: int = 0, draws: int = 10_000, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of [N] values with its percentile interval, resampling whole clusters (recordings), not questions.
+
+    The draws are hashed from the seed: the same numbers in every process and numpy version.
+    """
+    values = np.asarray(values, float)
+    if not len(values):
+        raise ValueError("there is nothing to resample")
+    _, number = np.unique(cluster, return_inverse=True)
+    sums, sizes = np.bincount(number, weights=values), np.bincount(number).astype(float)
+    clusters = len(sums)
+    means = np.empty(draws)
+    step = max(1, 4_000_000 // clusters)
+    for start in range(0, draws, step):
+        places = np.arange(start * clusters, min(start + step, draws) * clusters, dtype=np.uint64)
+        chosen = (unit(keyed(places, seed, "bootstrap")) * clusters).astype(np.int64).reshape(-1, clusters)
+        means[start : start + len(chosen)] = sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(values.mean()), float(low), float(high)

@@ -1,0 +1,105 @@
+"""Knows how far the voters agree, how much each decides, and what a label says of source, type and length."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from .jury import Ballots, Rule, jury_labels
+
+
+def cohen_kappa(a: np.ndarray, b: np.ndarray) -> float:
+    """(p_o - p_e) / (1 - p_e) of two voters over the questions both were asked; NaN where both are constant."""
+    from sklearn.metrics import cohen_kappa_score
+
+    both = ~(np.isnan(a) | np.isnan(b))
+    if not both.any():
+        return float("nan")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(cohen_kappa_score(a[both], b[both]))
+
+
+def fleiss_kappa(votes: np.ndarray) -> float:
+    """Agreement of more than two voters over the questions that all were asked; [N, m] of 0/1, NaN where missing."""
+    from statsmodels.stats.inter_rater import fleiss_kappa as of_counts
+
+    whole = votes[~np.isnan(votes).any(axis=1)]
+    if not len(whole) or votes.shape[1] < 2 or len(np.unique(whole)) < 2:
+        return float("nan")
+    right = (whole > 0.5).sum(axis=1)
+    return float(of_counts(np.stack([right, votes.shape[1] - right], axis=1), method="fleiss"))
+
+
+def effective_voters(votes: np.ndarray) -> float:
+    """m / (1 + (m - 1) r): how many independent voters are as good as these, r the mean pairwise correlation."""
+    voters = votes.shape[1]
+    pairs = []
+    for i, j in combinations(range(voters), 2):
+        both = ~(np.isnan(votes[:, i]) | np.isnan(votes[:, j]))
+        a, b = votes[both, i], votes[both, j]
+        if len(a) and a.std() > 0 and b.std() > 0:
+            pairs.append(float(np.corrcoef(a, b)[0, 1]))
+    mean = float(np.mean(pairs)) if pairs else 0.0
+    return voters / max(1 + (voters - 1) * mean, 1 / voters)
+
+
+def flip_rates(ballots: Ballots, rule: Rule, uid: np.ndarray) -> list[float]:
+    """[m] share of the labels that change when one voter is left out, over the questions labelled both times.
+
+    Under `at_least` the smaller jury needs as large a share of its voters, rounded to the nearest whole number.
+    """
+    whole, rates = jury_labels(ballots, rule, uid), []
+    voters = ballots.right.shape[1]
+    smaller = rule
+    if rule.at_least is not None:
+        smaller = Rule(at_least=max(1, round(rule.at_least * (voters - 1) / voters)), tie=rule.tie)
+    for voter in range(voters):
+        if voters == 1:
+            return [float("nan")]
+        without = jury_labels(ballots.without(voter), smaller, uid)
+        both = (whole != "") & (without != "")
+        rates.append(float((whole[both] != without[both]).mean()) if both.any() else float("nan"))
+    return rates
+
+
+def mutual_information(labels: np.ndarray, values: np.ndarray) -> dict[str, float]:
+    """Mutual information of two text columns in bits, and its share of the label's entropy."""
+    from sklearn.metrics import mutual_info_score
+
+    keep = (labels != "") & (values != "")
+    if not keep.any():
+        return {"bits": float("nan"), "share_of_label_entropy": float("nan")}
+    bits = float(mutual_info_score(labels[keep], values[keep]) / np.log(2))
+    _, counts = np.unique(labels[keep], return_counts=True)
+    p = counts / counts.sum()
+    entropy = float(-(p * np.log2(p)).sum())
+    return {"bits": bits, "share_of_label_entropy": bits / entropy if entropy > 0 else 0.0}
+
+
+def in_bins(values: np.ndarray, bins: int = 8) -> np.ndarray:
+    """[N] names of equally filled bins of a number column, for its mutual information with a label."""
+    finite = np.isfinite(values)
+    edges = np.unique(np.quantile(values[finite], np.linspace(0, 1, bins + 1)[1:-1])) if finite.any() else []
+    return np.where(finite, np.searchsorted(edges, values, side="right").astype(str), "")
+
+
+def voter_table(ballots: Ballots, names: list[str]) -> list[dict[str, Any]]:
+    """Per voter: questions asked, missing, silent accuracy raw and chance-corrected."""
+    from .measures import chance_corrected
+
+    rows = []
+    for j, name in enumerate(names):
+        asked = ballots.asked[:, j] > 0
+        share = ballots.right[asked, j] / ballots.asked[asked, j]
+        rows.append(
+            {
+                "voter": name,
+                "asked": int(asked.sum()),
+                "missing": int((~asked).sum()),
+                "accuracy": float(share.mean()) if asked.any() else float("nan"),
+                "above_chance": chance_corrected(share, ballots.num_choices[asked]) if asked.any() else float("nan"),
+            }
+        )
+    return rows

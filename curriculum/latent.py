@@ -1,0 +1,115 @@
+"""Knows how likely a question is solvable without its audio, given who was right: two latent classes, or a 3PL curve.
+
+Latent classes after Dawid and Skene (1979), on correctness instead of answers since the truth is known: a solvable
+question is answered rightly by voter j with probability s_j, any other by guessing, with probability 1 / options.
+Deviation: the second class has no free parameters, which is what makes three voters enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .jury import Ballots
+
+_NODES = 41
+
+
+@dataclass(frozen=True)
+class LatentClass:
+    """Share of solvable questions, [m] skill of the voters on them, and [N] probability that a question is solvable."""
+
+    solvable: float
+    skill: np.ndarray
+    posterior: np.ndarray
+    iterations: int  # of the fit; the most allowed where it did not settle
+
+    @property
+    def contribution(self) -> np.ndarray:
+        """[N] AC_vote = P(the audio is required | votes)."""
+        return 1 - self.posterior
+
+
+def _patterns(ballots: Ballots) -> tuple[Ballots, np.ndarray, np.ndarray]:
+    """Distinct ballots, how often each occurs, and which one every question has: a few, however many questions."""
+    columns = [ballots.right, ballots.asked, np.asarray(ballots.num_choices)[:, None]]
+    packed = np.concatenate(columns, axis=1).astype(np.int16)
+    view = np.ascontiguousarray(packed).view([("", packed.dtype)] * packed.shape[1]).ravel()
+    _, first, back, counts = np.unique(view, return_index=True, return_inverse=True, return_counts=True)
+    return Ballots(ballots.right[first], ballots.asked[first], np.asarray(ballots.num_choices)[first]), counts, back
+
+
+def latent_class(ballots: Ballots, tolerance: float = 1e-9, most: int = 2_000) -> LatentClass:
+    """Fits the two classes by expectation maximisation.
+
+    E: tau_i = pi prod_j s_j^r (1 - s_j)^(a - r) / (the same + (1 - pi) prod_j g_i^r (1 - g_i)^(a - r)), g_i = 1 / K_i.
+    M: pi = mean tau, s_j = sum_i tau_i r_ij / sum_i tau_i a_ij. Missing votes (a = 0) drop out of both.
+    """
+    kinds, counts, back = _patterns(ballots)
+    right, wrong = kinds.right.astype(float), (kinds.asked - kinds.right).astype(float)
+    guess = 1 / np.asarray(kinds.num_choices, float)[:, None]
+    by_luck = (right * np.log(guess) + wrong * np.log1p(-guess)).sum(axis=1)
+    share, skill = 0.5, np.full(right.shape[1], 0.8)
+    tau, iteration = np.empty(0), 0
+    while iteration < most:
+        iteration += 1
+        by_skill = (right * np.log(skill) + wrong * np.log1p(-skill)).sum(axis=1)
+        odds = np.log(share) - np.log1p(-share) + by_skill - by_luck
+        tau = 1 / (1 + np.exp(-np.clip(odds, -700, 700)))
+        weight = tau * counts
+        new_share = float(np.clip(weight.sum() / counts.sum(), 1e-6, 1 - 1e-6))
+        asked = (weight[:, None] * kinds.asked).sum(axis=0)
+        new_skill = np.clip((weight[:, None] * right).sum(axis=0) / np.maximum(asked, 1e-12), 1e-6, 1 - 1e-6)
+        moved = max(abs(new_share - share), float(np.abs(new_skill - skill).max()))
+        share, skill = new_share, new_skill
+        if moved < tolerance:
+            break
+    return LatentClass(share, skill, tau[back], iteration)
+
+
+@dataclass(frozen=True)
+class ThreeParameter:
+    """[m] discrimination and [m] ability of the voters, [N] text difficulty (posterior mean), [N] its deviation."""
+
+    discrimination: np.ndarray
+    ability: np.ndarray
+    difficulty: np.ndarray
+    deviation: np.ndarray
+
+
+def three_parameter(ballots: Ballots) -> ThreeParameter:
+    """3PL with the guess fixed: P(right) = 1/K + (1 - 1/K) sigmoid(a_j (theta_j - b_i)), b_i ~ Normal(0, 1).
+
+    Marginal likelihood of the voters' a and theta over 41 Gauss-Hermite nodes of b; difficulties are posterior means.
+    Of use with five voters or more (Birnbaum 1968; here questions are the items and voters the persons).
+    """
+    from scipy.optimize import minimize
+
+    kinds, counts, back = _patterns(ballots)
+    right, wrong = kinds.right.astype(float), (kinds.asked - kinds.right).astype(float)
+    guess = 1 / np.asarray(kinds.num_choices, float)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    log_weights = np.log(weights / weights.sum())
+    voters = right.shape[1]
+
+    def joint(parameters: np.ndarray) -> np.ndarray:
+        """[patterns, nodes] log of likelihood times prior."""
+        slope, ability = np.exp(parameters[:voters]), parameters[voters:]
+        total = np.tile(log_weights, (len(guess), 1))
+        for j in range(voters):
+            known = 1 / (1 + np.exp(-np.clip(slope[j] * (ability[j] - nodes), -35, 35)))
+            p = np.clip(guess[:, None] + (1 - guess[:, None]) * known, 1e-9, 1 - 1e-9)
+            total += right[:, j, None] * np.log(p) + wrong[:, j, None] * np.log1p(-p)
+        return total
+
+    def loss(parameters: np.ndarray) -> float:
+        each = np.logaddexp.reduce(joint(parameters), axis=1)
+        return float(-(counts * each).sum() / counts.sum() + 1e-3 * (parameters**2).sum() / voters)
+
+    found = minimize(loss, np.zeros(2 * voters), method="L-BFGS-B").x
+    log_posterior = joint(found)
+    posterior = np.exp(log_posterior - np.logaddexp.reduce(log_posterior, axis=1, keepdims=True))
+    mean = posterior @ nodes
+    deviation = np.sqrt(np.maximum(posterior @ nodes**2 - mean**2, 0.0))
+    return ThreeParameter(np.exp(found[:voters]), found[voters:], mean[back], deviation[back])

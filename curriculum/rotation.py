@@ -1,0 +1,46 @@
+"""Knows that models prefer places: all cyclic rotations of the options, and PriDe's prior over places.
+
+PriDe after Zheng et al. (ICLR 2024): from a small part of the questions, asked in all rotations, the prior over places
+is estimated; the others are asked once and divided by it. Estimate it separately with audio and in silence: the prior
+rules where there is no evidence.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def rotations(num_choices: int, how_many: int | None = None) -> list[list[int]]:
+    """Orders of the options: rotation r shows option (p + r) mod K in place p; the first is the order of the file.
+
+    how_many: the first so many, evenly spread over the cycle; all K by default.
+    """
+    wanted = num_choices if how_many is None else min(how_many, num_choices)
+    shifts = [r * num_choices // wanted for r in range(wanted)]
+    return [[(place + shift) % num_choices for place in range(num_choices)] for shift in shifts]
+
+
+def by_content(scores: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """[N, K] scores by place, as shown in `order` [N, K] (option in each place, -1 beyond), put back by option."""
+    out = np.full(scores.shape, np.nan)
+    row, place = np.nonzero(order >= 0)
+    out[row, order[row, place]] = scores[row, place]
+    return out
+
+
+def rotation_mean(probabilities: np.ndarray) -> np.ndarray:
+    """[N, K] mean over [R, N, K] probabilities by option: the mass on an option's content wherever it stands."""
+    return np.nanmean(probabilities, axis=0)
+
+
+def place_prior(log_probabilities: np.ndarray) -> np.ndarray:
+    """[K] PriDe's prior: softmax of the mean log-prob by place, over [R, N, K] with every content in every place."""
+    mean = np.nanmean(np.asarray(log_probabilities, float), axis=(0, 1))
+    shifted = np.exp(mean - np.nanmax(mean))
+    return shifted / np.nansum(shifted)
+
+
+def debiased(probabilities: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """[N, K] probabilities by place, divided by the prior of the place and normalised again."""
+    scaled = np.asarray(probabilities, float) / prior
+    return scaled / np.nansum(scaled, axis=1, keepdims=True)
