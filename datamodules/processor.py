@@ -19,18 +19,11 @@ from ..errors import InputError
 from .audio import silence
 from .batch import Batch, Prompts, Sample
 from .features import LogMel
+from .prompts import prompt_text, question_text
 
 SYSTEM = "You are an audio understanding model that answers multiple choice questions based on audio content."
 AUDIO, AUDIO_BOS, AUDIO_EOS = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
 _TEXT_MARK = "\x00"
-
-
-def question_text(question: str, choices: Sequence[str]) -> str:
-    """The user's words of the paper; the options are printed as Python prints a list."""
-    return (
-        f"{question} Please choose the answer from the following options: {list(choices)!s}. "
-        "Output the final answer in <answer> </answer>."
-    )
 
 
 def num_audio_tokens(frames: int) -> int:

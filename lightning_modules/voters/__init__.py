@@ -1,0 +1,1 @@
+"""Models that vote: behind an OpenAI-compatible server, or loaded with transformers."""

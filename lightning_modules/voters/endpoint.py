@@ -1,0 +1,200 @@
+"""Knows an OpenAI-compatible server that hears audio: many requests at a time, bounded retries, nothing asked twice.
+
+Any audio language model that `vllm serve` or a provider offers can vote so. Answers are handed on as they come; a
+request that keeps failing is told as missing, which is not a wrong answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import math
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from ...curriculum.identity import hash64
+from ...datamodules.address import redacted
+from ...datamodules.audio import SAMPLE_RATE
+from ...errors import InputError
+
+_TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request: what identifies it, the user's words, and a recording [n] float32 at 16 kHz, or none."""
+
+    identity: Any
+    text: str
+    wave: np.ndarray | None
+
+
+@dataclass
+class Reply:
+    """What came back: the text, or why nothing did; token counts as the server tells them."""
+
+    identity: Any
+    text: str = ""
+    error: str = ""
+    letters: dict[str, float] = field(default_factory=dict)  # log-probs of letters as the first token
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    finished: bool = True
+
+
+@dataclass
+class Endpoint:
+    """Where a voter is asked and how.
+
+    Args:
+        url: base address, e.g. http://localhost:8000/v1.
+        model: name the server knows.
+        key_env: environment variable that holds the API key; the key itself is in no file.
+        system: system turn; null for none.
+        temperature: 0 is greedy. max_tokens: of an answer.
+        letter_logprobs: also ask for the log-probs of the first token's letters.
+        concurrency: requests at a time. retries: of one that failed in a way that may pass. timeout_s: of one.
+        give_up: so many failures in a row, from the start or later, stop the job.
+        body: more fields of the request, as the server takes them.
+    """
+
+    url: str
+    model: str
+    key_env: str | None = None
+    system: str | None = None
+    temperature: float = 0.0
+    max_tokens: int = 64
+    letter_logprobs: bool = False
+    concurrency: int = 16
+    retries: int = 5
+    timeout_s: float = 120.0
+    give_up: int = 20
+    body: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise InputError(f"endpoint url {redacted(self.url)!r} must begin with http:// or https://")
+        for name in ("concurrency", "max_tokens", "give_up", "timeout_s"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"endpoint {name} must be positive, got {getattr(self, name)}")
+        if self.key_env and self.key_env not in os.environ:
+            raise InputError(f"endpoint {self.model}: the environment variable {self.key_env} with its key is not set")
+
+    def ask_all(self, asks: Iterable[Ask], take: Callable[[Reply], None]) -> None:
+        """Asks everything and hands each reply on as it comes, in any order; raises when the server gives nothing."""
+        asyncio.run(self._ask_all(asks, take))
+
+    async def _ask_all(self, asks: Iterable[Ask], take: Callable[[Reply], None]) -> None:
+        import aiohttp
+
+        limit = aiohttp.ClientTimeout(total=self.timeout_s)
+        headers = {"Authorization": f"Bearer {os.environ[self.key_env]}"} if self.key_env else {}
+        failures = 0
+        async with aiohttp.ClientSession(timeout=limit, headers=headers) as session:
+            async for reply in _bounded((self._ask(session, ask) for ask in asks), self.concurrency):
+                failures = failures + 1 if reply.error else 0
+                take(reply)
+                if failures >= self.give_up:
+                    raise InputError(
+                        f"{redacted(self.url)}: {failures} requests in a row failed, the last with: {reply.error}; "
+                        "answers so far are kept, the same command continues"
+                    )
+
+    async def _ask(self, session: Any, ask: Ask) -> Reply:
+        import aiohttp
+
+        request, error = self.request(ask), ""
+        for attempt in range(self.retries + 1):
+            try:
+                async with session.post(f"{self.url.rstrip('/')}/chat/completions", json=request) as answer:
+                    if answer.status == 200:
+                        return _parse(ask.identity, await answer.json())
+                    error = f"{answer.status}: {(await answer.text())[:300]}"
+                    if answer.status not in _TRANSIENT:
+                        break
+            except (aiohttp.ClientError, TimeoutError, OSError) as failure:
+                error = f"{type(failure).__name__}: {failure}"
+            except (ValueError, KeyError, TypeError, IndexError) as failure:
+                error = f"not an answer of chat completions ({type(failure).__name__}: {failure})"
+            if attempt < self.retries:
+                await asyncio.sleep(self._pause(attempt, ask))
+        return Reply(ask.identity, error=error)
+
+    def _pause(self, attempt: int, ask: Ask) -> float:
+        """Doubles from half a second to 30 s, shifted so that many requests do not march together."""
+        share = hash64(str(ask.identity), attempt) / 2**64
+        return min(30.0, 0.5 * 2**attempt) * (0.5 + share) * min(1.0, self.timeout_s / 10)
+
+    def request(self, ask: Ask) -> dict[str, Any]:
+        """The body of the request."""
+        content: list[dict[str, Any]] = [{"type": "text", "text": ask.text}]
+        if ask.wave is not None:
+            sound = {"data": base64.b64encode(wav_bytes(ask.wave)).decode(), "format": "wav"}
+            content.insert(0, {"type": "input_audio", "input_audio": sound})
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if self.system:
+            messages.insert(0, {"role": "system", "content": self.system})
+        made: dict[str, Any] = {"model": self.model, "messages": messages, "temperature": self.temperature}
+        made["max_tokens"] = self.max_tokens
+        if self.letter_logprobs:
+            made |= {"logprobs": True, "top_logprobs": 20}
+        return made | self.body
+
+
+def wav_bytes(wave: np.ndarray) -> bytes:
+    """16-bit wav at 16 kHz; louder than full scale is scaled down."""
+    buffer = io.BytesIO()
+    peak = float(np.abs(wave).max()) if len(wave) else 0.0
+    soundfile.write(buffer, wave / max(1.0, peak), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _parse(identity: Any, body: Mapping[str, Any]) -> Reply:
+    choice = body["choices"][0]
+    text, usage = choice["message"]["content"], body.get("usage") or {}
+    if not isinstance(text, str):
+        raise ValueError("the message has no text")
+    return Reply(
+        identity,
+        text,
+        letters=_letters(choice.get("logprobs")),
+        prompt_tokens=int(usage.get("prompt_tokens") or 0),
+        completion_tokens=int(usage.get("completion_tokens") or 0),
+        finished=choice.get("finish_reason") == "stop",
+    )
+
+
+def _letters(logprobs: Mapping[str, Any] | None) -> dict[str, float]:
+    """Log-probs of A, B, ... as the first token; spellings of one letter (" A", "A") are added up."""
+    found: dict[str, float] = {}
+    for each in (((logprobs or {}).get("content") or [{}])[0]).get("top_logprobs") or ():
+        letter = str(each["token"]).strip().strip("(").upper()
+        if len(letter) == 1 and letter in ascii_uppercase:
+            found[letter] = float(np.logaddexp(found.get(letter, -math.inf), float(each["logprob"])))
+    return found
+
+
+async def _bounded(jobs: Iterable[Any], limit: int) -> AsyncIterator[Any]:
+    """Results as they come, with at most so many jobs begun; the iterable is advanced no further than that."""
+    waiting: set[asyncio.Task] = set()
+    source = iter(jobs)
+    try:
+        while True:
+            while len(waiting) < limit and (job := next(source, None)) is not None:
+                waiting.add(asyncio.ensure_future(job))
+            if not waiting:
+                return
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                yield task.result()
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
