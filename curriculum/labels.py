@@ -1,22 +1,34 @@
-"""Knows how silent votes become labels: audio-contribution filtering (ACF), the paper's majority of three.
+"""Knows the label table: what a jury's silent answers say of every question, and exactly how it came about.
 
-Deviation from the paper: none in the rule. The paper does not say how an answer is matched; the votes carry the rule
-they were matched by, and their raw text.
+Columns: uid, label ("weak", "strong", null where votes are missing or a tie was dropped), votes (voters right in
+silence), vote_0 ... (one column per voter: share of its answers that were right, null where it was not asked), ac_vote
+(probability that the audio is required, from the latent classes) and, where voters also heard the audio, p_audio,
+p_silence, ac_p, ac_log, ac_cal, necessity; with a mismatched condition susceptibility; with five voters and more
+difficulty. Shards are never touched: other voters are another table.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ..errors import InputError
+from .jury import STRONG, WEAK, Ballots, Rule, jury_labels, lucky_weak_share, parse_rule
+from .latent import latent_class, three_parameter
+from .measures import expected_contribution, log_contribution, necessity, susceptibility
 from .table import read_arrow, write_arrow
+from .votes import Tally, ballots_of, matched, over_voters, read_tallies
 
-WEAK, STRONG = "weak", "strong"
+__all__ = ["STRONG", "WEAK", "acf_labels", "label", "lucky_weak_share", "make_labels", "published_labels"]
+_FORMAT = 2
+_ENOUGH_FOR_3PL = 5
 
 
 def acf_labels(votes: np.ndarray, at_least: int = 2) -> np.ndarray:
@@ -27,59 +39,172 @@ def acf_labels(votes: np.ndarray, at_least: int = 2) -> np.ndarray:
     "" where missing votes leave it open.
     """
     votes = np.asarray(votes, float)
-    right = np.nansum(votes, axis=1)
-    possible = right + np.isnan(votes).sum(axis=1)
-    return np.where(right >= at_least, WEAK, np.where(possible < at_least, STRONG, ""))
+    asked = (~np.isnan(votes)).astype(np.int64)
+    ballots = Ballots(np.nan_to_num(votes).astype(np.int64), asked, np.full(len(votes), 4))
+    return jury_labels(ballots, Rule(at_least=at_least), np.zeros(len(votes), np.uint64))
 
 
-def lucky_weak_share(num_choices: np.ndarray, voters: int = 3, at_least: int = 2) -> float:
-    """Expected share of questions that independent guessing alone makes weak: mean of P[Bin(voters, 1/K) >= k]."""
-    from math import comb
-
-    guess = 1 / np.asarray(num_choices, float)
-    terms = [comb(voters, k) * guess**k * (1 - guess) ** (voters - k) for k in range(at_least, voters + 1)]
-    return float(np.mean(np.sum(terms, axis=0)))
-
-
-def label(votes: Sequence[str], out: str, at_least: int = 2, index: str | None = None) -> dict:
+def label(
+    votes: Sequence[str] | Mapping[str, str],
+    out: str,
+    at_least: int | None = None,
+    index: str | None = None,
+    rule: Mapping[str, Any] | str | None = None,
+    condition: str = "silence",
+    allow_missing: bool = False,
+    about: Mapping[str, Any] | None = None,
+) -> dict:
     """Reads one answer table per voter, labels every question of the index (or of the votes) and writes the labels.
 
     Args:
-        votes: answer tables, one per voter, of the "silence" condition (columns uid, condition, correct).
-        out: label table to write: uid, label, votes (how many were right), one 0/1 column per voter (null: no vote).
-        at_least: right voters that make a question weak; the paper's majority of three is 2.
+        votes: answer tables, one per voter, or voter -> table (columns uid, condition, correct; see `votes.py`).
+        out: label table to write.
+        at_least: right voters that make a question weak; short for the rule {at_least: ...}.
         index: where given, only its questions are labelled, and every one of them must have been voted on.
+        rule: see `Rule`; the paper's majority by default.
+        condition: the condition without the audio.
+        allow_missing: leave the label of questions without enough votes null instead of refusing.
+        about: what else the table should remember: models, prompts, matching rules.
 
     Returns counts for the recipe's log.
     """
-    if not 1 <= at_least <= len(votes):
-        raise InputError(f"at_least must be between 1 and the number of voters {len(votes)}, got {at_least}")
-    ballots = [_silent_votes(path) for path in votes]
+    tables = dict(votes) if isinstance(votes, Mapping) else {f"voter {n}": path for n, path in enumerate(votes)}
+    if rule is not None and at_least is not None:
+        raise InputError("give either at_least or rule")
+    if at_least is not None and not 1 <= at_least <= len(tables):
+        raise InputError(f"at_least must be between 1 and the number of voters {len(tables)}, got {at_least}")
+    chosen = parse_rule(rule or "majority") if at_least is None else Rule(at_least=at_least)
+    tallies = {name: read_tallies(path) for name, path in tables.items()}
+    for name, found in tallies.items():
+        if condition not in found:
+            raise InputError(
+                f"{tables[name]}: no answers under the condition {condition!r}; add it to the voter's `conditions`"
+            )
+    uid, num_choices, content = _questions(tallies, condition, index)
+    columns, counts = make_labels(tallies, uid, num_choices, chosen, condition)
+    open_ = int((columns["label"] == "").sum())
+    if open_ and not allow_missing and chosen.tie != "drop":
+        raise InputError(f"{open_} questions lack votes; run the voters over the whole index, or allow_missing")
+    known: dict[str, Any] = {"format": _FORMAT, "rule": chosen.describe(), "condition": condition, "index": content}
+    known |= {"voters": [{"name": name, "answers": str(path)} for name, path in tables.items()], **_software()}
+    write_labels(columns, known | dict(about or {}), out)
+    return counts
+
+
+def _questions(
+    tallies: Mapping[str, Mapping[str, Tally]], condition: str, index: str | None
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Which questions are labelled, how many options each has, and a hash of the index they come from."""
     if index is None:
-        uid = np.unique(np.concatenate([ballot[0] for ballot in ballots]))
-    else:
-        uid = np.sort(read_arrow(index).column("uid").to_numpy().astype(np.uint64))
-    table = np.full((len(uid), len(votes)), np.nan)
-    for j, (voted, correct) in enumerate(ballots):
-        slot = np.searchsorted(uid, voted)
-        inside = (slot < len(uid)) & (uid[np.minimum(slot, len(uid) - 1)] == voted)
-        table[slot[inside], j] = correct[inside]
-    labels = acf_labels(table, at_least)
+        uid = np.unique(np.concatenate([found[condition].uid for found in tallies.values()]))
+        return uid, np.full(len(uid), 4), ""
+    table = read_arrow(index)
+    uid = table.column("uid").to_numpy().astype(np.uint64)
+    order = np.argsort(uid)
+    choices = table.column("num_choices").to_numpy()[order] if "num_choices" in table.column_names else None
+    content = hashlib.sha256(uid[order].tobytes()).hexdigest()[:16]
+    return uid[order], np.full(len(uid), 4) if choices is None else choices.astype(int), content
+
+
+def make_labels(
+    tallies: Mapping[str, Mapping[str, Tally]],
+    uid: np.ndarray,
+    num_choices: np.ndarray,
+    rule: Rule,
+    condition: str = "silence",
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Columns of the label table over these questions, and counts of the labels."""
+    ballots = ballots_of([found.get(condition) for found in tallies.values()], uid, num_choices)
+    labels = jury_labels(ballots, rule, uid)
+    votes = ballots.votes
+    columns: dict[str, np.ndarray] = {"uid": uid, "label": labels, "votes": np.nansum(votes, axis=1).astype(np.int8)}
+    share = np.divide(ballots.right, ballots.asked, out=np.full(votes.shape, np.nan), where=ballots.asked > 0)
+    columns |= {f"vote_{j}": share[:, j].astype(np.float32) for j in range(votes.shape[1])}
+    asked = ballots.asked.sum(axis=1) > 0
+    columns["ac_vote"] = np.where(asked, latent_class(ballots).contribution, np.nan).astype(np.float32)
+    if votes.shape[1] >= _ENOUGH_FOR_3PL:
+        columns["difficulty"] = np.where(asked, three_parameter(ballots).difficulty, np.nan).astype(np.float32)
+    columns |= _continuous(tallies, uid, condition)
+    counts = {name: int((labels == name).sum()) for name in (WEAK, STRONG)}
     if (labels == "").any():
-        raise InputError(f"{int((labels == '').sum())} questions lack votes; run the voters over the whole index")
-    columns = {"uid": uid, "label": labels, "votes": np.nansum(table, axis=1).astype(np.int8)}
-    columns |= {f"vote_{j}": pa.array(table[:, j], pa.float32(), from_pandas=True) for j in range(len(votes))}
-    about = {"rule": f"at least {at_least} of {len(votes)} right under silence", "votes": [str(v) for v in votes]}
-    write_arrow(pa.table(columns).replace_schema_metadata({"earwitness": json.dumps(about)}), out)
-    return {"weak": int((labels == WEAK).sum()), "strong": int((labels == STRONG).sum())}
+        counts["unlabelled"] = int((labels == "").sum())
+    return columns, counts
 
 
-def _silent_votes(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    answers = read_arrow(path)
-    silent = np.asarray(answers.column("condition").to_pylist()) == "silence"
-    if not silent.any():
-        raise InputError(f"{path}: no answers under the condition 'silence'; add it to the voter's `conditions`")
-    uid = answers.column("uid").to_numpy().astype(np.uint64)[silent]
-    if len(np.unique(uid)) != len(uid):
-        raise InputError(f"{path}: the voter answered a question twice under silence; one vote per question counts")
-    return uid, answers.column("correct").cast(pa.float64()).to_numpy()[silent]
+def _continuous(tallies: Mapping[str, Mapping[str, Tally]], uid: np.ndarray, condition: str) -> dict[str, np.ndarray]:
+    """Measures that need answers with the audio, as means over the voters that have both."""
+    pairs = [(found["audio"], found[condition]) for found in tallies.values() if {"audio", condition} <= set(found)]
+    if not pairs:
+        return {}
+    p: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in ("audio", "silence", "p", "log", "cal")}
+    for heard, silent in pairs:
+        mine, theirs = matched(heard.uid, silent.uid)
+        p_a, p_0 = heard.rate()[mine], silent.rate()[theirs]
+        for name, value in (
+            ("audio", p_a),
+            ("silence", p_0),
+            ("p", expected_contribution(p_a, p_0)),
+            ("log", log_contribution(p_a, p_0)),
+            ("cal", heard.log_excess[mine] - silent.log_excess[theirs]),
+        ):
+            p[name].append((heard.uid[mine], value))
+    mean = {name: over_voters(values, uid) for name, values in p.items()}
+    columns = {"p_audio": mean["audio"], "p_silence": mean["silence"], "ac_p": mean["p"], "ac_log": mean["log"]}
+    columns["necessity"] = necessity(mean["audio"], mean["silence"])[0]
+    if not np.isnan(mean["cal"]).all():
+        columns["ac_cal"] = mean["cal"]
+    moved = [
+        (found["mismatched"].uid, found["mismatched"].rate()) for found in tallies.values() if "mismatched" in found
+    ]
+    if moved:
+        columns["susceptibility"] = susceptibility(mean["silence"], over_voters(moved, uid))
+    return {name: value.astype(np.float32) for name, value in columns.items()}
+
+
+def write_labels(columns: Mapping[str, np.ndarray], about: Mapping[str, Any], out: str | Path) -> str:
+    """Writes the table with what it remembers of its making; returns its fingerprint."""
+    arrays = {}
+    for name, values in columns.items():
+        if values.dtype.kind == "U":
+            arrays[name] = pa.array([value or None for value in values.tolist()], pa.string()).dictionary_encode()
+        else:
+            arrays[name] = pa.array(values, from_pandas=True)
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+    for name in sorted(columns):
+        digest.update(name.encode() + np.ascontiguousarray(columns[name]).tobytes())
+    known = dict(about) | {"fingerprint": digest.hexdigest()[:16]}
+    write_arrow(pa.table(arrays).replace_schema_metadata({"earwitness": json.dumps(known, default=str)}), out)
+    return known["fingerprint"]
+
+
+def published_labels(index: str, out: str) -> dict:
+    """Writes the labels that the corpus was published with (`audio-contribution`), where its questions carry them."""
+    table = read_arrow(index)
+    if "audio_contribution" not in table.column_names:
+        raise InputError(f"{index}: no column audio_contribution; index the shards again")
+    uid = table.column("uid").to_numpy().astype(np.uint64)
+    labels = np.array([value or "" for value in table.column("audio_contribution").to_pylist()])
+    if not (labels != "").any():
+        raise InputError(f"{index}: none of its questions was published with a label")
+    write_labels({"uid": uid, "label": labels}, {"format": _FORMAT, "rule": "as published", **_software()}, out)
+    counts = {name: int((labels == name).sum()) for name in (WEAK, STRONG)}
+    return counts | ({"unlabelled": int((labels == "").sum())} if (labels == "").any() else {})
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """What a label table remembers of its making."""
+    metadata = read_arrow(path).schema.metadata or {}
+    try:
+        return json.loads(metadata[b"earwitness"])
+    except (KeyError, ValueError):
+        raise InputError(f"{path}: not a label table of ours; it does not say how it was made") from None
+
+
+def _software() -> dict[str, Any]:
+    found = {}
+    for name in ("earwitness", "torch", "transformers", "vllm"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"software": found}
