@@ -45,11 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--out", help="folder for inspect.png and the sample's audio; default runs/inspect")
     inspect.add_argument("--sample", metavar="KEY", help="print this question (source/id) and write its audio")
     inspect.add_argument("--shards", help="where the shards lie, if not where the index says")
-    label = commands.add_parser("label", help="turn the voters' silent answers into weak/strong labels")
-    label.add_argument("votes", nargs="+", help="one answer table per voter")
-    label.add_argument("--out", required=True, help="label table to write")
+    label = commands.add_parser("label", help="ask voters and turn their silent answers into weak/strong labels")
+    label.add_argument("votes", nargs="*", help="one YAML file of a whole job, or one answer table per voter")
+    label.add_argument("--dry-run", action="store_true", help="tell what asking would take, and ask nothing")
+    label.add_argument("--published", action="store_true", help="take the labels the corpus was published with")
+    label.add_argument("--out", help="label table to write")
     label.add_argument("--index", help="index whose questions must all be labelled")
-    label.add_argument("--at-least", type=int, default=2, help="right voters that make a question weak")
+    label.add_argument("--at-least", type=int, help="right voters that make a question weak; default the majority")
     plan = commands.add_parser("plan", help="show what a curriculum deals from a table; no model, no GPU")
     plan.add_argument(
         "curricula",
@@ -121,9 +123,7 @@ def _dispatch(args: argparse.Namespace) -> None:
 
         inspect_index(args.index, args.labels, args.out, args.sample, args.shards)
     elif args.command == "label":
-        from .curriculum.labels import label
-
-        _print(label(args.votes, args.out, args.at_least, args.index))
+        _label(args)
     elif args.command == "plan":
         from .planning import show_comparison, show_plan
 
@@ -139,6 +139,24 @@ def _dispatch(args: argparse.Namespace) -> None:
         from .report import build_report
 
         _print(build_report(args.results, args.out))
+
+
+def _label(args: argparse.Namespace) -> None:
+    from .errors import InputError
+
+    if len(args.votes) == 1 and args.votes[0].endswith((".yaml", ".yml")):
+        from .labelling import load_job, run_job
+
+        _print(run_job(load_job(args.votes[0]), args.dry_run))
+        return
+    from .curriculum.labels import label, published_labels
+
+    if args.dry_run or not args.out or bool(args.votes) == args.published or (args.published and not args.index):
+        raise InputError("give a job's YAML file; or answer tables and --out; or --published with --index and --out")
+    if args.published:
+        _print(published_labels(args.index, args.out))
+    else:
+        _print(label(args.votes, args.out, args.at_least, args.index))
 
 
 def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:

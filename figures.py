@@ -222,3 +222,13 @@ def corpus(seconds: Any, counted: Mapping[str, Mapping[str, int]]) -> bytes:
         figure.savefig(buffer, format="png", dpi=110)
         plt.close(figure)
         return buffer.getvalue()
+
+
+def histogram(found: Mapping[str, Any], title: str) -> str:
+    """Bars of a histogram that was counted already."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.4, 2.4))
+        edges, counts = found["edges"], found["counts"]
+        axes.bar(edges[:-1], counts, width=edges[1] - edges[0], align="edge", color=AUDIO, edgecolor="white", lw=0.5)
+        axes.set(xlabel=title, ylabel="questions", xlim=(edges[0], edges[-1]))
+        return _svg(figure)

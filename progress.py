@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -19,3 +20,27 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
         yield from rich_track(items, what, total, console=console, transient=True)
     else:
         yield from items
+
+
+@contextmanager
+def counter(what: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
+    """A function that says that one more is done; a bar on a terminal, a line every tenth in a log."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(file=sys.stderr)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(what, total=total, completed=done)
+            yield lambda: bar.advance(task)
+        return
+    count = done
+
+    def advance() -> None:
+        nonlocal count
+        count += 1
+        if count * 10 // max(1, total) > (count - 1) * 10 // max(1, total):
+            print(f"{what}: {count:,} of {total:,}", file=sys.stderr, flush=True)
+
+    yield advance

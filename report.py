@@ -9,7 +9,7 @@ from typing import Any
 
 from .errors import InputError
 
-_CSS = """
+CSS = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:66rem;margin:2.5rem auto;padding:0 1.2rem}
 h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem}
 p.lead{color:#555;margin-top:0}table{border-collapse:collapse;margin:.6rem 0 1.2rem}
@@ -62,7 +62,7 @@ def render(result: dict[str, Any]) -> str:
         parts += ["<h2>What each stage was dealt</h2>", figures.composition(result["composition"])]
     if result.get("labels"):
         parts += ["<h2>Labels against the planted truth</h2>", _label_table(result["labels"])]
-    head = f'<meta charset="utf-8"><title>{escape(result["title"])}</title><style>{_CSS}</style>'
+    head = f'<meta charset="utf-8"><title>{escape(result["title"])}</title><style>{CSS}</style>'
     return f"<!doctype html><html lang=en><head>{head}</head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
 
 
@@ -73,19 +73,19 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
         for name, groups in result["models"].items():
             if group in groups and group != "all":
                 g = groups[group]
-                rows.append([f"{title}: {name}", str(g["questions"]), *(_share(g[k]) for k in ("audio", "silence"))])
-                rows[-1].append(_points(g["contribution"]))
+                rows.append([f"{title}: {name}", str(g["questions"]), *(share(g[k]) for k in ("audio", "silence"))])
+                rows[-1].append(points(g["contribution"]))
     for gain in result["gains"]:
         if gain["group"] in ("label=strong", "planted=heard"):
             title = _TITLES[gain["group"]]
-            rows.append([f"{title}: {gain['from']} to {gain['to']}", "", _points(gain["difference"]), "", ""])
+            rows.append([f"{title}: {gain['from']} to {gain['to']}", "", points(gain["difference"]), "", ""])
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
         for row in rows
     ]
     if result.get("labels"):
-        lines.append(f"labels agree with the planted truth: {_share(result['labels']['agreement'])}")
+        lines.append(f"labels agree with the planted truth: {share(result['labels']['agreement'])}")
     return lines
 
 
@@ -93,11 +93,11 @@ def _lead(result: dict[str, Any]) -> str:
     names = list(result["models"])
     first, last = result["models"][names[0]], result["models"][names[-1]]
     group = next((g for g in ("planted=heard", "label=strong", "all") if g in first), "all")
-    before, after = _share(first[group]["audio"]), _share(last[group]["audio"])
+    before, after = share(first[group]["audio"]), share(last[group]["audio"])
     return (
         f"On the {first[group]['questions']} held-out questions of the group “{_TITLES[group]}”, accuracy with audio "
         f"goes from {before} ({escape(names[0])}) to {after} ({escape(names[-1])}); "
-        f"with 30 s of silence the last model is right on {_share(last[group]['silence'])}."
+        f"with 30 s of silence the last model is right on {share(last[group]['silence'])}."
     )
 
 
@@ -107,12 +107,12 @@ def _accuracy_table(models: dict[str, Any]) -> str:
         for number, (name, summary) in enumerate(models.items()):
             g = summary[group]
             title = _TITLES.get(group, group.replace("=", ": ").replace("_", " ")) if number == 0 else ""
-            cells = [escape(title), escape(name), str(g["questions"]), _html(_share(g["audio"]))]
-            cells += [_html(_share(g["silence"])), _html(_points(g["contribution"])), str(g["silence_only"])]
+            cells = [escape(title), escape(name), str(g["questions"]), html_of(share(g["audio"]))]
+            cells += [html_of(share(g["silence"])), html_of(points(g["contribution"])), str(g["silence_only"])]
             cls = ' class="sum"' if number == 0 else ""
             rows.append(f"<tr{cls}>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
     head = ("questions", "model", "n", "with audio", "with silence", "contribution", "audio hurts")
-    return _table(head, rows)
+    return table_of(head, rows)
 
 
 def _gain_table(gains: list[dict[str, Any]]) -> str:
@@ -122,9 +122,9 @@ def _gain_table(gains: list[dict[str, Any]]) -> str:
         cls = "good" if low > 0 else "bad" if high < 0 else ""
         title = _TITLES.get(gain["group"], gain["group"].replace("=", ": ").replace("_", " "))
         cells = f"<td>{escape(gain['from'])} to {escape(gain['to'])}</td><td>{escape(title)}</td>"
-        cells += f"<td class='{cls}'>{_html(_points(gain['difference']))}</td>"
+        cells += f"<td class='{cls}'>{html_of(points(gain['difference']))}</td>"
         rows.append(f"<tr>{cells}<td>{gain['gained']}</td><td>{gain['lost']}</td><td>{gain['p']:.2g}</td></tr>")
-    return _table(("stage", "questions", "difference, points", "gained", "lost", "McNemar mid-p"), rows)
+    return table_of(("stage", "questions", "difference, points", "gained", "lost", "McNemar mid-p"), rows)
 
 
 def _label_table(labels: dict[str, Any]) -> str:
@@ -133,29 +133,33 @@ def _label_table(labels: dict[str, Any]) -> str:
         f"<tr><td>can only be heard</td><td>{labels['weak_but_heard']}</td><td>{labels['strong_and_heard']}</td></tr>",
     ]
     heard = labels["weak_but_heard"] + labels["strong_and_heard"]
-    text = f"Agreement {_share(labels['agreement'])} over {labels['questions']} questions."
+    text = f"Agreement {share(labels['agreement'])} over {labels['questions']} questions."
     if heard and labels["weak_by_luck_expected"] is not None:
         text += (
             f" Of what can only be heard, {100 * labels['weak_but_heard'] / heard:.1f} % was labelled weak; "
             f"independent guessing alone would give {100 * labels['weak_by_luck_expected']:.1f} %."
         )
-    return _table(("planted truth", "labelled weak", "labelled strong"), rows) + f"<p>{text}</p>"
+    return table_of(("planted truth", "labelled weak", "labelled strong"), rows) + f"<p>{text}</p>"
 
 
-def _table(head: tuple[str, ...], rows: list[str]) -> str:
+def table_of(head: tuple[str, ...], rows: list[str]) -> str:
+    """An HTML table of rows that are made already."""
     return "<table><tr>" + "".join(f"<th>{h}</th>" for h in head) + "</tr>\n" + "\n".join(rows) + "</table>"
 
 
-def _share(value: list[float]) -> str:
+def share(value: list[float]) -> str:
+    """A share with its interval, in percent."""
     share, low, high = (100 * v for v in value)
     return f"{share:.1f} % [{low:.1f}, {high:.1f}]"
 
 
-def _points(value: list[float]) -> str:
+def points(value: list[float]) -> str:
+    """A difference with its interval, in points."""
     mean, low, high = (100 * v for v in value)
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def _html(text: str) -> str:
+def html_of(text: str) -> str:
+    """The interval in small letters."""
     number, _, interval = text.partition(" [")
     return f"{number} <small>[{interval}</small>"

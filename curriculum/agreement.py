@@ -81,7 +81,8 @@ def mutual_information(labels: np.ndarray, values: np.ndarray) -> dict[str, floa
 def in_bins(values: np.ndarray, bins: int = 8) -> np.ndarray:
     """[N] names of equally filled bins of a number column, for its mutual information with a label."""
     finite = np.isfinite(values)
-    edges = np.unique(np.quantile(values[finite], np.linspace(0, 1, bins + 1)[1:-1])) if finite.any() else []
+    cuts = np.linspace(0, 1, bins + 1)[1:-1]
+    edges = np.unique(np.quantile(values[finite], cuts)) if finite.any() else np.empty(0)
     return np.where(finite, np.searchsorted(edges, values, side="right").astype(str), "")
 
 

@@ -1,7 +1,7 @@
 """Knows a voter's answers as numbers: how often it was right of how often it was asked, under every condition.
 
-An answer table has a row per (uid, condition, rotation, draw) with `correct` (null: not judged, so not asked) and, where
-options were scored, `scores` (log-prob of each option in the order of the file), `right_option` and `p_right`.
+An answer table has a row per (uid, condition, rotation, draw) with `correct` (null: not judged, so not asked) and,
+where options were scored, `scores` (log-prob of each option in the order of the file), `right_option` and `p_right`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Knows which answers a voter has given: one line of JSON each, appended as they come, read back after any interruption.
+"""Knows which answers a voter has given: a line of JSON each, appended as they come, read back after any interruption.
 
-An answer is identified by (uid, condition, rotation, draw). A line that was cut off by a kill is dropped, and its question
-is asked again; every whole line is kept.
+An answer is identified by (uid, condition, rotation, draw). A line that was cut off by a kill is dropped, and its
+question is asked again; every whole line is kept.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ ANSWER_SCHEMA = pa.schema(
         "draw": pa.int16(),
         "scores": pa.list_(pa.float32()),  # log-prob of each option, in the order of the file
         "p_right": pa.float32(),
+        "right_option": pa.int8(),  # place of the right one in the order of the file
     }
 )
 

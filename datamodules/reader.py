@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ..curriculum.identity import hash64
 from ..errors import InputError
 from .address import joined, redacted, scheme_of
 from .audio import decode
@@ -26,7 +27,7 @@ from .storage import LocalFiles, Reading, RemoteFiles
 
 Fetched = Mapping[Range, "bytes | InputError"]
 _NUMBERS = (
-    *("uid", "clip", "question", "num_samples"),
+    *("uid", "clip", "question", "num_samples", "num_choices"),
     *("json_offset", "json_size", "question_no", "audio_offset", "audio_size"),
 )
 _TEXTS = ("shard", "audio_ext", "split", "source", "question_type")
@@ -111,12 +112,24 @@ class ShardReader:
         return dict(zip(wanted, self.files.fetch(wanted), strict=True)) if wanted else {}
 
     def question(self, row: int, fetched: Fetched | None = None) -> Question:
-        """The row's question, checked against the identity the index holds."""
-        data, where = self._bytes(row, "json", fetched), self.where(row)
+        """The row's question, checked against the identity and the text the index knows."""
+        data = self._bytes(row, "json", fetched)
+        try:
+            return self._question(row, data)
+        except InputError:
+            if not isinstance(self.files, RemoteFiles):
+                raise
+        self.files.forget(self.text("shard", row))  # a copy on disk, or an answer with other bytes: ask once more
+        return self._question(row, self._bytes(row, "json", None))
+
+    def _question(self, row: int, data: bytes) -> Question:
+        where = self.where(row)
         question = question_at(data, int(self.numbers["question_no"][row]), where)
         if question is None or question.uid != self.uid(row):
             held = ", ".join(question.key for question in parse_questions(data, where))
             raise InputError(f"{where}: holds {held}; the index expects {self.key(row)}; re-index the shard")
+        if hash64("question", question.question, *sorted(question.choices)) != self.numbers["question"][row]:
+            raise InputError(f"{where}: the text of {self.key(row)} changed since it was indexed; re-index the shard")
         return question
 
     def wave(self, row: int, fetched: Fetched | None = None) -> np.ndarray:

@@ -22,31 +22,10 @@ import soundfile
 from ...curriculum.identity import hash64
 from ...datamodules.address import redacted
 from ...datamodules.audio import SAMPLE_RATE
+from ...datamodules.voting import Ask, Reply, Task
 from ...errors import InputError
 
 _TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One request: what identifies it, the user's words, and a recording [n] float32 at 16 kHz, or none."""
-
-    identity: Any
-    text: str
-    wave: np.ndarray | None
-
-
-@dataclass
-class Reply:
-    """What came back: the text, or why nothing did; token counts as the server tells them."""
-
-    identity: Any
-    text: str = ""
-    error: str = ""
-    letters: dict[str, float] = field(default_factory=dict)  # log-probs of letters as the first token
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    finished: bool = True
 
 
 @dataclass
@@ -87,27 +66,27 @@ class Endpoint:
         if self.key_env and self.key_env not in os.environ:
             raise InputError(f"endpoint {self.model}: the environment variable {self.key_env} with its key is not set")
 
-    def ask_all(self, asks: Iterable[Ask], take: Callable[[Reply], None]) -> None:
+    def ask_all(self, asks: Iterable[Ask], take: Callable[[Ask, Reply], None]) -> None:
         """Asks everything and hands each reply on as it comes, in any order; raises when the server gives nothing."""
         asyncio.run(self._ask_all(asks, take))
 
-    async def _ask_all(self, asks: Iterable[Ask], take: Callable[[Reply], None]) -> None:
+    async def _ask_all(self, asks: Iterable[Ask], take: Callable[[Ask, Reply], None]) -> None:
         import aiohttp
 
         limit = aiohttp.ClientTimeout(total=self.timeout_s)
         headers = {"Authorization": f"Bearer {os.environ[self.key_env]}"} if self.key_env else {}
         failures = 0
         async with aiohttp.ClientSession(timeout=limit, headers=headers) as session:
-            async for reply in _bounded((self._ask(session, ask) for ask in asks), self.concurrency):
+            async for ask, reply in _bounded((self._ask(session, ask) for ask in asks), self.concurrency):
                 failures = failures + 1 if reply.error else 0
-                take(reply)
+                take(ask, reply)
                 if failures >= self.give_up:
                     raise InputError(
                         f"{redacted(self.url)}: {failures} requests in a row failed, the last with: {reply.error}; "
                         "answers so far are kept, the same command continues"
                     )
 
-    async def _ask(self, session: Any, ask: Ask) -> Reply:
+    async def _ask(self, session: Any, ask: Ask) -> tuple[Ask, Reply]:
         import aiohttp
 
         request, error = self.request(ask), ""
@@ -115,7 +94,7 @@ class Endpoint:
             try:
                 async with session.post(f"{self.url.rstrip('/')}/chat/completions", json=request) as answer:
                     if answer.status == 200:
-                        return _parse(ask.identity, await answer.json())
+                        return ask, _parse(ask.task, await answer.json())
                     error = f"{answer.status}: {(await answer.text())[:300]}"
                     if answer.status not in _TRANSIENT:
                         break
@@ -125,11 +104,11 @@ class Endpoint:
                 error = f"not an answer of chat completions ({type(failure).__name__}: {failure})"
             if attempt < self.retries:
                 await asyncio.sleep(self._pause(attempt, ask))
-        return Reply(ask.identity, error=error)
+        return ask, Reply(ask.task, error=error)
 
     def _pause(self, attempt: int, ask: Ask) -> float:
         """Doubles from half a second to 30 s, shifted so that many requests do not march together."""
-        share = hash64(str(ask.identity), attempt) / 2**64
+        share = hash64(str(ask.task), attempt) / 2**64
         return min(30.0, 0.5 * 2**attempt) * (0.5 + share) * min(1.0, self.timeout_s / 10)
 
     def request(self, ask: Ask) -> dict[str, Any]:
@@ -156,13 +135,13 @@ def wav_bytes(wave: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _parse(identity: Any, body: Mapping[str, Any]) -> Reply:
+def _parse(task: Task, body: Mapping[str, Any]) -> Reply:
     choice = body["choices"][0]
     text, usage = choice["message"]["content"], body.get("usage") or {}
     if not isinstance(text, str):
         raise ValueError("the message has no text")
     return Reply(
-        identity,
+        task,
         text,
         letters=_letters(choice.get("logprobs")),
         prompt_tokens=int(usage.get("prompt_tokens") or 0),

@@ -1,0 +1,247 @@
+"""Knows voters that are loaded with transformers: Qwen2.5-Omni through our policy, Qwen2-Audio and Audio Flamingo 3.
+
+Every voter turns a list of asks into replies. Draws of the Omni voter are hashed from what is asked; the others sample
+with torch's generator, seeded from the first ask of a batch, so their draws depend on how asks are batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from string import ascii_uppercase
+from typing import Any, Protocol
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...curriculum.identity import hash64
+from ...datamodules.answer_store import AnswerStore
+from ...datamodules.answers import target_text
+from ...datamodules.audio import SAMPLE_RATE
+from ...datamodules.processor import SYSTEM, OmniProcessor
+from ...datamodules.prompts import LETTERED
+from ...datamodules.voting import Ask, Ballot, Manner, Reply, Scoring
+from ...errors import InputError
+from ..policy.omni import OmniPolicy
+from ..rollout.sampling import sample
+
+_CLASSES = {
+    "qwen2_audio": "Qwen2AudioForConditionalGeneration",
+    "audioflamingo3": "AudioFlamingo3ForConditionalGeneration",
+}
+
+
+class Voter(Protocol):
+    """What every local voter can do."""
+
+    def replies(self, asks: Sequence[Ask]) -> list[Reply]:
+        """A reply to each ask, in order."""
+        ...
+
+
+class OmniVoter(nn.Module):
+    """Qwen2.5-Omni: one reading of a recording for all questions about it, and for all their options.
+
+    Args:
+        checkpoint: folder or hub id. dtype, attention: as of `OmniPolicy`.
+        scoring: see `Manner`; style: of the prompt, which decides how an option is written as an answer.
+        system: system turn; null for the paper's.
+        max_new_tokens, temperature: of generated answers. seed: of their draws.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        scoring: Scoring = "generate",
+        style: str = "paper",
+        dtype: str = "auto",
+        attention: str = "sdpa",
+        system: str | None = None,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.policy = OmniPolicy(checkpoint, dtype, attention)
+        self.policy.processor = OmniProcessor.from_pretrained(checkpoint, SYSTEM if system is None else system)
+        self.scoring, self.style = scoring, style
+        self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
+
+    @torch.no_grad()
+    def replies(self, asks: Sequence[Ask]) -> list[Reply]:
+        """A reply to each ask, in order."""
+        prompts = self._prompts(asks)
+        if self.scoring == "letters":
+            return self._by_letter(asks, prompts)
+        if self.scoring == "options":
+            return self._by_option(asks, prompts)
+        keys = [hash64(self.seed, "vote", *ask.task.id) for ask in asks]
+        done = sample(self.policy, prompts, max_new_tokens=self.max_new_tokens, temperature=self.temperature, keys=keys)
+        texts = self.policy.processor.decode(done.ids, done.mask)
+        lengths, finished = done.mask.sum(1).tolist(), done.finished.tolist()
+        return [
+            Reply(ask.task, text, completion_tokens=tokens, finished=whole)
+            for ask, text, tokens, whole in zip(asks, texts, lengths, finished, strict=True)
+        ]
+
+    def _prompts(self, asks: Sequence[Ask]) -> Any:
+        sounds: dict[tuple[str, int], np.ndarray] = {}
+        for ask in asks:
+            if ask.wave is None:
+                raise InputError("Qwen2.5-Omni is asked with a recording; use silence, or an endpoint for none")
+            sounds.setdefault(ask.sound, ask.wave)
+        order = list(sounds)
+        processor = self.policy.processor
+        features, mask = processor.features(list(sounds.values()))
+        rows = [order.index(ask.sound) for ask in asks]
+        device = next(self.policy.parameters()).device
+        return processor.prompts([ask.text for ask in asks], features, mask, rows).to(device)
+
+    def _written(self, choice: str) -> str:
+        return target_text(choice) if self.style == "paper" else choice
+
+    def _by_option(self, asks: Sequence[Ask], prompts: Any) -> list[Reply]:
+        """Log-prob of every option as a whole answer with its end token; a prompt is read once for all of them."""
+        counts = [len(ask.choices) for ask in asks]
+        ids, mask = self.policy.processor.targets([self._written(choice) for ask in asks for choice in ask.choices])
+        device = prompts.suffix_ids.device
+        prompt_of_row = torch.repeat_interleave(torch.arange(len(asks)), torch.tensor(counts)).to(device)
+        logprob = self.policy(prompts, ids.to(device), mask.to(device), prompt_of_row).logprob
+        totals = logprob.double().sum(1).split(counts)
+        return [Reply(ask.task, scores=scores.tolist()) for ask, scores in zip(asks, totals, strict=True)]
+
+    def _by_letter(self, asks: Sequence[Ask], prompts: Any) -> list[Reply]:
+        """Log-probs of the letters as the first token of the answer, in one reading of the prompt."""
+        letters = _letter_ids(self.policy.processor.tokenizer, max(len(ask.choices) for ask in asks))
+        logprob = torch.log_softmax(self.policy.logits(self.policy.read(prompts).last).double(), -1)[:, letters]
+        return [
+            Reply(ask.task, scores=row[: len(ask.choices)].tolist()) for ask, row in zip(asks, logprob, strict=True)
+        ]
+
+
+def _letter_ids(tokenizer: Any, count: int) -> list[int]:
+    ids = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in ascii_uppercase[:count]]
+    if any(len(each) != 1 for each in ids):
+        raise InputError("the tokenizer has no single token for each letter; score by options")
+    return [each[0] for each in ids]
+
+
+class ChatVoter(nn.Module):
+    """Qwen2-Audio (R1-AQA is one) or Audio Flamingo 3, by their own processor and chat template.
+
+    Args as of `OmniVoter`; options are scored in one pass over each option.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        scoring: Scoring = "generate",
+        style: str = "paper",
+        dtype: str = "auto",
+        attention: str = "sdpa",
+        system: str | None = None,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        import transformers
+
+        config = transformers.AutoConfig.from_pretrained(checkpoint)
+        if config.model_type not in _CLASSES:
+            raise InputError(f"{checkpoint}: a {config.model_type} cannot vote here; use an OpenAI-compatible endpoint")
+        made = getattr(transformers, _CLASSES[config.model_type])
+        self.model = made.from_pretrained(checkpoint, dtype=dtype, attn_implementation=attention).eval()
+        self.processor = transformers.AutoProcessor.from_pretrained(checkpoint)
+        self.processor.tokenizer.padding_side = "left"
+        self.scoring, self.style, self.system = scoring, style, system
+        self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
+
+    @torch.no_grad()
+    def replies(self, asks: Sequence[Ask]) -> list[Reply]:
+        """A reply to each ask, in order."""
+        if self.scoring == "options":
+            return [self._by_option(ask) for ask in asks]
+        inputs = self._inputs(asks, [""] * len(asks))
+        if self.scoring == "letters":
+            letters = _letter_ids(self.processor.tokenizer, max(len(ask.choices) for ask in asks))
+            logprob = torch.log_softmax(self.model(**inputs).logits[:, -1].double(), -1)[:, letters]
+            return [
+                Reply(ask.task, scores=row[: len(ask.choices)].tolist()) for ask, row in zip(asks, logprob, strict=True)
+            ]
+        return self._generated(asks, inputs)
+
+    def _generated(self, asks: Sequence[Ask], inputs: Any) -> list[Reply]:
+        torch.manual_seed(hash64(self.seed, "vote", *asks[0].task.id) % (1 << 63))
+        drawn: dict[str, Any] = {"do_sample": True, "temperature": self.temperature} if self.temperature else {}
+        ids = self.model.generate(
+            **inputs, max_new_tokens=self.max_new_tokens, **(drawn or {"do_sample": False, "temperature": None})
+        )
+        tokenizer, replies = self.processor.tokenizer, []
+        ends = {tokenizer.eos_token_id, *_listed(self.model.generation_config.eos_token_id)}
+        for ask, row in zip(asks, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+            finished = any(token in ends for token in row)
+            said = row[: next((place for place, token in enumerate(row) if token in ends), len(row))]
+            text = tokenizer.decode(said, skip_special_tokens=True)
+            replies.append(Reply(ask.task, text, completion_tokens=len(said) + finished, finished=finished))
+        return replies
+
+    def _by_option(self, ask: Ask) -> Reply:
+        tokenizer = self.processor.tokenizer
+        answers = [target_text(choice) if self.style == "paper" else choice for choice in ask.choices]
+        lengths = [
+            len(tokenizer(each + tokenizer.eos_token, add_special_tokens=False)["input_ids"]) for each in answers
+        ]
+        inputs = self._inputs([ask] * len(answers), [each + tokenizer.eos_token for each in answers])
+        logits: Tensor = self.model(**inputs).logits[:, :-1]
+        logprob = torch.log_softmax(logits.double(), -1)
+        ids = inputs["input_ids"]
+        if logits.shape[1] + 1 != ids.shape[1]:  # some models put the audio in only while they read
+            raise InputError("this model lengthens its input; score by letters or generate")
+        each = logprob.gather(-1, ids[:, 1:, None])[..., 0]
+        return Reply(ask.task, scores=[float(row[-n:].sum()) for row, n in zip(each, lengths, strict=True)])
+
+    def _inputs(self, asks: Sequence[Ask], answers: Sequence[str]) -> Any:
+        texts = []
+        for ask, answer in zip(asks, answers, strict=True):
+            content: list[dict[str, Any]] = [{"type": "text", "text": ask.text}]
+            if ask.wave is not None:
+                content.insert(0, {"type": "audio", "audio": ""})
+            messages = [{"role": "user", "content": content}]
+            if self.system:
+                messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.system}]})
+            texts.append(
+                self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + answer
+            )
+        waves = [ask.wave for ask in asks if ask.wave is not None]
+        sounds: dict[str, Any] = {"audio": waves, "sampling_rate": SAMPLE_RATE} if waves else {}
+        made = self.processor(text=texts, padding=True, return_tensors="pt", **sounds)
+        if waves and not any(name.startswith("input_features") for name in made):
+            raise InputError("the processor ignored the recording; its version does not fit this model")
+        device = next(self.model.parameters()).device
+        return {name: value.to(device) for name, value in made.items()}
+
+
+def _listed(value: Any) -> list[int]:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+class VoterModule(L.LightningModule):
+    """Answers tasks under `trainer.predict`, on as many devices and nodes as there are; each batch is kept at once."""
+
+    def __init__(self, voter: Any, ballot: Ballot, store: AnswerStore) -> None:
+        super().__init__()
+        self.voter, self.ballot, self.store = voter, ballot, store
+
+    def predict_step(self, batch: list[Ask], batch_idx: int) -> None:
+        """Answers and keeps the records."""
+        store = AnswerStore(self.store.file, self.global_rank)
+        replies = self.voter.replies(batch)
+        store.append(self.ballot.record(ask, reply) for ask, reply in zip(batch, replies, strict=True))
+
+
+def check_manner(manner: Manner) -> None:
+    """Refuses what local voters cannot do."""
+    if manner.scoring == "options" and manner.style in LETTERED:
+        raise InputError("options are scored as texts; with a style that shows letters, score by letters")
