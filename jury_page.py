@@ -33,6 +33,8 @@ def build_jury_page(found: Mapping[str, Any], job: Any, answers: Mapping[str, st
         ]
         parts += merged
     parts += ["<h2>What the label says of a question</h2>", _about(found)]
+    if "categories" in found:
+        parts += ["<h2>Why weak questions need no audio</h2>", _categories(found["categories"])]
     parts += ["<h2>Examples</h2>", _examples(job, answers)]
     parts += ["<h2>How it was made</h2>", f"<pre>{escape(_made(found))}</pre>"]
     head = f'<meta charset="utf-8"><title>{escape(found["title"])}</title><style>{CSS}</style>'
@@ -58,9 +60,9 @@ def _voters(found: Mapping[str, Any]) -> str:
     rows = []
     for voter in found["voters"]:
         name = voter["voter"]
-        cells = [escape(name), f"{voter['asked']:,}", f"{voter['missing']:,}", f"{100 * voter['accuracy']:.1f} %"]
-        cells += [f"{voter['above_chance']:.3f}", f"{found['latent']['skill'][name]:.3f}"]
-        cells += [f"{100 * found['flips'][name]:.1f} %"]
+        cells = [escape(name), f"{voter['asked']:,}", f"{voter['missing']:,}", _percent(voter["accuracy"])]
+        cells += [_number(voter["above_chance"]), f"{found['latent']['skill'][name]:.3f}"]
+        cells += [_percent(found["flips"][name])]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = ("voter", "asked", "missing", "right", "above chance", "skill on solvable", "labels that flip without it")
     return table_of(head, rows)
@@ -78,6 +80,10 @@ def _pairs(found: Mapping[str, Any]) -> str:
 
 def _number(value: float) -> str:
     return "-" if value != value else f"{value:.3f}"
+
+
+def _percent(value: float) -> str:
+    return "-" if value != value else f"{100 * value:.1f} %"
 
 
 def _sure(found: Mapping[str, Any]) -> str:
@@ -119,6 +125,13 @@ def _about(found: Mapping[str, Any]) -> str:
     options = ", ".join(f"{count:,} with {k}" for k, count in found["num_choices"].items())
     head = ("of the question", "mutual information with the label, bits", "share of the label's entropy")
     return table_of(head, rows) + f"<p>Options: {options}.</p>"
+
+
+def _categories(found: Mapping[str, Any]) -> str:
+    rows = [f"<tr><td>{escape(name)}</td><td>{count:,}</td></tr>" for name, count in found["counts"].items()]
+    rows.append(f"<tr><td>undecided</td><td>{found['undecided']:,}</td></tr>")
+    text = f"Judged by {escape(found['judge'])} from the text alone, by a procedure of this project."
+    return table_of(("category", "weak questions"), rows) + f"<p>Implicit: {share(found['implicit'])}. {text}</p>"
 
 
 def _examples(job: Any, answers: Mapping[str, str]) -> str:

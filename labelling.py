@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,150 +28,20 @@ from .curriculum.identity import hash64
 from .curriculum.jury import parse_rule
 from .curriculum.jury_report import describe_jury
 from .curriculum.labels import label, read_about
-from .curriculum.table import read_table
+from .curriculum.statistics import wilson_interval
+from .curriculum.table import read_arrow, read_table
 from .curriculum.votes import read_tallies
 from .datamodules.answer_store import AnswerStore
-from .datamodules.curriculum_file import read_yaml, resolved
+from .datamodules.question import Question
 from .datamodules.reader import ShardReader
 from .datamodules.storage import Reading
-from .datamodules.voting import Ask, Ballot, Manner, Reply, Task, price
+from .datamodules.voting import Ask, Ballot, Reply, Task, price
 from .errors import InputError
+from .label_job import LabelJob, LocalVoter, VoterSpec, load_job
 from .lightning_modules.voters.endpoint import Endpoint
 from .progress import counter
 
-_MANNER = tuple(f.name for f in fields(Manner))
-
-
-@dataclass
-class LocalVoter:
-    """A voter that is loaded here.
-
-    Args:
-        checkpoint: folder or hub id of a Qwen2.5-Omni, Qwen2-Audio or Audio Flamingo 3.
-        dtype, attention, system, max_new_tokens, temperature: as of `OmniVoter`.
-        batch_size: asks at a time and device. num_workers: loader processes.
-        devices, num_nodes, strategy, accelerator: as of Lightning's trainer.
-    """
-
-    checkpoint: str
-    dtype: str = "auto"
-    attention: str = "sdpa"
-    system: str | None = None
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    batch_size: int = 16
-    num_workers: int = 0
-    accelerator: str = "auto"
-    devices: int | str = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-
-
-@dataclass
-class VoterSpec:
-    """One voter: behind an endpoint, loaded here, or with answers of before; and how it is asked."""
-
-    name: str
-    manner: Manner
-    endpoint: Endpoint | None = None
-    local: LocalVoter | None = None
-    answers: str | None = None
-    price: dict[str, float] = field(default_factory=dict)
-
-    def described(self) -> dict[str, Any]:
-        """What makes its answers comparable; never a key, which is no part of it."""
-        how: dict[str, Any] = {"name": self.name, **asdict(self.manner)}
-        if self.endpoint is not None:
-            asked = asdict(self.endpoint)
-            how |= {name: asked[name] for name in ("model", "system", "temperature", "max_tokens", "body")}
-        if self.local is not None:
-            asked = asdict(self.local)
-            how |= {name: asked[name] for name in ("checkpoint", "dtype", "system", "max_new_tokens", "temperature")}
-        return how
-
-
-@dataclass
-class LabelJob:
-    """What is labelled, by whom.
-
-    Args:
-        index: the questions. out: folder of the answers, labels.arrow, jury.json and report.html.
-        voters: see `VoterSpec`. pool: text columns -> values, the questions that are asked; all by default.
-        shards: where the shards lie, if not where the index says.
-        conditions: what is heard; `condition` is the one without the audio that makes the label.
-        rule: see `Rule`. allow_missing: leave questions without enough votes unlabelled instead of refusing.
-        seed: of noise, mismatches and draws. bootstrap: resamplings of an interval. title: of the report.
-    """
-
-    index: str
-    out: str
-    voters: list[VoterSpec]
-    pool: dict[str, Any] = field(default_factory=dict)
-    shards: str | None = None
-    conditions: list[str] = field(default_factory=lambda: ["silence"])
-    condition: str = "silence"
-    rule: Any = "majority"
-    allow_missing: bool = False
-    seed: int = 0
-    bootstrap: int = 10_000
-    title: str = "Audio contribution"
-
-
-def load_job(path: str) -> LabelJob:
-    """The job in a YAML file; an InputError names the key that is wrong."""
-    spec = resolved(read_yaml(Path(path)), Path(path))
-    voters = spec.pop("voters", None)
-    if not isinstance(voters, list) or not voters:
-        raise InputError(f"{path}: `voters` must be a list of voters")
-    made = [_voter(voter, f"{path}: voters[{number}]") for number, voter in enumerate(voters)]
-    if len({voter.name for voter in made}) < len(made):
-        raise InputError(f"{path}: two voters have one name")
-    job = _made(LabelJob, spec | {"voters": made}, path)
-    if job.condition not in job.conditions:
-        raise InputError(f"{path}: condition {job.condition!r} must be among the conditions {job.conditions}")
-    parse_rule(job.rule)
-    return job
-
-
-def _voter(spec: Any, where: str) -> VoterSpec:
-    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
-        raise InputError(f"{where}: a voter is a mapping with a `name`")
-    spec = dict(spec)
-    name = spec.pop("name")
-    if not name or any(not (letter.isalnum() or letter in "-_.") for letter in name):
-        raise InputError(f"{where}: the name {name!r} may hold letters, digits, - _ and .")
-    kinds = [kind for kind in ("endpoint", "checkpoint", "answers") if kind in spec]
-    if len(kinds) != 1:
-        raise InputError(f"{where} ({name}): give one of endpoint, checkpoint, answers")
-    manner = _made(Manner, {k: spec.pop(k) for k in _MANNER if k in spec}, where)
-    rates = spec.pop("price", {})
-    if kinds == ["answers"]:
-        answers = spec.pop("answers")
-        if spec:
-            raise InputError(f"{where} ({name}): {sorted(spec)[0]!r} means nothing beside answers")
-        return VoterSpec(name, manner, answers=answers)
-    if kinds == ["endpoint"]:
-        endpoint = spec.pop("endpoint")
-        if spec:
-            raise InputError(f"{where} ({name}): unknown key {sorted(spec)[0]!r}")
-        asked = dict(endpoint) | ({"letter_logprobs": True} if manner.scoring == "letters" else {})
-        if manner.scoring == "options":
-            raise InputError(f"{where} ({name}): chat endpoints give no log-probs of whole options; score by letters")
-        return VoterSpec(name, manner, endpoint=_made(Endpoint, asked, where), price=rates)
-    return VoterSpec(name, manner, local=_made(LocalVoter, spec, where), price=rates)
-
-
-def _made(kind: Any, spec: Mapping[str, Any], where: str) -> Any:
-    known = {f.name for f in fields(kind)}
-    unknown = sorted(set(spec) - known)
-    if unknown:
-        raise InputError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    try:
-        return kind(**spec)
-    except TypeError as error:
-        raise InputError(f"{where}: {str(error).rpartition('__init__() ')[2]}") from None
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+__all__ = ["load_job", "run_job"]
 
 
 def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
@@ -325,17 +194,54 @@ def finish_job(job: LabelJob, answers: Mapping[str, str]) -> dict[str, Any]:
         "seed": job.seed,
     }
     labels = folder / "labels.arrow"
-    counts = label(dict(answers), str(labels), None, job.index, job.rule, job.condition, job.allow_missing, about)
     table = read_table(job.index)
     table = table.take(table.where(job.pool))
+    options: dict[str, Any] = {"index": job.index, "rule": job.rule, "condition": job.condition, "about": about}
+    counts = label(dict(answers), str(labels), allow_missing=job.allow_missing, only=table.uid, **options)
     tallies = {name: read_tallies(path) for name, path in answers.items()}
     found = describe_jury(tallies, table, parse_rule(job.rule), job.condition, job.bootstrap)
     found |= {"title": job.title, "about": read_about(labels), "index": job.index}
+    if job.judge is not None:
+        found["categories"] = _categories(job, job.judge, labels)
     (folder / "jury.json").write_text(json.dumps(found, indent=1, default=str))
     from .jury_page import build_jury_page
 
     page = build_jury_page(found, job, answers, folder / "report.html")
     return counts | {"labels": str(labels), "report": str(page)}
+
+
+def _categories(job: LabelJob, judge: Endpoint, labels: Path) -> dict[str, Any]:
+    """Why the weak questions need no audio: counts, and a table of every judgement; judged ones are not asked again."""
+    from .lightning_modules.voters.judge import CATEGORIES, judge_questions
+
+    reader = ShardReader(job.index, Reading(shards=job.shards))
+    table = read_arrow(labels)
+    weak = {
+        u for u, name in zip(*(table.column(c).to_pylist() for c in ("uid", "label")), strict=True) if name == "weak"
+    }
+    store = AnswerStore(Path(job.out) / "answers" / "categories.arrow")
+    done = {record["uid"] for record in store.read()}
+    rows = [row for row, uid in enumerate(reader.numbers["uid"].tolist()) if uid in weak and uid not in done]
+
+    def take(question: Question, category: str, reply: Reply) -> None:
+        if not reply.error:
+            record = {"uid": question.uid, "key": question.key, "condition": "category", "raw": reply.text}
+            store.append([record | {"answer": category, "num_tokens": reply.completion_tokens, "finished": True}])
+        advance()
+
+    with counter("judging weak questions", len(weak), len(weak) - len(rows)) as advance:
+        judge_questions(judge, [reader.question(row) for row in rows], take)
+    store.finish()
+    said = [record["answer"] for record in store.read() if record["uid"] in weak]
+    counts = {name: said.count(name) for name in CATEGORIES}
+    named = sum(counts.values())
+    return {
+        "judge": judge.model,
+        "weak": len(weak),
+        "counts": counts,
+        "undecided": len(weak) - named,
+        "implicit": [counts[CATEGORIES[1]] / max(1, named), *wilson_interval(counts[CATEGORIES[1]], named)],
+    }
 
 
 def totals_line(totals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

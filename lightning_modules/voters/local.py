@@ -234,6 +234,10 @@ class VoterModule(L.LightningModule):
         super().__init__()
         self.voter, self.ballot, self.store = voter, ballot, store
 
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Leaves asks as they are: the voter moves what it makes of them."""
+        return batch
+
     def predict_step(self, batch: list[Ask], batch_idx: int) -> None:
         """Answers and keeps the records."""
         store = AnswerStore(self.store.file, self.global_rank)

@@ -1,0 +1,67 @@
+"""Knows why a question can be answered without its audio: its text gives the answer away, or the world does.
+
+The paper reports that 68.9 % of the weak questions need implicit knowledge alone and does not say how that was found.
+This procedure is ours: a language model reads question, options and the right answer, without any audio, and names one
+of two categories by the definitions below. Its words are kept; a reply that names neither is no category.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from ...datamodules.answer_store import AnswerId
+from ...datamodules.question import Question
+from ...datamodules.voting import Ask, Reply, Task
+from .endpoint import Endpoint
+
+LOGICAL, IMPLICIT = "explicit logical reasoning", "implicit knowledge"
+CATEGORIES = (LOGICAL, IMPLICIT)
+_CONDITION = "category"
+_SAID = re.compile(r"\b(A|B)\b")
+
+PROMPT = """A multiple-choice question about a recording was answered correctly by models that could not hear the \
+recording. Decide why that is possible.
+
+A. Explicit logical reasoning: the wording of the question or of the options gives the answer away. For example the \
+question states or implies it, the other options contradict the question or each other, or only one option has the \
+form or the detail that is asked for. Somebody without any knowledge of the world could find it by reading closely.
+B. Implicit knowledge: nothing in the wording gives the answer away, but the right option is the most probable one for \
+somebody who knows the world: what usually causes a sound, who usually speaks so, which answer is most common.
+
+Question: {question}
+Options:
+{options}
+Right answer: {answer}
+
+Reply with the letter A or B alone."""
+
+
+def prompt_of(question: Question) -> str:
+    """The judge's words about one question."""
+    options = "\n".join(f"- {choice}" for choice in question.choices)
+    return PROMPT.format(question=question.question, options=options, answer=question.answer)
+
+
+def category_of(text: str) -> str:
+    """The category a reply names, "" where it names none or both."""
+    named = set(_SAID.findall(text))
+    return "" if len(named) != 1 else CATEGORIES["AB".index(named.pop())]
+
+
+def judge_questions(
+    endpoint: Endpoint, questions: Sequence[Question], take: Callable[[Question, str, Reply], None]
+) -> None:
+    """Asks about every question and hands on (question, category, reply) as they come."""
+    by_uid = {question.uid: question for question in questions}
+
+    def received(ask: Ask, reply: Reply) -> None:
+        take(by_uid[ask.task.id.uid], "" if reply.error else category_of(reply.text), reply)
+
+    endpoint.ask_all(_asks(questions), received)
+
+
+def _asks(questions: Iterable[Question]) -> Iterable[Ask]:
+    for number, question in enumerate(questions):
+        task = Task(AnswerId(question.uid, _CONDITION), number)
+        yield Ask(task, prompt_of(question), question.choices, None)
