@@ -89,13 +89,15 @@ def _audio(
     tallies: Mapping[str, Mapping[str, Tally]], table: Table, condition: str, draws: int
 ) -> dict[str, dict[str, Any]]:
     """Per voter: the 2x2 table of audio x silence, its tests, intervals by recording, accuracies above chance."""
-    rows = {name: _one_voter(t["audio"], t[condition], table, draws) for name, t in tallies.items()}
+    found = {name: _one_voter(t["audio"], t[condition], table, draws) for name, t in tallies.items()}
+    rows = {name: row for name, row in found.items() if row is not None}
     for name, p in zip(rows, holm([row["mcnemar_exact_p"] for row in rows.values()]), strict=True):
         rows[name]["mcnemar_holm_p"] = p
     return rows
 
 
-def _one_voter(heard: Tally, silent: Tally, table: Table, draws: int) -> dict[str, Any]:
+def _one_voter(heard: Tally, silent: Tally, table: Table, draws: int) -> dict[str, Any] | None:
+    """None where no question was answered both ways."""
     order = np.argsort(table.uid)
     mine, theirs = matched(heard.uid, silent.uid)
     uid = heard.uid[mine]
@@ -104,6 +106,8 @@ def _one_voter(heard: Tally, silent: Tally, table: Table, draws: int) -> dict[st
     mine, theirs = mine[inside], theirs[inside]
     asked = (heard.asked[mine] > 0) & (silent.asked[theirs] > 0)
     mine, theirs, row = mine[asked], theirs[asked], row[asked]
+    if not len(row):
+        return None
     audio, quiet = heard.right[mine] / heard.asked[mine], silent.right[theirs] / silent.asked[theirs]
     a, s = audio > 0.5, quiet > 0.5
     square = contribution(a, s)

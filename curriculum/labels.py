@@ -53,6 +53,7 @@ def label(
     condition: str = "silence",
     allow_missing: bool = False,
     about: Mapping[str, Any] | None = None,
+    only: np.ndarray | None = None,
 ) -> dict:
     """Reads one answer table per voter, labels every question of the index (or of the votes) and writes the labels.
 
@@ -65,6 +66,7 @@ def label(
         condition: the condition without the audio.
         allow_missing: leave the label of questions without enough votes null instead of refusing.
         about: what else the table should remember: models, prompts, matching rules.
+        only: uids to label instead of all.
 
     Returns counts for the recipe's log.
     """
@@ -81,6 +83,9 @@ def label(
                 f"{tables[name]}: no answers under the condition {condition!r}; add it to the voter's `conditions`"
             )
     uid, num_choices, content = _questions(tallies, condition, index)
+    if only is not None:
+        kept = np.isin(uid, only)
+        uid, num_choices = uid[kept], num_choices[kept]
     columns, counts = make_labels(tallies, uid, num_choices, chosen, condition)
     open_ = int((columns["label"] == "").sum())
     if open_ and not allow_missing and chosen.tie != "drop":
@@ -166,14 +171,16 @@ def write_labels(columns: Mapping[str, np.ndarray], about: Mapping[str, Any], ou
     arrays = {}
     for name, values in columns.items():
         if values.dtype.kind == "U":
-            arrays[name] = pa.array([value or None for value in values.tolist()], pa.string()).dictionary_encode()
+            kept = pa.array((values == STRONG).astype(np.int8), mask=values == "")
+            arrays[name] = pa.DictionaryArray.from_arrays(kept, pa.array([WEAK, STRONG], pa.string()))
         else:
             arrays[name] = pa.array(values, from_pandas=True)
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     for name in sorted(columns):
         digest.update(name.encode() + np.ascontiguousarray(columns[name]).tobytes())
     known = dict(about) | {"fingerprint": digest.hexdigest()[:16]}
-    write_arrow(pa.table(arrays).replace_schema_metadata({"earwitness": json.dumps(known, default=str)}), out)
+    metadata = {"earwitness": json.dumps(known, default=str)}
+    write_arrow(pa.table(arrays).replace_schema_metadata(metadata), out, compression="zstd")
     return known["fingerprint"]
 
 

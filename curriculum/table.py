@@ -96,12 +96,13 @@ def read_arrow(path: str | Path) -> pa.Table:
         raise InputError(f"{path}: not a readable table ({error}); rebuild it") from error
 
 
-def write_arrow(table: pa.Table, path: str | Path) -> None:
+def write_arrow(table: pa.Table, path: str | Path, compression: str | None = None) -> None:
     """Writes beside the target and renames, so that a reader never sees half a table."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".partial")
-    with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     scratch.replace(path)
 

@@ -52,11 +52,11 @@ def answer_id(record: Mapping[str, Any]) -> AnswerId:
 
 
 class AnswerStore:
-    """Answers in `FILE.partial/rank0.jsonl`, ...: each process appends to a file of its own and reads all of them."""
+    """Answers in `FILE.asked/rank0.jsonl`, ...: each process appends to a file of its own and reads all of them."""
 
     def __init__(self, file: str | Path, rank: int = 0) -> None:
         self.file = Path(file)
-        self.folder = self.file.with_name(self.file.name + ".partial")
+        self.folder = self.file.with_suffix(".asked")
         self.path = self.folder / f"rank{rank}.jsonl"
 
     def read(self) -> list[dict[str, Any]]:
