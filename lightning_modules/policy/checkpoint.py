@@ -18,6 +18,17 @@ from ...errors import InputError
 
 PREFIX = "thinker."
 _SHARD_BYTES = 4 << 30
+_IMAGES = {  # of the published preprocessor_config.json
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "processor_class": "Qwen2_5OmniProcessor",
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "min_pixels": 3136,
+    "max_pixels": 12845056,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+}
 
 
 def load_thinker(checkpoint: str | Path, dtype: str = "auto", attention: str = "sdpa") -> Any:
@@ -65,11 +76,18 @@ def save_thinker(
         stale.unlink()
     processor.tokenizer.save_pretrained(out)
     processor.feature_extractor.save_pretrained(out)
+    _complete_processor(out / "preprocessor_config.json")
     _save_weights({PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, out)
     config = _full_config(thinker_config, source)
     scratch = out / "config.json.partial"
     scratch.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     scratch.rename(out / "config.json")
+
+
+def _complete_processor(path: Path) -> None:
+    """Adds what the published file says of images: whole-model processors, vLLM's among them, will not load without."""
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps(_IMAGES | written, indent=2, sort_keys=True) + "\n")
 
 
 def _full_config(thinker_config: Any, source: str | Path | None) -> dict[str, Any]:
