@@ -2,8 +2,8 @@
 
     python benchmarks/labels.py RUN [--source sounds] [--out FILE.json]
 
-RUN is the folder of a finished recipe (demo, spoken_digits): its voters answer again, in one order of the options and in
-all of them, by what they say and by the log-probs of the options.
+RUN is the folder of a finished recipe (demo, spoken_digits): its voters answer again, in one order of the options and
+in all of them, by what they say and by the log-probs of the options. Their answers stay in RUN/labels.
 """
 
 from __future__ import annotations
