@@ -2,7 +2,8 @@
 
 Latent classes after Dawid and Skene (1979), on correctness instead of answers since the truth is known: a solvable
 question is answered rightly by voter j with probability s_j, any other by guessing, with probability 1 / options.
-Deviation: the second class has no free parameters, which is what makes three voters enough.
+Deviations: the second class has no free parameters, which is what makes three voters enough; and a voter that was asked
+several times counts once, by the share of its right answers, because its answers to one question are not independent.
 """
 
 from __future__ import annotations
@@ -43,11 +44,14 @@ def _patterns(ballots: Ballots) -> tuple[Ballots, np.ndarray, np.ndarray]:
 def latent_class(ballots: Ballots, tolerance: float = 1e-9, most: int = 2_000) -> LatentClass:
     """Fits the two classes by expectation maximisation.
 
-    E: tau_i = pi prod_j s_j^r (1 - s_j)^(a - r) / (the same + (1 - pi) prod_j g_i^r (1 - g_i)^(a - r)), g_i = 1 / K_i.
-    M: pi = mean tau, s_j = sum_i tau_i r_ij / sum_i tau_i a_ij. Missing votes (a = 0) drop out of both.
+    With c_ij = right / asked, g_i = 1 / K_i, and products over the voters that were asked:
+    E: tau_i = pi prod_j s_j^c (1 - s_j)^(1 - c) / (the same + (1 - pi) prod_j g_i^c (1 - g_i)^(1 - c)).
+    M: pi = mean tau, s_j = sum_i tau_i c_ij / sum_i tau_i.
     """
     kinds, counts, back = _patterns(ballots)
-    right, wrong = kinds.right.astype(float), (kinds.asked - kinds.right).astype(float)
+    there = (kinds.asked > 0).astype(float)
+    right = kinds.right / np.maximum(kinds.asked, 1)
+    wrong = there - right
     guess = 1 / np.asarray(kinds.num_choices, float)[:, None]
     by_luck = (right * np.log(guess) + wrong * np.log1p(-guess)).sum(axis=1)
     share, skill = 0.5, np.full(right.shape[1], 0.8)
@@ -59,7 +63,7 @@ def latent_class(ballots: Ballots, tolerance: float = 1e-9, most: int = 2_000) -
         tau = 1 / (1 + np.exp(-np.clip(odds, -700, 700)))
         weight = tau * counts
         new_share = float(np.clip(weight.sum() / counts.sum(), 1e-6, 1 - 1e-6))
-        asked = (weight[:, None] * kinds.asked).sum(axis=0)
+        asked = (weight[:, None] * there).sum(axis=0)
         new_skill = np.clip((weight[:, None] * right).sum(axis=0) / np.maximum(asked, 1e-12), 1e-6, 1 - 1e-6)
         moved = max(abs(new_share - share), float(np.abs(new_skill - skill).max()))
         share, skill = new_share, new_skill
