@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     shard.add_argument("--audio-root", help="folder the audio paths are relative to")
     shard.add_argument("--samples-per-shard", type=int, default=1_000, help="recordings per tar")
     shard.add_argument("--column", nargs="+", default=(), metavar="OURS=THEIRS", help="e.g. structured_cot=cot")
+    shard.add_argument("--layout", default="audiomcq", help="audiomcq, or a benchmark's file: mmau, mmar, mmsu")
     shard.add_argument("--original", action="store_true", help="keep the files' bytes instead of 16 kHz mono flac")
     for part in (index, shard):
         part.add_argument("--on-bad", choices=("stop", "quarantine"), default="stop", help="what a fault does")
@@ -117,7 +118,8 @@ def _dispatch(args: argparse.Namespace) -> None:
 
         columns: dict[str, Any] = {name: v.split(",") if "," in v else v for name, v in _pairs(args.column)}
         kind: Literal["flac", "original"] = "original" if args.original else "flac"
-        _print(shard(args.annotations, args.out, args.audio_root, args.samples_per_shard, columns, kind, **options))
+        options |= {"column_map": columns, "audio": kind, "layout": args.layout}
+        _print(shard(args.annotations, args.out, args.audio_root, args.samples_per_shard, **options))
     elif args.command == "inspect":
         from .inspection import inspect_index
 

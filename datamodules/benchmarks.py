@@ -2,7 +2,7 @@
 
     mmau   MMAU: JSON list with audio_id, question, choices, answer, task
     mmar   MMAR: JSONL with audio_path, question, choices, answer, modality
-    mmsu   MMSU: records with choice_a to choice_d (the last two may be empty), answer_gt, task_name, audio or audio_path
+    mmsu   MMSU: choice_a to choice_d (the last two may be empty), answer_gt, task_name, and audio or audio_path
 
 Every question is of the split "test". 27 questions of MMAU-test-mini show one option twice; here it is shown once.
 """

@@ -19,7 +19,7 @@ from ..errors import InputError
 from .audio import silence
 from .batch import Batch, Prompts, Sample
 from .features import LogMel
-from .prompts import prompt_text, question_text
+from .prompts import question_text
 
 SYSTEM = "You are an audio understanding model that answers multiple choice questions based on audio content."
 AUDIO, AUDIO_BOS, AUDIO_EOS = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
