@@ -64,28 +64,32 @@ class Partners:
 
     def __init__(self, reader: ShardReader, seed: int) -> None:
         self.reader, self.seed = reader, seed
-        self._groups: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
+        self._groups: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def partner(self, row: int) -> int:
         """A row with another recording, of the same split, source and type; of fewer of these where there is none."""
         clips, mine = self.reader.numbers["clip"], self.reader.clip(row)
         for columns in (("split", "source", "question_type"), ("split", "source"), ("split",)):
             group = self._group(columns, row)
-            other = group[clips[group] != mine]
-            if len(other):
-                return int(other[hash64(self.seed, "mismatched", self.reader.uid(row)) % len(other)])
+            if len(group) > 1:
+                pick = hash64(self.seed, "mismatched", self.reader.uid(row)) % (len(group) - 1)
+                return int(group[pick + (clips[group[pick]] >= mine)])  # its own recording is stepped over
         raise InputError(f"{self.reader.where(row)}: its split has no other recording to hear instead")
 
     def _group(self, columns: tuple[str, ...], row: int) -> np.ndarray:
-        """Rows that share the row's values, in the order of their identities; shared recordings count once."""
+        """A row of each recording that shares the row's values, its own among them, in the order of the recordings."""
         if columns not in self._groups:
             number = np.zeros(len(self.reader), np.int64)
             for column in columns:
                 codes = self.reader.codes(column).astype(np.int64)
                 number = number * (int(codes.max()) + 1) + codes
-            self._groups[columns] = number, np.lexsort((self.reader.numbers["uid"], number))
-        number, order = self._groups[columns]
-        first, last = np.searchsorted(number[order], [number[row], number[row] + 1])
+            uid, clip = self.reader.numbers["uid"], self.reader.numbers["clip"]
+            order = np.lexsort((uid, clip, number))
+            again = (number[order][1:] == number[order][:-1]) & (clip[order][1:] == clip[order][:-1])
+            order = np.delete(order, 1 + np.flatnonzero(again))
+            self._groups[columns] = number, order, number[order]
+        number, order, ordered = self._groups[columns]
+        first, last = np.searchsorted(ordered, [number[row], number[row] + 1])
         return order[first:last]
 
 

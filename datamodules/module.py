@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from multiprocessing import parent_process
 from typing import Any
 
 import lightning as L
@@ -14,6 +16,7 @@ import webdataset as wds
 from torch.utils.data import DataLoader, get_worker_info
 
 from ..curriculum.cursor import Cursor, fork, read_state, write_state
+from ..curriculum.fingerprint import differences
 from ..curriculum.identity import hash64
 from ..curriculum.plan import Plan
 from ..curriculum.stages import parse_curriculum
@@ -144,10 +147,15 @@ class AudioQuestions(L.LightningDataModule):
         return self.plan.number[np.searchsorted(self._train_rows, np.asarray(rows))]
 
     def trained(self, batch: Batch | None = None) -> None:
-        """One more batch is trained; too many bad samples over all loader processes of this rank stop the run."""
+        """One more batch is trained."""
         assert self.cursor is not None
         self.cursor.trained()
-        for bad in batch.replaced if batch is not None else ():
+        if batch is not None:
+            self.told(batch)
+
+    def told(self, batch: Batch) -> None:
+        """Counts the bad samples of a batch over all loader processes; too many stop the run."""
+        for bad in batch.replaced:
             self.quarantine.count(bad)
 
     def training_request(self, step: int) -> Request:
@@ -155,6 +163,9 @@ class AudioQuestions(L.LightningDataModule):
         assert self.plan is not None and self.training is not None
         stage, conditions = self.training.stage, self.training.conditions
         while get_worker_info() is not None and not self.plan.ready(stage, step):
+            parent = parent_process()
+            if parent is not None and not parent.is_alive():
+                raise SystemExit("the trainer is gone")  # killed; nobody will plan the window
             time.sleep(0.005)  # the trainer consumes the batches before it, and then plans the next window
         rows, weights = self.plan.batch(stage, step)
         pick = hash64(self.seed, "condition", stage, step) % len(conditions)
@@ -224,7 +235,21 @@ class AudioQuestions(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands, over which recordings and texts: numbers, texts and lists alone."""
-        return self.cursor.state() | {"content": self.reader.content()} if self.cursor is not None else {}
+        if self.cursor is None:
+            return {}
+        return self.cursor.state() | {"content": self.reader.content(), "shown": self._shown()}
+
+    def _shown(self) -> dict[str, Any]:
+        """What is decided here and not by the plan: how a question is shown and heard."""
+        training = self.training
+        assert training is not None
+        return {
+            "seed": self.seed,
+            "conditions": list(training.conditions),
+            "condition_order": training.condition_order,
+            "shuffle_options": training.shuffle_options,
+            "augmentation": json.loads(json.dumps(training.augmentation and asdict(training.augmentation))),
+        }
 
     def write_record(self) -> None:
         """Shows the state in the file `record`, where one is wanted; one process does."""
@@ -236,10 +261,16 @@ class AudioQuestions(L.LightningDataModule):
         if self.cursor is None:
             self._restored = state or None
             return
-        if state.get("content", self.reader.content()) != self.reader.content():
+        same_plan = state.get("fingerprint") == self.cursor.plan.fingerprint
+        if same_plan and state.get("content", self.reader.content()) != self.reader.content():
             raise InputError(
                 f"{self.index}: other recordings or texts than when the checkpoint was written, under the same "
                 "identities; start the stage anew"
+            )
+        for key, old, new in differences(state.get("shown", self._shown()), self._shown()) if same_plan else ():
+            raise InputError(
+                f"the data argument {key!r} changed since the checkpoint: it was {old}, is {new}; "
+                "set it as it was, or start the stage anew"
             )
         self.cursor.load(state)
         if self.trainer is not None:

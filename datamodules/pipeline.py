@@ -46,7 +46,9 @@ class Prepared:
             yield from map(self.preparation.batch, requests)
         elif not self.lookahead:
             for request in requests:
-                yield self.preparation.batch(request, self.preparation.fetch([request]))
+                with self.preparation.watched("reading", [request]):
+                    fetched = self.preparation.fetch([request])
+                yield self.preparation.batch(request, fetched)
         else:
             yield from self._ahead(iter(requests))
 
@@ -61,9 +63,11 @@ class Prepared:
                 if not pending:
                     return
                 if len(pending) == 2 or not group:
-                    ready, fetched = pending.popleft()
+                    ready, coming = pending.popleft()
+                    with self.preparation.watched("reading", ready):
+                        fetched = coming.result()
                     for request in ready:
-                        yield self.preparation.batch(request, fetched.result())
+                        yield self.preparation.batch(request, fetched)
         finally:
             thread.shutdown(cancel_futures=True)
 

@@ -7,6 +7,7 @@ evaluation the place weighs 0; both are told.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -54,20 +55,26 @@ class Preparation:
         self._partners = Partners(reader, seed)
 
     def rows_heard(self, request: Request) -> list[int]:
-        """The rows whose recordings the request needs."""
-        condition = parse_condition(request.condition)
-        if not condition.reads_audio:
-            return []
-        return [self._heard_row(int(row), condition) for row in request.rows]
+        """The rows whose recordings the request needs; what cannot be heard is told when its batch is made."""
+        condition, heard = parse_condition(request.condition), []
+        for row in request.rows if condition.reads_audio else ():
+            with suppress(InputError):
+                heard.append(self._heard_row(int(row), condition))
+        return heard
 
     def fetch(self, requests: Sequence[Request]) -> Fetched:
         """What several requests need, read together."""
         rows = [int(row) for request in requests for row in request.rows]
         return self.reader.fetch(rows, [row for request in requests for row in self.rows_heard(request)])
 
+    def watched(self, doing: str, requests: Sequence[Request]) -> AbstractContextManager[None]:
+        """Ends the process if what is done with the requests takes too long."""
+        rows = [int(row) for request in requests for row in request.rows]
+        return self.watchdog.over(lambda: f"{doing} {', '.join(map(self.reader.key, rows))}")
+
     def batch(self, request: Request, fetched: Fetched | None = None) -> Batch:
         """One rank's share of a batch; a distinct recording is read once."""
-        with self.watchdog.over(lambda: f"preparing {', '.join(self.reader.key(int(row)) for row in request.rows)}"):
+        with self.watched("preparing", [request]):
             return _Making(self, request, fetched).batch()
 
     def sample(self, request: Request, place: int, row: int, fetched: Fetched | None) -> Sample:

@@ -39,7 +39,7 @@ class Quarantine:
             line = json.dumps(asdict(bad), ensure_ascii=False) + "\n"
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
-                os.write(descriptor, line.encode())
+                os.write(descriptor, line.encode(errors="backslashreplace"))  # a path need not be UTF-8
             finally:
                 os.close(descriptor)
         if not known:
@@ -67,7 +67,9 @@ def read_quarantine(folder: str | Path) -> list[Replaced]:
     """What all ranks of a run wrote down, each sample of each step once."""
     found: dict[tuple[int, str, int], Replaced] = {}
     for path in sorted(Path(folder).glob("quarantine-rank*.jsonl")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):  # a text may hold other line ends
+            if not line:
+                continue
             try:
                 bad = Replaced(**json.loads(line))
             except (ValueError, TypeError):

@@ -41,7 +41,7 @@ class AccuracyByLabel(Metric):
 
     def update(self, condition: str, label: str, right: bool, weight: float = 1.0) -> None:
         """Counts one answer; weight 0 is the padding of a last batch."""
-        place = KINDS.index(condition.partition(":")[0]), LABELS.index(label or "unlabelled")
+        place = KINDS.index(condition.partition(":")[0]), LABELS.index(label if label in LABELS else "unlabelled")
         self.seen[place] += float(weight > 0)
         self.right[place] += float(right and weight > 0)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from earwitness.label_job import load_job
 from earwitness.lightning_modules.cli import check, cli_class
 from earwitness.recipe import load_recipe, run_recipe
 
@@ -20,7 +21,12 @@ def parsed(*arguments: str):
     return cli_class(parse_only=True)(list(arguments)).config.fit
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_shipped_labelling_job_is_checked_whole() -> None:
+    job = load_job(str(CONFIGS / "label.yaml"))
+    assert [voter.name for voter in job.voters] == ["kimi", "r1-aqa", "omni"]
+
+
+@pytest.mark.parametrize("path", [CONFIGS / f"{name}.yaml" for name in COMMAND], ids=lambda p: p.stem)
 def test_every_shipped_file_parses(path: Path) -> None:
     check([COMMAND[path.stem], "--config", str(path)])
 

@@ -30,27 +30,39 @@ CLIPS = [0, 0, 1, 2, 3, 3, 3, 4, 5, 6, 7, 7, 8, 9, 9, 10, 11, 11, 12, 12]  # rec
 SPLITS = ["train"] * 12 + ["val"] * 3 + ["test"] * 5
 
 
+def build(folder: Path, clips: list[int], splits: list[str], types: str = "ab", per_shard: int = 5, **texts) -> Path:
+    """A question on each of these recordings, their shards and index, and the processor of a checkpoint.
+
+    Recording c is 1,600 + 160 c samples long. texts: other fields of all questions, or functions of their numbers.
+    """
+    folder.mkdir(exist_ok=True)
+    lines = []
+    for clip in set(clips):
+        wave = np.random.default_rng(clip).normal(0, 0.1, 1_600 + 160 * clip)
+        soundfile.write(folder / f"{clip}.wav", wave, 16_000)
+    for n, (clip, split) in enumerate(zip(clips, splits, strict=True)):
+        record = {"source_dataset": "s", "id": f"{n:02}", "question": f"Question {n}?", "answer": CHOICES[n % 4]}
+        record |= {"choices": CHOICES, "split": split, "question_type": types[n % len(types)]}
+        record |= {"audio_path": f"{clip}.wav"}
+        record |= {name: value(n) if callable(value) else value for name, value in texts.items()}
+        lines.append(json.dumps(record))
+    (folder / "q.jsonl").write_text("\n".join(lines))
+    shard(str(folder / "q.jsonl"), str(folder), samples_per_shard=per_shard)
+    train_tokenizer([question_text("Question 1?", CHOICES)], 320).save_pretrained(folder / "checkpoint")
+    WhisperFeatureExtractor(feature_size=128, chunk_length=300).save_pretrained(folder / "checkpoint")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     """Twenty questions on thirteen recordings, their index, a label table, and the processor of a checkpoint."""
-    folder = tmp_path_factory.mktemp("corpus")
-    lines, labels = [], {"uid": [], "label": []}
-    for clip in set(CLIPS):
-        wave = np.random.default_rng(clip).normal(0, 0.1, 1_600 + 160 * clip)
-        soundfile.write(folder / f"{clip}.wav", wave, 16_000)
-    for n, (clip, split) in enumerate(zip(CLIPS, SPLITS, strict=True)):
-        record = {"source_dataset": "s", "id": f"{n:02}", "question": f"Question {n}?", "answer": CHOICES[n % 4]}
-        record |= {"choices": CHOICES, "split": split, "question_type": "ab"[n % 2], "audio_path": f"{clip}.wav"}
-        lines.append(json.dumps(record))
-    (folder / "q.jsonl").write_text("\n".join(lines))
-    shard(str(folder / "q.jsonl"), str(folder), samples_per_shard=5)
+    folder = build(tmp_path_factory.mktemp("corpus"), CLIPS, SPLITS)
+    labels = {"uid": [], "label": []}
     for row in pa.ipc.open_file(str(folder / "index.arrow")).read_all().to_pylist():
         if int(row["key"][2:]) % 3:  # every third question has no label
             labels["uid"].append(row["uid"])
             labels["label"].append("weak" if int(row["key"][2:]) % 3 == 1 else "strong")
     write_arrow(pa.table(labels, pa.schema({"uid": pa.uint64(), "label": pa.string()})), folder / "labels.arrow")
-    train_tokenizer([question_text("Question 1?", CHOICES)], 320).save_pretrained(folder / "checkpoint")
-    WhisperFeatureExtractor(feature_size=128, chunk_length=300).save_pretrained(folder / "checkpoint")
     return folder
 
 
@@ -338,3 +350,37 @@ def spoil(folder: Path, *rows: int) -> None:
             byte = file.read(1)[0]
             file.seek(-1, 1)
             file.write(bytes([byte ^ 0xFF]))
+
+
+def test_validation_on_recordings_that_are_trained_on_is_refused(tmp_path):
+    """By what is heard, not by the file's name: question 4 is about a copy of recording 3."""
+    wave = np.random.default_rng(3).normal(0, 0.1, 1_600 + 160 * 3)
+    soundfile.write(tmp_path / "copy.wav", wave, 16_000)
+    clips = [0, 1, 2, 3, 3, 1, 4]
+    paths = {"audio_path": lambda n: "copy.wav" if n == 4 else f"{clips[n]}.wav"}
+    folder = build(tmp_path, clips, ["train"] * 7, types="aaaabbb", **paths)
+    one = {"name": "first", "objective": "sft", "budget": {"samples": 3}, "batch_size": 1}
+    given = {"curriculum": {"stages": [one]}, "pool": {"question_type": "a"}}
+    with pytest.raises(InputError) as error:
+        module(folder, **given, validation=Asking({"question_type": "b"}))
+    reader = ShardReader(folder / "index.arrow")
+    first = next(key for key in map(reader.key, range(7)) if key in ("s/04", "s/05"))
+    says = f"2 of 3 validation questions, {first} the first, are about recordings that are trained on"
+    assert str(error.value) == f"{says}; index with `holdout`, or give other pools"
+
+
+@pytest.mark.parametrize("disjoint", [["uid"], ["uid", "clip"]])
+def test_stages_share_no_question_and_where_asked_for_no_recording(corpus, disjoint):
+    """Twelve questions on eight recordings, six for SFT and three for GRPO: by question alone they share recordings."""
+    sft = {"name": "first", "objective": "sft", "budget": {"samples": 6}, "batch_size": 2}
+    grpo = {"name": "second", "objective": "grpo", "budget": {"samples": 3}, "batch_size": 1}
+    shared = []
+    for seed in range(6):
+        given = {"seed": seed, "cells": ["source"], "disjoint": disjoint, "stages": [sft, grpo]}
+        asked = []
+        for stage in ("first", "second"):
+            batches = list(module(corpus, curriculum=given, stage=stage).train_dataloader())
+            asked.append({int(s.question.id) for batch in batches for s in batch.samples})
+        assert [len(each) for each in asked] == [6, 3] and not asked[0] & asked[1]
+        shared += {CLIPS[n] for n in asked[0]} & {CLIPS[n] for n in asked[1]}
+    assert bool(shared) == ("clip" not in disjoint)

@@ -1,0 +1,40 @@
+"""Knows how a checkpoint is written: under its name stands the whole of it, on the disk, or what stood there before.
+
+Lightning 2.6 writes to the system's folder for temporary files and moves the file from there. Between two file systems
+that is a copy: a run that is killed meanwhile leaves half a checkpoint, also in the place of a good `last.ckpt`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+
+class WholeFile(TorchCheckpointIO):
+    """Writes beside the target, waits for the disk, and renames; addresses of object stores are left to Lightning."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes the checkpoint; what a killed run left half written is overwritten by the next one."""
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = target.with_name(".checkpoint.partial")
+        try:
+            with open(scratch, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(target)
+        finally:
+            scratch.unlink(missing_ok=True)
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name is on the disk before ModelCheckpoint removes the old file
+        finally:
+            os.close(folder)
