@@ -1,6 +1,6 @@
 """How well labels find the planted truth: by votes alone, by the latent classes, with and without rotated options.
 
-    python benchmarks/labels.py RUN [--source sounds] [--out FILE.json]
+    python benchmarks/labels.py RUN [--source sounds] [--split test] [--scored] [--out FILE.json]
 
 RUN is the folder of a finished recipe (demo, spoken_digits): its voters answer again, in one order of the options and
 in all of them, by what they say and by the log-probs of the options. Their answers stay in RUN/labels.
@@ -84,12 +84,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--source", default="sounds")
+    parser.add_argument("--split", nargs="+", default=["train", "val", "test"])
+    parser.add_argument("--scored", action="store_true", help="also by the log-probs of the options")
     parser.add_argument("--out")
     args = parser.parse_args()
     torch.set_num_threads(1)
     truth = planted(args.run / "corpus" / "planted.jsonl")
     found: dict[str, Any] = {}
     for name, manner in MANNERS.items():
+        if manner.scoring == "options" and not args.scored:
+            continue
         temperature = 0.7 if manner.scoring == "generate" else 0.0
         voters = [
             VoterSpec(
@@ -101,7 +105,7 @@ def main() -> None:
         ]
         out = args.run / "labels" / name.replace(",", "").replace(" ", "-")
         index = str(args.run / "shards" / "index.arrow")
-        run_job(LabelJob(index, str(out), voters, {"source": args.source}, bootstrap=100))
+        run_job(LabelJob(index, str(out), voters, {"source": args.source, "split": args.split}, bootstrap=100))
         found[name] = quality(out / "labels.arrow", truth)
         print(name, json.dumps(found[name]))
     if args.out:
