@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,9 @@ def inspect_index(
             print(f"  {value:<32.32} {count:>10,}  {count / len(reader):6.1%}")
     from .figures import corpus
 
-    (folder / "inspect.png").write_bytes(corpus(seconds, counted))
+    # A pair of dollars would be set as a formula, or fail to be one.
+    shown = {name: {value.replace("$", r"\$"): n for value, n in counts.items()} for name, counts in counted.items()}
+    (folder / "inspect.png").write_bytes(corpus(seconds, shown))
     print(f"\nwritten: {folder / 'inspect.png'}")
 
 
@@ -63,24 +66,29 @@ def _counts(column: Categorical) -> dict[str, int]:
     return found | ({"(none)": int(counts[0])} if counts[0] else {})
 
 
+def _plain(text: str) -> str:
+    """The text without what a terminal would obey."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+
+
 def _show_sample(reader: ShardReader, key: str, folder: Path) -> None:
     row = reader.row_of(key)
     question = reader.question(row)
     data = reader.sound(row)
     reader.wave(row)  # an error rather than a file that cannot be played
-    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in key)
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in key)[:60]
     path = folder / f"{name}.{reader.text('audio_ext', row)}"
     path.write_bytes(data)
     print(f"{key}  ({reader.text('split', row)}, {question.question_type}, {reader.num_samples(row) / 16_000:.2f} s)")
-    print(f"\n{question.question}")
+    print(f"\n{_plain(question.question)}")
     for choice in question.choices:
-        print(f"  {'*' if choice == question.answer else ' '} {choice}")
+        print(f"  {'*' if choice == question.answer else ' '} {_plain(choice)}")
     for what, text in (
         ("published contribution", question.audio_contribution),
         ("structured reasoning", question.structured_cot),
         ("unstructured reasoning", question.unstructured_cot),
     ):
         if text:
-            print(f"\n{what}: {text}")
-    print(f"\nasked as: {question_text(question.question, question.choices)}")
+            print(f"\n{what}: {_plain(text)}")
+    print(f"\nasked as: {_plain(question_text(question.question, question.choices))}")
     print(f"\n{reader.where(row)}\nwritten: {path}")

@@ -58,15 +58,14 @@ class AnswerStore:
         self.file = Path(file)
         self.folder = self.file.with_suffix(".asked")
         self.path = self.folder / f"rank{rank}.jsonl"
+        self._how = self.folder / "asked.json"
 
     def read(self) -> list[dict[str, Any]]:
         """Every answer of every process, once; the first of two lines about one question stands."""
         found: dict[AnswerId, dict[str, Any]] = {}
         for path in sorted(self.folder.glob("rank*.jsonl")):
             lines = path.read_bytes().split(b"\n")
-            for number, line in enumerate(
-                lines[:-1], 1
-            ):  # what follows the last line's end is a line cut off, or nothing
+            for number, line in enumerate(lines[:-1], 1):  # behind the last line's end is a line cut off, or nothing
                 try:
                     record = json.loads(line)
                     found.setdefault(answer_id(record), record)
@@ -75,7 +74,7 @@ class AnswerStore:
         return list(found.values())
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Adds answers and makes sure they are on disk."""
+        """Adds answers and makes sure they are on disk; half a surrogate pair, which no file can hold, becomes "?"."""
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         if not lines:
             return
@@ -83,7 +82,7 @@ class AnswerStore:
         with open(self.path, "a+b") as file:
             if file.tell() and not _ends_with_line(file):
                 file.truncate(_end_of_last_line(self.path))
-            file.write(lines.encode())
+            file.write(lines.encode("utf-8", "replace"))
             file.flush()
             os.fsync(file.fileno())
 
@@ -98,12 +97,27 @@ class AnswerStore:
         write_answers(records, self.file)
         return len(records)
 
-    def clear(self) -> None:
-        """Removes the lines, once the table is written."""
-        for path in self.folder.glob("rank*.jsonl"):
-            path.unlink()
-        if self.folder.is_dir():
-            self.folder.rmdir()
+    def refuse_changed(self, name: str, described: Mapping[str, Any]) -> None:
+        """Refuses to add answers to those that were given to something else, and says what changed.
+
+        described: how a voter is asked, in JSON's types. Without answers nothing was asked yet, and all may change.
+        """
+        if not self._how.is_file() or not self.read():
+            return
+        before, now = json.loads(self._how.read_text()), json.loads(json.dumps(described))
+        for key in sorted({*before, *now}):
+            if before.get(key) != now.get(key):
+                raise InputError(
+                    f"{self.folder}: {name} was asked with {key} {before.get(key)!r}, now it is {now.get(key)!r}; "
+                    "remove the folder to ask anew, or give the voter another name"
+                )
+
+    def remember(self, described: Mapping[str, Any]) -> None:
+        """Writes down how a voter is asked, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        scratch = self._how.with_suffix(".partial")
+        scratch.write_text(json.dumps(described, indent=1))
+        scratch.replace(self._how)
 
 
 def write_answers(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:

@@ -5,24 +5,31 @@ The paper does not say by which rule voters were judged; raw completions are the
     exact      the text in <answer> tags, or all of it, equals the answer in lower case (reward plugin of AudioMCQ)
     mmau       string match of the MMAU scorer: every word of the answer, no word that only wrong options have
     letter     the letter of an option, as A, (A), "A." or "the answer is A"; an option's own text counts as its letter
-    contains   names the answer and no other option
+    contains   names the answer and no other option, as whole words
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from string import ascii_uppercase
 
 from ..errors import InputError
 
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _WORD = re.compile(r"\b\w+\b")
-_LONE_LETTER = re.compile(r"^\W*([A-Za-z])\s*(?:[.):,\]].*)?$", re.DOTALL)  # "A man" names no letter
-_SAID_LETTER = re.compile(
-    r"\b(?:answer|option|choice)\b\W*(?:(?:is|would be|must be)\b\W*)?\(?([A-Z])\b", re.IGNORECASE
+# A letter that stands for an option: nothing, a line's end or punctuation follows, so "A man" and "I'm" name none; nor
+# do "A, B" and "(A) or (B)". The dash has spaces around it, as "B-flat" is a note.
+_LONE_LETTER = re.compile(
+    r"[\W_]*([A-Za-z])(?!\W*(?:,|\band\b|\bor\b)\W*[A-Z]\s*(?:$|[,.)]|and\b|or\b))"
+    r"(?:[\W_]*$|\s*[.):,;\]}]|[ \t]*\n|[\"'`*_]+(?!\w)|\s+[-\u2013\u2014]\s|\s+(?:because|since|as)\b)"
 )
-_MARKED_LETTER = re.compile(r"\(([A-Za-z])\)")
+_LEAD = re.compile(
+    r"\b(answer|choice|option|letter)\b(?: to (?:the|this) question)?(?:\W*\b(?:is|would be|must be|should be)\b)?",
+    re.IGNORECASE,
+)
+_MARKED_LETTER = re.compile(r"\(([A-Za-z])\)|\b(?i:option|choice|letter)\W{1,3}([A-Z])\b")
+_LETTER_OR_DIGIT = "0-9a-z\u00df-\u052f"  # of alphabets that put spaces between words
 
 
 def target_text(answer: str) -> str:
@@ -69,21 +76,45 @@ def _words(text: str) -> set[str]:
 
 
 def letter_of(completion: str, choices: Sequence[str]) -> str:
-    """The letter a completion chooses, "" where it names none or an impossible one."""
+    """The letter a completion chooses, "" where it names none, an impossible one, or several without deciding.
+
+    In this order: the whole text is an option's; the last "the answer is ..."; a letter at the beginning; the only
+    letter that is marked, as in "option A" or "(A)".
+    """
     text = extract_answer(completion)
-    lowered = [choice.lower() for choice in choices]
-    if text.lower() in lowered:
-        return ascii_uppercase[lowered.index(text.lower())]
-    marked = {found.upper() for found in _MARKED_LETTER.findall(text)}
-    for found in (_LONE_LETTER.match(text), _SAID_LETTER.search(text)):
+    if (place := _own_text(text, choices)) is not None:
+        return ascii_uppercase[place]
+    said = [(lead[1].lower(), _named(text[lead.end() :], choices)) for lead in _LEAD.finditer(text)]
+    answers = [letter for word, letter in said if word == "answer" and letter]
+    if answers or (first := _lone_letter(text, choices)):
+        return answers[-1] if answers else first
+    marked = {letter for _, letter in said} | {(a or b).upper() for a, b in _MARKED_LETTER.findall(text)}
+    possible = marked & set(ascii_uppercase[: len(choices)])
+    return possible.pop() if len(possible) == 1 else ""
+
+
+def _named(text: str, choices: Sequence[str]) -> str:
+    """The letter that a text is, or begins with."""
+    place = _own_text(text, choices)
+    return _lone_letter(text, choices) if place is None else ascii_uppercase[place]
+
+
+def _own_text(text: str, choices: Sequence[str]) -> int | None:
+    """Which option's text this is: to the letter, else in lower case, else without what surrounds a quoted sentence."""
+    for plain in (str.strip, _lowered, lambda each: each.lower().strip(" \t\n.:\"'`*_")):
+        found = [place for place, choice in enumerate(choices) if plain(choice) == plain(text) != ""]
         if found:
-            letter = found[1].upper()
-            break
-    else:
-        if len(marked) != 1:
-            return ""
-        letter = marked.pop()
-    return letter if letter in ascii_uppercase[: len(choices)] else ""
+            return found[0]
+    return None
+
+
+def _lowered(text: str) -> str:
+    return text.strip().lower()
+
+
+def _lone_letter(text: str, choices: Sequence[str]) -> str:
+    found = _LONE_LETTER.match(text)
+    return found[1].upper() if found and found[1].upper() in ascii_uppercase[: len(choices)] else ""
 
 
 def _exact(completion: str, answer: str, choices: Sequence[str]) -> bool:
@@ -100,10 +131,20 @@ def _letter(completion: str, answer: str, choices: Sequence[str]) -> bool:
 
 
 def _contains(completion: str, answer: str, choices: Sequence[str]) -> bool:
-    text = extract_answer(completion).lower()
-    others = [choice.lower() for choice in choices if choice.lower() != answer.lower()]
-    # An option that is part of the answer's own text is named by it, and says nothing.
-    return answer.lower() in text and not any(other in text.replace(answer.lower(), " ") for other in others)
+    text, options = extract_answer(completion).lower(), {_lowered(choice) for choice in choices}
+    spots = [(*found.span(), option) for option in options for found in _mentions(option, text)]
+    # An option within a longer one, as "dog" within "hot dog", is not named there.
+    named = {
+        option
+        for start, end, option in spots
+        if not any(first <= start and end <= last and last - first > end - start for first, last, _ in spots)
+    }
+    return named == {_lowered(answer)}
+
+
+def _mentions(option: str, text: str) -> Iterator[re.Match[str]]:
+    """Where a text holds an option as whole words: "man" is not in "woman"."""
+    return re.finditer(f"(?<![{_LETTER_OR_DIGIT}]){re.escape(option)}(?![{_LETTER_OR_DIGIT}])", text)
 
 
 RULES: dict[str, Callable[[str, str, Sequence[str]], bool]] = {

@@ -18,6 +18,9 @@ from .containers import Announced, cut_off, whole_flac
 
 SAMPLE_RATE = 16_000
 _MAX_CHANNELS = 16
+_BLOCK = 1 << 18  # frames
+_KINDS = {b"RIFF": ("WAV", "WAVEX"), b"fLaC": ("FLAC",), b"OggS": ("OGG",), b"ID3": ("MP3", "FLAC"), b"\xff": ("MP3",)}
+_UNKNOWN_SIZE = 0x7FFF_0000
 MIN_SAMPLES = 400  # one analysis window of the Whisper features, 25 ms
 MAX_SAMPLES = 300 * SAMPLE_RATE  # what the Whisper features of Qwen2.5-Omni take
 SILENCE_S = 30.0
@@ -30,14 +33,12 @@ def decode(data: bytes, where: str, num_samples: int | None = None) -> np.ndarra
     num_samples: what the index promises; a clip of another length is refused, since truncated files decode silently.
     """
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with _opened(data, where) as file:
             rate = file.samplerate
             _announced_samples(Announced(rate, file.channels, file.frames), where)
-            wave = file.read(dtype="float32")
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise InputError(f"{where}: not a readable recording ({error})") from None
-    if wave.ndim == 2:
-        wave = wave.mean(axis=1, dtype=np.float32)
+            wave = _mono(file)
+    except (RuntimeError, ValueError) as error:
+        raise _unreadable(where, error) from None
     wave = to_model_rate(checked(wave, where), rate, where)
     if num_samples is not None and len(wave) != num_samples:
         raise InputError(f"{where}: decodes to {len(wave)} samples, the index says {num_samples}; re-index the shard")
@@ -50,21 +51,60 @@ def probe(data: bytes, where: str) -> int:
     Damage in the middle or within the last frame is only seen by `decode`; that an mp3 without a length in its header
     was cut, not even there.
     """
-    if reason := cut_off(data):
+    if not _streamed_wav(data) and (reason := cut_off(data)):
         raise InputError(f"{where}: {reason}")
     announced = whole_flac(data)
     if announced is not None:
         return _announced_samples(announced, where)
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with _opened(data, where) as file:
             num_samples = _announced_samples(Announced(file.samplerate, file.channels, file.frames), where)
             may_hold_nan = file.subtype in ("FLOAT", "DOUBLE")
             file.seek(file.frames - 1)
             if len(file.read(1)) != 1:
                 raise InputError(f"{where}: the recording is cut off; its header promises {file.frames} samples")
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise InputError(f"{where}: not a readable recording ({error})") from None
+    except (RuntimeError, ValueError) as error:
+        raise _unreadable(where, error) from None
     return len(decode(data, where)) if may_hold_nan else num_samples
+
+
+def whole(data: bytes, where: str) -> np.ndarray:
+    """`decode`, of a recording that is as long as its header says: each check finds what the other lets pass."""
+    promised, wave = probe(data, where), decode(data, where)
+    if len(wave) != promised:
+        raise InputError(f"{where}: decodes to {len(wave)} samples, its header promises {promised}; it is damaged")
+    return wave
+
+
+def _opened(data: bytes, where: str) -> soundfile.SoundFile:
+    """Only of kinds whose cut-off end is noticed: the library would open twenty more, and half of an AIFF or RF64."""
+    kinds = next((kinds for mark, kinds in _KINDS.items() if data.startswith(mark)), ())
+    if kinds:
+        file = soundfile.SoundFile(io.BytesIO(data))
+        if file.format in kinds:
+            return file
+        file.close()
+    raise InputError(f"{where}: not a readable recording (no flac, wav, ogg or mp3); convert it to one of these")
+
+
+def _mono(file: soundfile.SoundFile) -> np.ndarray:
+    """The mean of the channels, block by block: memory follows what is there, not what the header announces."""
+    blocks = []
+    while len(block := file.read(_BLOCK, dtype="float32")):
+        blocks.append(block.mean(axis=1, dtype=np.float32) if block.ndim == 2 else block)
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
+def _unreadable(where: str, error: Exception) -> InputError:
+    """Without the library's prefix, which holds a memory address and would differ from run to run."""
+    if isinstance(error, InputError):
+        return error
+    return InputError(f"{where}: not a readable recording ({getattr(error, 'error_string', error)})")
+
+
+def _streamed_wav(data: bytes) -> bool:
+    """Whether a wav was written into a pipe: its size was not known yet, and says about 2 or 4 GiB."""
+    return data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") >= _UNKNOWN_SIZE
 
 
 def _announced_samples(announced: Announced, where: str) -> int:
@@ -113,6 +153,14 @@ def checked(wave: np.ndarray, where: str) -> np.ndarray:
     if (peak := max(-low, high)) > 16:
         raise InputError(f"{where}: peak {peak:.0f}; float recordings lie within about -1 to 1")
     return wave.astype(np.float32, copy=False)
+
+
+def wav_bytes(wave: np.ndarray) -> bytes:
+    """16-bit wav at 16 kHz; louder than full scale is scaled down."""
+    buffer = io.BytesIO()
+    peak = float(np.abs(wave).max()) if len(wave) else 0.0
+    soundfile.write(buffer, wave / max(1.0, peak), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
 
 
 def silence(seconds: float = SILENCE_S) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Knows where every question lies: one row per question, with the byte ranges of its text and its recording.
 
-Columns: uid, key, clip (hash of the audio bytes, also their checksum), question (hash of the text and the options),
+Columns: uid, key, clip (hash of the audio bytes, also their checksum), question (hash of text, answer and options),
 split, question_type, source, num_choices, duration_s, num_samples (at 16 kHz), shard, json_offset, json_size,
 question_no, audio_offset, audio_size, audio_ext, audio_contribution (as published, or null).
 Any uncompressed WebDataset tar of json + audio pairs can be indexed; labels live in a table of their own.
@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ..curriculum.identity import hash64
@@ -27,12 +25,14 @@ from ..curriculum.table import read_arrow, write_arrow
 from ..errors import InputError
 from ..progress import track
 from .address import joined, list_shards, redacted, scheme_of, split_address
+from .audio import MAX_SAMPLES
 from .question import SPLITS
-from .scan import Fault, Scan, scan_shard
-from .storage import Reading, RemoteFiles, Shard
+from .scan import Fault, Scan, scan_all, scan_shard
+from .storage import Shard
 
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 _ABOUT = b"earwitness"
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 SCHEMA = pa.schema(
     {
         "uid": pa.uint64(),
@@ -89,12 +89,15 @@ def build_index(
         raise InputError(f"{redacted(shards)}: remote shards need a place for their index; give `out`")
     root, names = _common_root(addresses)
     target = Path(out) if out else Path(root) / "index.arrow"
+    if target.suffix == ".parquet" or target.is_dir() or _NO_TEXT.search(str(target)):
+        raise InputError(f"{str(target)!r}: the index is an Arrow file; give `out` a path such as data/index.arrow")
     look = partial(scan_shard, ignore=tuple(e.lower() for e in ignore), decoded=decode, stop_at_fault=on_bad == "stop")
     known: dict[str, Shard] = {}
     scans: list[Scan] = []
-    for scan, shard in track(_scans(root, names, look, workers, remote), "indexing", len(names)):
-        known[scan.shard] = shard
+    for scan, shard in track(scan_all(root, names, look, workers, remote), "indexing", len(names)):
         scans.append(scan)
+        if not scan.damaged:  # a damaged one need not be there, or stay as it is
+            known[scan.shard] = shard
         if not scan.members and not scan.damaged:
             print(f"warning: {redacted(joined(root, scan.shard))} holds no sample", file=sys.stderr)
     rows, faults = _merged(root, scans, shares, on_bad == "stop")
@@ -116,48 +119,10 @@ def _common_root(addresses: list[str]) -> tuple[str, list[str]]:
         raise InputError(f"the shards must lie in one folder, got {redacted(folders[0])} and others")
     if len(set(names)) < len(names):
         raise InputError("a shard is named twice")
+    for name in names:
+        if _NO_TEXT.search(name):
+            raise InputError(f"shard name {name!r} is not UTF-8 or holds a control character; rename it")
     return folders[0], list(names)
-
-
-def _scans(root: str, names: list[str], look: Any, workers: int, remote: bool) -> Iterator[tuple[Scan, Shard]]:
-    """The shards' scans in order, by several processes; remote shards are copied one by one, and the copy removed."""
-    with ExitStack() as stack:
-        if remote:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="earwitness-")))
-            look = partial(_remote_scan, root, str(folder), look)
-        else:
-            look = partial(_local_scan, root, look)
-        if workers <= 1:
-            yield from map(look, names)
-            return
-        pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn")))
-        futures = [pool.submit(look, name) for name in names]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _local_scan(root: str, look: Any, name: str) -> tuple[Scan, Shard]:
-    scan = look(joined(root, name), name)
-    return scan, Shard(scan.size)
-
-
-def _remote_scan(root: str, folder: str, look: Any, name: str) -> tuple[Scan, Shard]:
-    path = Path(folder) / f"{hash64(name):016x}.tar"
-    files = RemoteFiles(root, {}, Reading())
-    try:
-        etag = files.copy_shard(name, str(path))
-        scan = look(str(path), name)
-        for fault in scan.faults:
-            fault.reason = fault.reason.replace(str(path), redacted(joined(root, name)))
-        return scan, Shard(scan.size, etag)
-    except InputError as error:
-        raise InputError(str(error).replace(str(path), redacted(joined(root, name)))) from None
-    finally:
-        files.close()
-        path.unlink(missing_ok=True)
 
 
 def _merged(
@@ -169,26 +134,24 @@ def _merged(
     seen: dict[int, str] = {}
     split_of: dict[int, tuple[str, str]] = {}
     everything = [row for scan in scans for row in scan.rows]
-    for row in everything:
-        if row["split"]:
-            split_of.setdefault(row["clip"], (row["split"], f"{joined(root, row['shard'])}:{row['key']}"))
     places = {scan.shard: redacted(joined(root, scan.shard)) for scan in scans}
     for row in everything:
-        where = f"{places[row['shard']]}:{row['key']}"
-        split, first = split_of.get(row["clip"], ("", ""))
-        reason = ""
+        where, reason = f"{places[row['shard']]}:{row['key']}", ""
         if row["uid"] in seen:
             reason = f"{where}: this question is already in {seen[row['uid']]}"
-        elif row["split"] and row["split"] != split:
-            reason = f"{where}: its recording is in split {split} too ({first}); a recording belongs to one split"
+        elif row["split"]:
+            split, first = split_of.setdefault(row["clip"], (row["split"], where))
+            if row["split"] != split:
+                reason = f"{where}: its recording is in split {split} too ({first}); a recording belongs to one split"
         if reason and stop:
             raise InputError(reason)
         if reason:
             faults.append(Fault(row["shard"], row["key"], reason, question=row["key"]))
             continue
         seen[row["uid"]] = where
-        row["split"] = split or _held_out(row["clip"], holdout)
         rows.append(row)
+    for row in rows:  # once all that is said is known: also a question further on may say it
+        row["split"] = row["split"] or split_of.get(row["clip"], ("",))[0] or _held_out(row["clip"], holdout)
     kept = {(row["shard"], row["json_offset"]) for row in rows}
     lost = {(r["shard"], r["json_offset"]): r for r in everything if (r["shard"], r["json_offset"]) not in kept}
     for row in lost.values():
@@ -199,7 +162,7 @@ def _merged(
 
 def _checked_holdout(holdout: Mapping[str, float]) -> dict[str, float]:
     for split, share in holdout.items():
-        if split not in SPLITS[1:] or not 0 <= share < 1:
+        if split not in SPLITS[1:] or not isinstance(share, int | float) or not 0 <= share < 1:
             raise InputError(f"holdout takes val and test with a share below 1, got {split}={share}")
     if sum(holdout.values()) >= 1:
         raise InputError(f"holdout leaves nothing to train on: {dict(holdout)}")
@@ -227,7 +190,8 @@ def _report(faults: list[Fault], target: Path) -> None:
         path.unlink(missing_ok=True)
         return
     lines = [json.dumps(vars(fault), ensure_ascii=False) for fault in faults]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # Half a letter in a file's name becomes its JSON escape.
+    path.write_text("\n".join(lines) + "\n", "utf-8", "backslashreplace")
 
 
 def _counts(rows: list[dict[str, Any]], scans: list[Scan], faults: list[Fault]) -> dict[str, Any]:
@@ -256,19 +220,41 @@ def write_index(table: pa.Table, about: Mapping[str, Any], path: str | Path) -> 
 
 def read_index(path: str | Path) -> tuple[pa.Table, str, dict[str, Shard]]:
     """The table, the root of its shards ("" beside the index), and the shards; a changed file is refused."""
-    table = read_arrow(path)
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise InputError(f"{path}: not an index, or one of an older version: no column {missing[0]!r}; index again")
+    try:
+        table = read_arrow(path)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable table ({error!s:.200}); index again") from None
+    if not table.schema.equals(SCHEMA):
+        missing = [f"no column {name!r}" for name in SCHEMA.names if name not in table.column_names]
+        reason = missing[0] if missing else "its columns are others"
+        raise InputError(f"{path}: not an index, or one of an older version: {reason}; index again")
     try:
         about = json.loads((table.schema.metadata or {})[_ABOUT])
-        known = {name: Shard(int(size), str(etag)) for name, (size, etag) in about["shards"].items()}
         right = about["sha256"] == _digest(table, {"root": about["root"], "shards": about["shards"]})
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: the index does not say where its shards are ({error!r}); index again") from None
+        known = {name: Shard(int(size), str(etag)) for name, (size, etag) in about["shards"].items()}
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise InputError(f"{path}: the index does not say where its shards are ({error!r:.200}); index again") from None
     if not right:
         raise InputError(f"{path}: the index was changed after it was written (its hash differs); index again")
+    _check_ranges(table, known, path)
     return table, str(about["root"]), known
+
+
+def _check_ranges(table: pa.Table, known: Mapping[str, Shard], path: str | Path) -> None:
+    """No row asks for what its shard cannot hold: whoever wrote the index wrote the hash too."""
+    columns = {name: table.column(name).combine_chunks() for name in SCHEMA.names if name != "audio_contribution"}
+    good = not any(column.null_count for column in columns.values())
+    if good:
+        names = columns["shard"].dictionary.to_pylist()
+        size = np.array([known.get(name, Shard(-1)).size for name in names])[columns["shard"].indices.to_numpy()]
+        for part in ("json", "audio"):
+            offset, length = (columns[f"{part}_{what}"].to_numpy() for what in ("offset", "size"))
+            good &= bool(((offset > 0) & (length > 0) & (length <= size) & (offset <= size - length)).all())
+        samples = columns["num_samples"].to_numpy()
+        good &= bool(((samples > 0) & (samples <= MAX_SAMPLES) & (columns["question_no"].to_numpy() >= 0)).all())
+    if not good:
+        raise InputError(f"{path}: a row of the index names a place that its shard does not have; index again")
 
 
 def _digest(table: pa.Table, about: Mapping[str, Any]) -> str:
@@ -276,12 +262,22 @@ def _digest(table: pa.Table, about: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(table.column_names):
         column = table.column(name).combine_chunks()
-        digest.update(f"\0{name}\0{column.type}\0".encode())
-        if pa.types.is_dictionary(column.type):
-            digest.update("\0".join(column.dictionary.to_pylist()).encode())
-            column = column.indices.fill_null(-1)
-        if pa.types.is_string(column.type):
-            digest.update("\0".join(value or "" for value in column.to_pylist()).encode())
-        else:
-            digest.update(column.to_numpy(zero_copy_only=False).tobytes())
+        digest.update(f"\0{name}\0{column.type}\0{len(column)}\0".encode())
+        for part in _values(column):
+            digest.update(part)
     return digest.hexdigest()
+
+
+def _values(column: pa.Array) -> Iterator[bytes]:
+    """A column's values without ambiguity: what is missing is told from what is empty, and where each text ends."""
+    yield column.is_null().to_numpy(zero_copy_only=False).tobytes()
+    if pa.types.is_dictionary(column.type):
+        yield len(column.dictionary).to_bytes(8, "little")
+        yield from _values(column.dictionary)
+        column = column.indices
+    if pa.types.is_string(column.type):
+        texts = [(text or "").encode() for text in column.to_pylist()]
+        yield np.array([len(text) for text in texts], "<i8").tobytes()
+        yield b"".join(texts)
+    else:
+        yield column.fill_null(0).to_numpy(zero_copy_only=False).tobytes()

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..curriculum.identity import uid_of
+from ..curriculum.identity import hash64, uid_of
 from ..errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -23,6 +24,7 @@ CONTRIBUTIONS = ("weak", "strong")
 REQUIRED = ("source_dataset", "id", "question", "answer", "choices")
 OPTIONAL = ("question_type", "split", "audio_contribution", "structured_cot", "unstructured_cot")
 _SPECIAL_TOKEN = re.compile(r"<\|[^|<>]{1,40}\|>")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MAX_TEXT, _MAX_REASONING = 8_000, 40_000
 
 
@@ -51,6 +53,11 @@ class Question:
         """64-bit identity."""
         return uid_of(self.source, self.id)
 
+    @property
+    def content(self) -> int:
+        """64-bit hash of what is asked and what is right: text, answer, and options in any order."""
+        return hash64("question", self.question, self.answer, *sorted(self.choices))
+
     def record(self) -> dict[str, Any]:
         """The question in the field names of the AudioMCQ layout."""
         fixed: dict[str, Any] = {
@@ -73,11 +80,11 @@ def parse_question(record: Any, where: str) -> Question:
     where = f"{where} ({text['source_dataset']}/{text['id']})"
     choices = record.get("choices")
     if not isinstance(choices, list) or not 2 <= len(choices) <= 26 or not all(_is_text(c) for c in choices):
-        raise InputError(f"{where}: choices must be a list of 2 to 26 non-empty texts, got {choices!r:.80}")
+        raise InputError(f"{where}: choices must be a list of 2 to 26 non-empty texts, got {_shown(choices)}")
     if len(set(choices)) != len(choices):
         raise InputError(f"{where}: choices occur twice: {choices!r:.200}")
     if text["answer"] not in choices:
-        raise InputError(f"{where}: answer {text['answer']!r} is not among the choices {choices!r:.200}")
+        raise InputError(f"{where}: answer {text['answer']!r:.200} is not among the choices {choices!r:.200}")
     more = {
         "split": _one_of(record, "split", SPLITS, where),
         "audio_contribution": _contribution(record, where),
@@ -103,16 +110,23 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r:.80} occurs twice in one object")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {name!r:.80} occurs twice in one object")
+        found[name] = value
     return found
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value; `repr` itself overflows on what is nested deeply, and is as long as the value."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlist = 3, 80, 80, 8
+    return short.repr(value)
 
 
 def _is_text(value: Any, longest: int = _MAX_TEXT) -> bool:
@@ -122,10 +136,12 @@ def _is_text(value: Any, longest: int = _MAX_TEXT) -> bool:
 
 
 def text_of(record: Mapping, name: str, where: str) -> str:
-    """A field that must be a text, checked."""
+    """A field that must be a text, checked; what messages and tables name things by is one line of it."""
     value = record.get(name)
     if not isinstance(value, str) or not _is_text(value):
-        raise InputError(f"{where}: field {name!r} must be a non-empty text, got {value!r:.80}")
+        raise InputError(f"{where}: field {name!r} must be a non-empty text, got {_shown(value)}")
+    if name not in ("question", "answer") and _CONTROL.search(value):
+        raise InputError(f"{where}: field {name!r} must be one line without control characters, got {_shown(value)}")
     return value
 
 
@@ -133,13 +149,14 @@ def _one_of(record: Mapping, name: str, allowed: tuple[str, ...], where: str) ->
     if name not in record:
         return ""
     if record[name] not in allowed:
-        raise InputError(f"{where}: {name} must be one of {allowed}, got {record[name]!r:.80}")
+        raise InputError(f"{where}: {name} must be one of {allowed}, got {_shown(record[name])}")
     return record[name]
 
 
 def _contribution(record: Mapping, where: str) -> str:
-    """The published label, whichever way it is spelled; null where a file has the column but no label."""
-    value = record.get("audio_contribution", record.get("audio-contribution"))
+    """The published label, whichever way it is spelled; null or "" where a file has the column but no label."""
+    found = (record.get(name) for name in ("audio_contribution", "audio-contribution"))
+    value = next((value for value in found if value not in (None, "")), None)
     return "" if value is None else _one_of({"audio_contribution": value}, "audio_contribution", CONTRIBUTIONS, where)
 
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 _LARGEST_SPAN = 16 << 20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What the index remembers of a shard: its size in bytes, and the server's entity tag where there was one."""
+
+    size: int
+    etag: str = ""
 
 
 class Range(NamedTuple):

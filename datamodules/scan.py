@@ -1,4 +1,4 @@
-"""Knows how one shard is read for the index: its samples as rows, and what is wrong with the others.
+"""Knows how shards are read for the index: their samples as rows, and what is wrong with the others.
 
 A sample is one `.json` and one recording with the same key, standing together. Recordings are checked without decoding
 them unless asked: their header, their length and whether their container is whole.
@@ -6,8 +6,13 @@ them unless asked: their header, their length and whether their container is who
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,12 +20,14 @@ import xxhash
 
 from ..curriculum.identity import hash64
 from ..errors import InputError
-from .audio import SAMPLE_RATE, decode, probe
+from .address import joined, redacted
+from .audio import SAMPLE_RATE, probe, whole
 from .question import Question, parse_json, parse_question
+from .storage import Reading, RemoteFiles, Shard
 from .tar import Member, walk_tar
 
 AUDIO_EXTENSIONS = ("flac", "wav", "mp3", "ogg", "opus")
-_MAX_JSON = 1 << 20
+MAX_JSON = 1 << 20
 
 
 @dataclass
@@ -52,6 +59,49 @@ def clip_of(data: bytes) -> int:
     return xxhash.xxh3_64_intdigest(data)
 
 
+def scan_all(root: str, names: list[str], look: Any, workers: int, remote: bool) -> Iterator[tuple[Scan, Shard]]:
+    """The shards' scans in order, by several processes; remote shards are copied one by one, and the copy removed."""
+    with ExitStack() as stack:
+        if remote:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="earwitness-")))
+            look = partial(_scan_remote, root, str(folder), look)
+        else:
+            look = partial(_scan_local, root, look)
+        if workers <= 1:
+            yield from map(look, names)
+            return
+        pool = stack.enter_context(ProcessPoolExecutor(min(workers, len(names)), get_context("spawn")))
+        futures = [pool.submit(look, name) for name in names]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _scan_local(root: str, look: Any, name: str) -> tuple[Scan, Shard]:
+    """A shard's scan by `look(path, name)`, and what the index remembers of it."""
+    scan = look(joined(root, name), name)
+    return scan, Shard(scan.size)
+
+
+def _scan_remote(root: str, folder: str, look: Any, name: str) -> tuple[Scan, Shard]:
+    """The same of a copy of a remote shard; messages name the shard, not the copy."""
+    path = Path(folder) / f"{hash64(name):016x}.tar"
+    files = RemoteFiles(root, {}, Reading())
+    try:
+        etag = files.copy_shard(name, str(path))
+        scan = look(str(path), name)
+        for fault in scan.faults:
+            fault.reason = fault.reason.replace(str(path), redacted(joined(root, name)))
+        return scan, Shard(scan.size, etag)
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), redacted(joined(root, name)))) from None
+    finally:
+        files.close()
+        path.unlink(missing_ok=True)
+
+
 def scan_shard(
     path: str, name: str, ignore: Sequence[str] = (), decoded: bool = False, stop_at_fault: bool = True
 ) -> Scan:
@@ -60,7 +110,9 @@ def scan_shard(
     ignore: extensions of members that are not read. decoded: decode every recording. stop_at_fault: raise the first
     fault as an InputError instead of listing it; a damaged archive then is one fault that loses all its members.
     """
-    scan = Scan(name, Path(path).stat().st_size if Path(path).is_file() else 0)
+    if not Path(path).is_file():  # never quarantined: nobody meant it to be missing; and a pipe would be read for ever
+        raise InputError(f"{path}: no such shard")
+    scan = Scan(name, Path(path).stat().st_size)
     finished: set[str] = set()
     try:
         with open(path, "rb") as file:
@@ -114,17 +166,18 @@ def _sample_rows(
 ) -> list[dict[str, Any]]:
     where = f"{path}:{members[0].key}"
     text, sound = _pair(members, where)
-    questions = list(_questions(_read(file, text), where, scan, stop_at_fault))
-    data = _read(file, sound)
+    questions, bad = _questions(_read(file, text, path), where, stop_at_fault)
+    data = _read(file, sound, path)
     sound_where = f"{where}.{sound.extension}"
-    num_samples = len(decode(data, sound_where)) if decoded else probe(data, sound_where)
+    num_samples = len(whole(data, sound_where)) if decoded else probe(data, sound_where)
     clip = clip_of(data)
+    scan.faults += [Fault(scan.shard, text.key, reason, question=f"question {number}") for number, reason in bad]
     return [
         {
             "uid": question.uid,
             "key": question.key,
             "clip": clip,
-            "question": hash64("question", question.question, *sorted(question.choices)),
+            "question": question.content,
             "split": question.split,
             "question_type": question.question_type,
             "source": question.source,
@@ -160,18 +213,22 @@ def _pair(members: list[Member], where: str) -> tuple[Member, Member]:
     return texts[0], sounds[0]
 
 
-def _questions(data: bytes, where: str, scan: Scan, stop_at_fault: bool) -> Iterator[tuple[int, Question]]:
-    """Numbered questions of a sample; where not the first fault counts, a bad one is left out by itself."""
-    records = _question_records(data, where)
-    lost: list[int] = []
-    for number, record in enumerate(records):
+def _questions(
+    data: bytes, where: str, stop_at_fault: bool
+) -> tuple[list[tuple[int, Question]], list[tuple[int, str]]]:
+    """Numbered questions of a sample, and numbered reasons; a sample without a good question is itself a fault."""
+    good: list[tuple[int, Question]] = []
+    bad: list[tuple[int, str]] = []
+    for number, record in enumerate(_question_records(data, where)):
         try:
-            yield number, parse_question(record, f"{where}.json")
+            good.append((number, parse_question(record, f"{where}.json")))
         except InputError as error:
-            if stop_at_fault or len(lost) + 1 == len(records):
+            if stop_at_fault:
                 raise
-            lost.append(number)
-            scan.faults.append(Fault(scan.shard, where, str(error), question=f"question {number}"))
+            bad.append((number, str(error)))
+    if not good:
+        raise InputError(bad[0][1] + (f" (none of its {len(bad)} questions can be used)" if len(bad) > 1 else ""))
+    return good, bad
 
 
 def parse_questions(data: bytes, where: str) -> list[Question]:
@@ -186,8 +243,8 @@ def question_at(data: bytes, number: int, where: str) -> Question | None:
 
 
 def _question_records(data: bytes, where: str) -> list[Any]:
-    if len(data) > _MAX_JSON:
-        raise InputError(f"{where}.json: {len(data)} bytes is more than the {_MAX_JSON} allowed")
+    if len(data) > MAX_JSON:
+        raise InputError(f"{where}.json: {len(data)} bytes is more than the {MAX_JSON} allowed")
     content = parse_json(data, f"{where}.json")
     records = content.get("questions", [content]) if isinstance(content, dict) else None
     if not isinstance(records, list) or not records:
@@ -195,6 +252,9 @@ def _question_records(data: bytes, where: str) -> list[Any]:
     return records
 
 
-def _read(file: BinaryIO, member: Member) -> bytes:
+def _read(file: BinaryIO, member: Member, path: str) -> bytes:
     file.seek(member.offset)
-    return file.read(member.size)
+    data = file.read(member.size)
+    if len(data) != member.size:
+        raise InputError(f"{path}: member {member.name!r} became shorter while it was read")
+    return data

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
@@ -25,22 +25,22 @@ import webdataset as wds
 from ..curriculum.identity import hash64
 from ..errors import InputError
 from ..progress import track
-from .annotations import ColumnMap, load_saved_dataset, read_annotations
-from .audio import SAMPLE_RATE, decode
+from .annotations import Annotation, ColumnMap, load_saved_dataset, read_annotations
+from .audio import SAMPLE_RATE, whole
 from .index import build_index
-from .scan import AUDIO_EXTENSIONS
+from .scan import AUDIO_EXTENSIONS, MAX_JSON
 
 _LAYOUT = 2  # of the tars: another number packs them anew
 
 
 @dataclass
 class _Clip:
-    """One recording to pack: its path as annotated, its row in a saved dataset or -1, and its questions."""
+    """One recording to pack: its path as annotated, its questions, and the rows of a saved dataset that hold it."""
 
     path: str
-    row: int
     questions: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -50,6 +50,7 @@ class _Job:
     target: str
     root: str
     dataset: str
+    dataset_print: str
     original: bool
     stop: bool
     clips: list[_Clip]
@@ -57,16 +58,19 @@ class _Job:
     @property
     def fingerprint(self) -> str:
         """Changes with anything the shard is made of; recordings count by size and time of change."""
-        parts: list[object] = [_LAYOUT, self.original]
+        parts: list[object] = [_LAYOUT, self.original, self.dataset_print]
         for clip in self.clips:
             parts += [clip.path, json.dumps(clip.questions, ensure_ascii=False)]
-            try:
-                found = None if clip.row >= 0 else (Path(self.root) / clip.path).stat()
-            except OSError:
-                parts.append("missing")
-            else:
-                parts.append((found.st_size, found.st_mtime_ns) if found else clip.row)
+            parts.append(clip.rows or _stamp(Path(self.root) / clip.path))
         return f"{hash64(*parts):016x}"
+
+
+def _stamp(path: Path) -> tuple[int, int] | str:
+    try:
+        found = path.stat()
+    except OSError:
+        return "missing"
+    return found.st_size, found.st_mtime_ns
 
 
 def flac_bytes(wave: np.ndarray) -> bytes:
@@ -87,6 +91,7 @@ def shard(
     on_bad: Literal["stop", "quarantine"] = "stop",
     holdout: Mapping[str, float] | None = None,
     workers: int = 1,
+    layout: str = "audiomcq",
 ) -> dict:
     """Packs annotations into `out/shard-000000.tar` ... and writes `out/index.arrow`.
 
@@ -101,6 +106,7 @@ def shard(
         on_bad: "stop" at the first fault, or "quarantine": leave it out and tell it in `packing.quarantine.jsonl`.
         holdout: split -> share of the recordings, for questions that name no split.
         workers: processes.
+        layout: "audiomcq", or the benchmark whose question file it is: mmau, mmar, mmsu.
 
     Every question is accounted for: questions = packed + left out. Returns counts for the recipe's log.
     """
@@ -110,19 +116,18 @@ def shard(
         raise InputError(f"samples_per_shard must be at least 1, got {samples_per_shard}")
     stop, folder = on_bad == "stop", Path(out)
     left_out: list[dict[str, str]] = []
-    clips = _clips(annotations, audio_root, column_map, stop, left_out)
+    faults: list[str] = []
+    found = read_annotations(annotations, column_map, None if stop else faults, layout)
+    clips = _clips(found, stop, left_out)
+    left_out += [{"question": "", "reason": reason} for reason in faults]
     folder.mkdir(parents=True, exist_ok=True)
     root = str(audio_root or Path(annotations).parent)
+    dataset = annotations if Path(annotations).is_dir() else ""
+    stamps = [(str(path), _stamp(path)) for path in sorted(Path(dataset).rglob("*.arrow"))] if dataset else []
+    made_of, kept = f"{hash64(*stamps):016x}", audio == "original"
     jobs = [
-        _Job(
-            str(folder / f"shard-{number:06d}.tar"),
-            root,
-            annotations if Path(annotations).is_dir() else "",
-            audio == "original",
-            stop,
-            clips[start : start + samples_per_shard],
-        )
-        for number, start in enumerate(range(0, len(clips), samples_per_shard))
+        _Job(f"{folder}/shard-{n:06d}.tar", root, dataset, made_of, kept, stop, clips[at : at + samples_per_shard])
+        for n, at in enumerate(range(0, len(clips), samples_per_shard))
     ]
     done = _pack_all(jobs, folder, workers)
     for job in jobs:
@@ -132,23 +137,20 @@ def shard(
     return counts | ({"left_out": len(left_out)} if left_out else {})
 
 
-def _clips(
-    annotations: str, audio_root: str | None, column_map: ColumnMap | None, stop: bool, left_out: list[dict[str, str]]
-) -> list[_Clip]:
+def _clips(found: list[Annotation], stop: bool, left_out: list[dict[str, str]]) -> list[_Clip]:
     """The recordings with their questions, in the order of a hash of their paths."""
     by_path: dict[str, _Clip] = {}
-    faults: list[str] = []
-    for question, path, row in read_annotations(annotations, column_map, None if stop else faults):
+    for question, path, row in found:
         if Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
             reason = f"{question.key}: audio_path {path!r} must be relative and stay in its folder"
             if stop:
                 raise InputError(reason)
             left_out.append({"question": question.key, "reason": reason})
             continue
-        clip = by_path.setdefault(path, _Clip(path, row))
+        clip = by_path.setdefault(path, _Clip(path))
         clip.questions.append(question.record())
         clip.keys.append(question.key)
-    left_out += [{"question": "", "reason": reason} for reason in faults]
+        clip.rows += [row] if row >= 0 else []
     return sorted(by_path.values(), key=lambda clip: hash64("shard order", clip.path))
 
 
@@ -162,12 +164,12 @@ def _pack_all(jobs: list[_Job], folder: Path, workers: int) -> dict[str, dict[st
         if stale.name not in names:
             stale.unlink()
     done = {name: entry for name, entry in done.items() if name in names and _whole(folder / name, entry)}
-    todo = [job for job in jobs if done.get(Path(job.target).name, {}).get("made_of") != prints[job.target]]
+    todo = [job for job in jobs if not _is_done(job, prints[job.target], done.get(Path(job.target).name))]
     for job, left_out in track(_packed(todo, workers), f"packing {len(todo)} shards", len(todo)):
         target = Path(job.target)
         done[target.name] = {"made_of": prints[job.target], "size": target.stat().st_size, "left_out": left_out}
         scratch = record.with_suffix(".partial")
-        scratch.write_text(json.dumps(done, ensure_ascii=False))
+        scratch.write_text(json.dumps(dict(sorted(done.items()))))
         scratch.replace(record)
     return done
 
@@ -176,7 +178,7 @@ def _read_record(path: Path) -> dict[str, dict[str, Any]]:
     try:
         content = json.loads(path.read_text())
         return {name: {k: entry[k] for k in ("made_of", "size", "left_out")} for name, entry in content.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}  # nothing is known to be done
 
 
@@ -184,15 +186,20 @@ def _whole(path: Path, entry: dict[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == entry["size"]
 
 
+def _is_done(job: _Job, made_of: str, entry: dict[str, Any] | None) -> bool:
+    """What an earlier run left out is a fault where this one stops at faults: it is tried again."""
+    return entry is not None and entry["made_of"] == made_of and not (job.stop and entry["left_out"])
+
+
 def _packed(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, list[dict[str, str]]]]:
     if workers <= 1 or len(jobs) <= 1:
         yield from ((job, _pack(job)) for job in jobs)
         return
     with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn")) as pool:
-        futures = [pool.submit(_pack, job) for job in jobs]
+        futures = {pool.submit(_pack, job): job for job in jobs}
         try:
-            for job, future in zip(jobs, futures, strict=True):
-                yield job, future.result()
+            for future in as_completed(futures):  # told in this order, so that none is packed again after a kill
+                yield futures[future], future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -201,11 +208,10 @@ def _pack(job: _Job) -> list[dict[str, str]]:
     """Writes one shard beside its place, then renames it; returns the questions that had to be left out."""
     left_out: list[dict[str, str]] = []
     scratch = Path(job.target + ".partial")
-    with scratch.open("wb") as file:
-        writer = wds.TarWriter(file, encoder=False, mtime=0)
+    with scratch.open("wb") as file, wds.TarWriter(file, encoder=False, mtime=0) as writer:
         for clip in job.clips:
             try:
-                extension, data = _recording(job, clip)
+                content, (extension, data) = _content(clip), _recording(job, clip)
             except InputError as error:
                 if job.stop:
                     raise
@@ -214,25 +220,34 @@ def _pack(job: _Job) -> list[dict[str, str]]:
             # Two writes of one key: the writer sorts the members of one write by extension, and json must come first
             # so that a plain stream can decide before it reads the audio.
             key = f"{hash64('clip', clip.path):016x}"
-            content = {"audio_path": clip.path, "questions": clip.questions}
-            writer.write({"__key__": key, "json": json.dumps(content, ensure_ascii=False).encode()})
+            writer.write({"__key__": key, "json": content})
             writer.write({"__key__": key, extension: data})
-        writer.close()
     scratch.replace(job.target)
     return left_out
 
 
+def _content(clip: _Clip) -> bytes:
+    content = {"audio_path": clip.path, "questions": clip.questions}
+    data = json.dumps(content, ensure_ascii=False).encode()
+    if len(data) > MAX_JSON:
+        raise InputError(f"{clip.path}: its questions take {len(data)} bytes; shorten them, {MAX_JSON} are read")
+    return data
+
+
 def _recording(job: _Job, clip: _Clip) -> tuple[str, bytes]:
     """Extension and bytes of a recording as they go into the shard."""
-    where = str(Path(job.root) / clip.path) if clip.row < 0 else f"{job.dataset}[{clip.row}]"
-    data = _row_bytes(job.dataset, clip.row) if clip.row >= 0 else _file_bytes(Path(where))
-    wave = decode(data, where)
+    where = f"{job.dataset}[{clip.rows[0]}]" if clip.rows else str(Path(job.root) / clip.path)
+    data = _row_bytes(job, clip.rows[0]) if clip.rows else _file_bytes(Path(where))
+    other = next((row for row in clip.rows[1:] if _row_bytes(job, row) != data), None)
+    if other is not None:
+        raise InputError(f"{where}: another recording than in row {other}, under the same audio_path {clip.path!r}")
+    wave = whole(data, where)
     if not job.original:
         return "flac", flac_bytes(wave)
     extension = Path(clip.path).suffix[1:].lower()
-    if clip.row >= 0 and extension not in AUDIO_EXTENSIONS:
+    if clip.rows and extension not in AUDIO_EXTENSIONS:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            extension = {"MPEG": "mp3", "MP3": "mp3"}.get(file.format, file.format.lower())
+            extension = {"MPEG": "mp3", "WAVEX": "wav"}.get(file.format, file.format.lower())
     if extension not in AUDIO_EXTENSIONS:
         raise InputError(f"{where}: .{extension} cannot be kept as it is; pack as flac ({', '.join(AUDIO_EXTENSIONS)})")
     return extension, data
@@ -240,32 +255,39 @@ def _recording(job: _Job, clip: _Clip) -> tuple[str, bytes]:
 
 def _file_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such recording; is `audio_root` right?") from None
+        if path.is_file():  # a pipe would be read for ever
+            return path.read_bytes()
+        raise InputError(f"{path}: no such recording; is `audio_root` right?")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 @lru_cache(maxsize=2)
-def _saved(dataset: str) -> tuple[list[int], list[Any]]:
+def _saved(dataset: str, dataset_print: str) -> tuple[list[int], list[Any]]:
+    """Its parts and where each ends; one that was saved anew is another one."""
     parts = [part.select_columns(["audio"]) for _, part in load_saved_dataset(Path(dataset))]
     return list(np.cumsum([len(part) for part in parts])), parts
 
 
-def _row_bytes(dataset: str, row: int) -> bytes:
-    ends, parts = _saved(dataset)
+def _row_bytes(job: _Job, row: int) -> bytes:
+    ends, parts = _saved(job.dataset, job.dataset_print)
     part = int(np.searchsorted(ends, row, side="right"))
-    audio = parts[part][row - (ends[part - 1] if part else 0)]["audio"]
+    try:
+        audio = parts[part][int(row - (ends[part - 1] if part else 0))]["audio"]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{job.dataset}[{row}]: the saved dataset is damaged ({error!s:.120})") from None
     data = audio if isinstance(audio, bytes) else (audio or {}).get("bytes")
     if data is None:
         path = (audio or {}).get("path")
-        raise InputError(f"{dataset}[{row}]: the recording {path!r} is not stored in the dataset; embed it when saving")
+        raise InputError(
+            f"{job.dataset}[{row}]: the recording {path!r} is not stored in the dataset; embed it when saving"
+        )
     return data
 
 
 def _tell(left_out: list[dict[str, str]], path: Path) -> None:
     if left_out:
-        path.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in left_out), encoding="utf-8")
+        lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in left_out)
+        path.write_text(lines, "utf-8", "backslashreplace")  # half a letter of a file name is then its JSON escape
     else:
         path.unlink(missing_ok=True)

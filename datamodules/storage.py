@@ -5,30 +5,30 @@ A range is delivered whole or as an InputError that names its shard; what lies i
 
 from __future__ import annotations
 
-import errno
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from ..curriculum.identity import hash64
 from ..errors import InputError
-from .address import filesystem, joined, redacted, scheme_of
-from .ranges import Range, coalesced
+from .address import call, filesystem, joined, patiently, redacted, scheme_of
+from .cache import ShardCache
+from .ranges import Range, Shard, coalesced
 
-Result = TypeVar("Result")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_TRANSIENT_STATUS = (408, 425, 429)
+_MOST_OPEN = 256  # files of one reader; 1,024 is a common limit for the whole process
+_CONNECTED: weakref.WeakSet[RemoteFiles] = weakref.WeakSet()
+_INHERITED: list[Any] = []
 
 
-@dataclass(frozen=True)
-class Shard:
-    """What the index remembers of a shard: its size in bytes, and the server's entity tag where there was one."""
+def _keep_inherited() -> None:
+    """In a forked child: closing the parent's connections would take them off the event loop of the parent, which would
+    then wait in vain for what they bring."""
+    _INHERITED.extend((files._fs, files._pool) for files in _CONNECTED)
 
-    size: int
-    etag: str = ""
+
+os.register_at_fork(after_in_child=_keep_inherited)
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Reading:
     Args:
         shards: folder or address the shards lie in; default beside the index, or where they were indexed.
         cache: local folder for whole copies of remote shards; default none, samples are read by byte range.
-        cache_gb: the oldest copies are removed beyond this size.
+        cache_gb: the copies used longest ago are removed beyond this size.
         in_flight: requests at a time, per loader process.
         retries: of a request that failed in a way that may pass (5xx, timeouts, short answers), with growing pauses.
         timeout_s: of one request.
@@ -46,7 +46,7 @@ class Reading:
         max_gap: neighbouring ranges with at most so many bytes between them are one request.
         max_bad: bad samples a loader process, and a run on each rank, puts up with; the next one stops it.
         quarantine: folder for `quarantine-rank*.jsonl`, which tells each bad sample and what was served instead.
-        stall_s: a batch that takes longer to prepare stops the run and names its samples.
+        stall_s: a batch that takes longer to read (whole shards for the cache included) or to prepare stops the run.
     """
 
     shards: str | None = None
@@ -70,15 +70,26 @@ class Reading:
                 raise InputError(f"reading.{name} must not be negative, got {getattr(self, name)}")
 
 
+class _Opened:
+    """A file that closes with its last user; in a forked child its number may mean another file by now."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor, self.pid = os.open(path, os.O_RDONLY), os.getpid()
+
+    def __del__(self, close=os.close, getpid=os.getpid) -> None:  # `os` may be gone when the interpreter ends
+        if getattr(self, "pid", -1) == getpid():
+            close(self.descriptor)
+
+
 class LocalFiles:
-    """Ranges of local shards. Cheap to pickle: files open on first use, in every process anew."""
+    """Ranges of local shards. Cheap to pickle: files open on first use, some hundred at most, in every process anew."""
+
+    remote = False
 
     def __init__(self, root: str, shards: Mapping[str, Shard]) -> None:
         self.root, self.shards = root, shards
-        self._files: dict[str, int] = {}
+        self._files: dict[str, _Opened] = {}
         self._pid = os.getpid()
-
-    remote = False
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_files": {}}
@@ -89,7 +100,8 @@ class LocalFiles:
 
     def _read(self, wanted: Range) -> bytes | InputError:
         try:
-            data = os.pread(self._open(wanted.shard), wanted.size, wanted.offset)
+            file = self._open(wanted.shard)
+            data = os.pread(file.descriptor, wanted.size, wanted.offset)
         except InputError as error:
             return error
         except OSError as error:
@@ -99,21 +111,26 @@ class LocalFiles:
             return InputError(f"{where}: {len(data)} of {wanted.size} bytes there; the shard was cut off")
         return data
 
-    def _open(self, shard: str) -> int:
-        if self._pid != os.getpid():  # descriptors survive a fork, but their numbers may be reused by the child
+    def _open(self, shard: str) -> _Opened:
+        if self._pid != os.getpid():
             self._files, self._pid = {}, os.getpid()
-        if shard not in self._files:
-            path = joined(self.root, shard)
-            try:
-                opened = os.open(path, os.O_RDONLY)
-            except OSError as error:
-                raise InputError(f"{path}: the shard is missing ({error.strerror}); the index names it") from None
-            size, known = os.fstat(opened).st_size, self.shards.get(shard)
-            if known is not None and size != known.size:
-                os.close(opened)
-                raise InputError(f"{path}: has {size} bytes, {known.size} when it was indexed; re-index the shard")
-            self._files[shard] = opened
-        return self._files[shard]
+        opened = self._files.get(shard)
+        if opened is not None:
+            return opened
+        path = joined(self.root, shard)
+        try:
+            opened = _Opened(path)
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: the shard is missing ({error.strerror}); the index names it") from None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be opened ({error.strerror}); the index names it") from None
+        size, known = os.fstat(opened.descriptor).st_size, self.shards.get(shard)
+        if known is not None and size != known.size:
+            raise InputError(f"{path}: has {size} bytes, {known.size} when it was indexed; re-index the shard")
+        if len(self._files) >= _MOST_OPEN:
+            self._files = dict(list(self._files.items())[_MOST_OPEN // 2 :])
+        self._files[shard] = opened
+        return opened
 
     def check(self) -> None:
         """Opens every shard, so that one that is missing or has another size is known before training begins."""
@@ -122,9 +139,6 @@ class LocalFiles:
 
     def close(self) -> None:
         """Closes the shard files this process opened."""
-        if self._pid == os.getpid():
-            for descriptor in self._files.values():
-                os.close(descriptor)
         self._files = {}
 
 
@@ -132,37 +146,39 @@ class RemoteFiles:
     """Ranges of shards behind an address, `reading.in_flight` requests at a time.
 
     Neighbouring ranges are one request. With a cache, a shard is copied whole on first use and read from the copy;
-    where the disk is full, its ranges are read instead.
+    where there is no room for it, its ranges are read instead.
     """
+
+    remote = True
 
     def __init__(self, root: str, shards: Mapping[str, Shard], reading: Reading) -> None:
         self.root, self.shards, self.reading = root, shards, reading
-        self._pid = -1
-        self._pool: ThreadPoolExecutor | None = None
-        self._fs: Any = None
-        self._copies: Any = None
-
-    remote = True
+        self._leave()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_pid": -1, "_pool": None, "_fs": None, "_copies": None}
 
-    def _start(self) -> None:
+    def _leave(self) -> None:
+        self._pid = -1
+        self._pool: ThreadPoolExecutor | None = None
+        self._fs: Any = None
+        self._copies: ShardCache | None = None
+
+    def _start(self) -> ThreadPoolExecutor:
         """Connections and threads belong to one process: a forked loader makes its own."""
         if self._pid != os.getpid():
-            from .cache import ShardCache
-
-            self._fs = filesystem(scheme_of(self.root))
-            self._pool = ThreadPoolExecutor(self.reading.in_flight, "ranges")
-            self._copies = ShardCache(self.reading.cache, self.reading.cache_gb) if self.reading.cache else None
+            reading = self.reading
+            self._copies = ShardCache(reading.cache, reading.cache_gb) if reading.cache else None
+            self._fs, self._pool = filesystem(scheme_of(self.root)), ThreadPoolExecutor(reading.in_flight, "ranges")
             self._pid = os.getpid()
+            _CONNECTED.add(self)
+        assert self._pool is not None
+        return self._pool
 
     def fetch(self, wanted: Sequence[Range]) -> list[bytes | InputError]:
         """The bytes of each range in the order asked, or what is wrong with it."""
-        self._start()
-        assert self._pool is not None
         spans = coalesced(wanted, self.reading.max_gap)
-        read = list(self._pool.map(self._span, spans))
+        read = list(self._start().map(self._span, spans))
         found: dict[Range, bytes | InputError] = {}
         for span, data in zip(spans, read, strict=True):
             for each in spans[span]:
@@ -171,127 +187,98 @@ class RemoteFiles:
         return [found[each] for each in wanted]
 
     def _span(self, span: Range) -> bytes | InputError:
-        address = joined(self.root, span.shard)
         try:
-            data = self._from_copy(address, span) if self._copies is not None else None
+            address = joined(self.root, span.shard)
+            data = self._from_copy(address, span)
             if data is not None:
                 return data
-            return self._patient(lambda: self._request(address, span), f"{redacted(address)}@{span.offset}")
+            where = f"{redacted(address)}@{span.offset}"
+            return patiently(lambda: self._request(address, span), where, self.reading.retries, self.reading.timeout_s)
         except InputError as error:
             return error
 
     def _request(self, address: str, span: Range) -> bytes:
-        stop = span.offset + span.size
-        data = self._call("cat_file", address, start=span.offset, end=stop)
-        if len(data) == span.size:
-            return data
-        if len(data) == self.shards.get(span.shard, Shard(-1)).size:
-            raise InputError(
-                f"{redacted(address)}: the server sends whole files instead of byte ranges; set reading.cache"
-            )
-        raise ConnectionError(f"{len(data)} of {span.size} bytes came")
+        if not span.size:
+            return b""  # no header can ask for it
+        options: dict[str, Any] = {"start": span.offset, "end": span.offset + span.size}
+        if not getattr(self._fs, "async_impl", False):
+            options["cache_type"] = "none"  # a file that is opened for one range would read megabytes ahead
+        data = self._call("cat_file", address, **options)
+        if len(data) != span.size:
+            raise ConnectionError(f"{len(data)} of {span.size} bytes came")
+        return data
 
     def _call(self, name: str, *args: Any, limit_s: float | None = None, **options: Any) -> Any:
-        """One operation of the file system under the timeout, where the file system can be interrupted."""
-        assert self._fs is not None
-        if getattr(self._fs, "async_impl", False):
-            from fsspec.asyn import sync
-
-            act = getattr(self._fs, f"_{name}")
-            return sync(self._fs.loop, act, *args, timeout=limit_s or self.reading.timeout_s, **options)
-        return getattr(self._fs, name)(*args, **options)
-
-    def _patient(self, act: Callable[[], Result], where: str) -> Result:
-        """Repeats what may pass; the pauses double from half a second to 30 s, shifted so that ranks do not march."""
-        for attempt in range(self.reading.retries + 1):
-            try:
-                return act()
-            except InputError:
-                raise
-            except Exception as error:  # every file system has its own kinds
-                if getattr(error, "errno", None) in FULL:
-                    raise
-                last = error
-                if not transient(error):
-                    break
-            if attempt < self.reading.retries:
-                share = hash64(os.getpid(), where, attempt) / 2**64
-                time.sleep(min(30.0, 0.5 * 2**attempt) * (0.5 + share) * min(1.0, self.reading.timeout_s / 10))
-        raise InputError(f"{where}: cannot be read ({_words(last)}), tried {attempt + 1} times") from None
+        return call(self._fs, name, *args, limit_s=limit_s or self.reading.timeout_s, **options)
 
     def _from_copy(self, address: str, span: Range) -> bytes | None:
         """The range out of a whole local copy; None where there is no room for one, or it went away just now."""
+        if self._copies is None:
+            return None
         known = self.shards.get(span.shard, Shard(-1))
         copy = self._copies.copy(address, known, lambda path: self._download(address, known, path))
+        if copy is None:
+            return None
         try:
             with open(copy, "rb") as file:
                 data = os.pread(file.fileno(), span.size, span.offset)
-        except (OSError, TypeError):
+        except OSError:
             return None
         return data if len(data) == span.size else None
 
     def _download(self, address: str, known: Shard, path: str) -> None:
-        """Copies the whole shard to a path."""
-        limit = self.reading.timeout_s * (1 + max(known.size, 1 << 32) // (64 << 20))  # 64 MiB per timeout
+        """Copies the whole shard to a path; a full disk is an OSError."""
+        size = known.size if known.size >= 0 else 1 << 32
+        limit_s = self.reading.timeout_s * (1 + size // (64 << 20))  # 64 MiB per timeout
 
         def act() -> None:
-            self._call("get_file", address, path, limit_s=limit)
+            self._call("get_file", address, path, limit_s=limit_s)
             if known.size >= 0 and os.path.getsize(path) != known.size:
                 raise ConnectionError(f"{os.path.getsize(path)} of {known.size} bytes came")
 
-        self._patient(act, redacted(address))
+        patiently(act, redacted(address), self.reading.retries, self.reading.timeout_s)
 
     def check(self) -> None:
-        """Asks for every shard's size, so that one that is missing or changed is known before training begins."""
-        self._start()
-        assert self._pool is not None
-        for shard, info in zip(self.shards, self._pool.map(self._info, self.shards), strict=True):
-            size, known = info.get("size"), self.shards[shard]
-            if size is not None and int(size) != known.size:
-                address = redacted(joined(self.root, shard))
-                raise InputError(f"{address}: has {size} bytes, {known.size} when it was indexed; re-index the shard")
+        """Asks for every shard's size and entity tag, so that one that is missing or changed is known at the start."""
+        for shard, found in zip(self.shards, self._start().map(self._info, self.shards), strict=True):
+            known, address = self.shards[shard], redacted(joined(self.root, shard))
+            if found.size not in (-1, known.size):
+                size = f"{found.size} bytes, {known.size} when it was indexed"
+                raise InputError(f"{address}: has {size}; re-index the shard")
+            if self.reading.shards is None and known.etag and found.etag not in ("", known.etag):
+                raise InputError(
+                    f"{address}: was written again since it was indexed (entity tag {found.etag}, not {known.etag}); "
+                    "re-index the shard, or give its folder as reading.shards to go by size and checksums alone"
+                )
 
-    def _info(self, shard: str) -> dict[str, Any]:
+    def _info(self, shard: str) -> Shard:
+        """Size, or -1, and entity tag as the server tells them now."""
         address = joined(self.root, shard)
-        return self._patient(lambda: self._call("info", address), redacted(address))
+        info = patiently(
+            lambda: self._call("info", address), redacted(address), self.reading.retries, self.reading.timeout_s
+        )
+        tag = next((str(info[name]) for name in ("ETag", "etag", "md5Hash", "oid") if info.get(name)), "")
+        return Shard(int(info["size"]) if info.get("size") is not None else -1, tag.removeprefix("W/"))
 
     def copy_shard(self, shard: str, path: str) -> str:
         """Copies a whole shard to a path; returns the server's entity tag."""
         self._start()
-        address = joined(self.root, shard)
-        info = self._info(shard)
-        size = info.get("size")
-        tag = next((str(info[name]) for name in ("ETag", "etag", "md5Hash", "oid") if info.get(name)), "")
-        self._download(address, Shard(int(size) if size is not None else -1, tag), path)
-        return tag
+        address, found = joined(self.root, shard), self._info(shard)
+        try:
+            self._download(address, found, path)
+        except OSError as error:
+            raise InputError(
+                f"{redacted(address)}: no room for a copy in {os.path.dirname(path)} ({error.strerror}); set TMPDIR"
+            ) from None
+        return found.etag
 
     def forget(self, shard: str) -> None:
         """Drops the local copy of a shard whose content turned out to be wrong."""
         if self._copies is not None:
-            self._copies.drop(self._copies.path(joined(self.root, shard), self.shards.get(shard, Shard(-1))))
+            self._copies.forget(joined(self.root, shard), self.shards.get(shard, Shard(-1)))
 
     def close(self) -> None:
-        """Ends the threads of this process."""
+        """Ends the connections and threads of this process."""
         if self._pool is not None and self._pid == os.getpid():
             self._pool.shutdown(cancel_futures=True)
-        self._pid, self._pool, self._fs = -1, None, None
-
-
-def transient(error: BaseException) -> bool:
-    """Whether trying again may help: not where the server says that the thing is not there or not allowed."""
-    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError)):
-        return False
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return status >= 500 or status in _TRANSIENT_STATUS
-    return isinstance(error, (OSError, TimeoutError, EOFError)) or type(error).__module__.startswith("aiohttp")
-
-
-def _words(error: BaseException) -> str:
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return f"the server answered {status}"
-    if isinstance(error, FileNotFoundError):
-        return "not found"
-    text = str(error)
-    return type(error).__name__ if not text or "://" in text else f"{type(error).__name__}: {text:.200}"
+            self._leave()

@@ -6,7 +6,8 @@ plain files are accepted; nothing is ever extracted. Of extended headers a long 
 
 from __future__ import annotations
 
-import mmap
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from ..errors import InputError
 BLOCK = 512
 _STRIDE = 1 << 16
 _MAX_NAME = 1_024
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UNUSED = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))  # mode, owners, time, device
+_NUMBER = re.compile(rb" *[0-7]* *(\0.*)?|[\x80\xff].*", re.DOTALL)  # octal, or binary as GNU tar writes what is large
 _HARMLESS_PAX = {"mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment"}
 
 
@@ -47,15 +51,18 @@ def walk_tar(path: str | Path) -> Iterator[Member]:
     size = path.stat().st_size
     if size < 2 * BLOCK or size % BLOCK:
         raise InputError(f"{path}: {size} bytes is not a whole tar; it is empty or cut off")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    # Not memory-mapped: a file that shrinks meanwhile would kill the process.
+    with path.open("rb") as file:
         position, long_name = 0, None
         while True:
             if position + 2 * BLOCK > size:
                 raise InputError(f"{path}: ends at byte {size} without the end-of-archive mark; it was cut off")
-            header = data[position : position + BLOCK]
+            header = os.pread(file.fileno(), BLOCK, position)
+            if len(header) != BLOCK:
+                raise InputError(f"{path}: became shorter while it was read")
             if not any(header):
                 # Two archives in one file: the second would be lost without a word.
-                if any(any(data[start : start + _STRIDE]) for start in range(position + BLOCK, size, _STRIDE)):
+                if any(any(os.pread(file.fileno(), _STRIDE, start)) for start in range(position, size, _STRIDE)):
                     raise InputError(f"{path}: data follows the end-of-archive mark at byte {position}")
                 return
             name, length, kind = _parse(header, path, position)
@@ -65,12 +72,12 @@ def walk_tar(path: str | Path) -> Iterator[Member]:
             if kind in (b"x", b"L"):
                 if length > 4 * BLOCK:
                     raise InputError(f"{path}: the extended header {name!r} has {length} bytes; repack the shard")
-                record = data[content : content + length]
+                record = os.pread(file.fileno(), length, content)
                 long_name = (_gnu_name if kind == b"L" else _pax_name)(record, path, name) or long_name
             elif kind in (b"0", b"\0"):
                 name, long_name = _checked_name(long_name or name, path), None
                 yield Member(name, content, length)
-            elif kind == b"5":
+            elif kind == b"5" and not length:
                 long_name = None
             else:
                 raise InputError(f"{path}: member {name!r} is no plain file (tar type {kind!r})")
@@ -87,6 +94,9 @@ def _parse(header: bytes, path: Path, position: int) -> tuple[str, int, bytes]:
         raise InputError(f"{path}: byte {position} is not a tar header; the file is damaged or compressed") from None
     if stored != sum(header[:148]) + sum(header[156:]) + 8 * 32:
         raise InputError(f"{path}: the header at byte {position} fails its checksum; the file is damaged")
+    # Nothing here needs these, but other readers end quietly where one is no number.
+    if not all(_NUMBER.fullmatch(header, start, end) for start, end in _UNUSED):
+        raise InputError(f"{path}: the header at byte {position} has a field that is no number; repack the shard")
     return (f"{prefix}/{name}" if prefix else name), length, header[156:157]
 
 
@@ -102,8 +112,10 @@ def _checked_name(name: str, path: Path) -> str:
     name = name.removeprefix("./")
     if name.startswith("/") or ".." in name.split("/"):
         raise InputError(f"{path}: member name {name!r:.100} leaves the archive")
-    if not name or "\0" in name or len(name) > _MAX_NAME:
-        raise InputError(f"{path}: member name {name!r:.100} is empty, holds a NUL or is longer than {_MAX_NAME}")
+    if not name or len(name) > _MAX_NAME or _CONTROL.search(name):
+        raise InputError(
+            f"{path}: member name {name!r:.100} is empty, longer than {_MAX_NAME} or holds a NUL or control character"
+        )
     return name
 
 

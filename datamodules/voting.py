@@ -23,6 +23,7 @@ from .reader import ShardReader
 
 NO_AUDIO = "none"
 Scoring = Literal["generate", "options", "letters"]
+_RATES = ("audio_minute", "input_million", "output_million", "output_tokens")
 
 
 @dataclass
@@ -50,6 +51,12 @@ class Manner:
             raise InputError(f"scoring is generate, options or letters, got {self.scoring!r}")
         if self.scoring == "letters" and self.style not in LETTERED:
             raise InputError(f"scoring by letters needs a style that shows letters ({', '.join(LETTERED)})")
+        if self.scoring == "options" and self.style in LETTERED:
+            raise InputError("options are scored as texts; with a style that shows letters, score by letters")
+        if self.scoring == "generate" and self.style == "letters" and self.rule != "letter":
+            raise InputError(
+                f"style letters asks for a letter, which rule {self.rule} never finds right; use rule letter"
+            )
         if self.rotations != "all" and (not isinstance(self.rotations, int) or self.rotations < 1):
             raise InputError(f"rotations is a number from 1 on or 'all', got {self.rotations!r}")
         if self.draws < 1 or (self.draws > 1 and self.scoring != "generate"):
@@ -80,11 +87,15 @@ class Ask:
 
 @dataclass
 class Reply:
-    """What came back: a text, or log-probs of the options in the order shown, or why nothing did."""
+    """What came back: a text, or log-probs of the options in the order shown, or why nothing did.
+
+    refused: the error is about this question, and another question may well be answered.
+    """
 
     task: Task
     text: str = ""
     error: str = ""
+    refused: bool = False
     scores: list[float] | None = None
     letters: dict[str, float] = field(default_factory=dict)  # log-probs of letters as the first token
     prompt_tokens: int = 0
@@ -142,7 +153,10 @@ class Ballot:
         if condition.kind == "silence":
             return np.zeros(length, np.float32), ("silence", length)
         if condition.kind == "noise":
-            return noise(length, self.reader.clip(row), self.seed, "condition"), ("noise", self.reader.clip(row))
+            return noise(length, self.reader.clip(row), self.seed, "condition"), (
+                f"noise {length}",
+                self.reader.clip(row),
+            )
         heard = self._partners.partner(row) if condition.kind == "mismatched" else row
         return self.reader.wave(heard), (condition.kind, self.reader.clip(heard))
 
@@ -187,6 +201,8 @@ class Ballot:
         """Log-probs in the order shown; a letter that was not named is as unlikely as the least likely that was."""
         if reply.scores is not None:
             return reply.scores
+        if self.manner.style not in LETTERED:  # "A" began a word
+            return None
         shown = [chr(ord("A") + place) for place in range(len(ask.choices))]
         if not any(letter in reply.letters for letter in shown):
             return None
@@ -211,7 +227,8 @@ def _share(scores: Sequence[float], option: int) -> float:
 def price(ballot: Ballot, tasks: Sequence[Task], rates: Mapping[str, float] | None = None) -> dict[str, Any]:
     """What asking would cost: requests, minutes of audio, tokens (25 a second of audio, one for four letters of text).
 
-    rates: money per `audio_minute`, `input_million` and `output_million` tokens, where there are any.
+    rates: money per `audio_minute`, `input_million` and `output_million` tokens, where there are any, and the
+    `output_tokens` of an answer (16).
     """
     audio_s = sum(ballot.seconds(task) for task in tasks)
     sample = tasks[:: max(1, len(tasks) // 200)]
@@ -223,11 +240,16 @@ def price(ballot: Ballot, tasks: Sequence[Task], rates: Mapping[str, float] | No
         "input_tokens": text_tokens + int(25 * audio_s),
     }
     if rates:
-        unknown = set(rates) - {"audio_minute", "input_million", "output_million", "output_tokens"}
-        if unknown:
-            raise InputError(f"price: unknown rate {sorted(unknown)[0]!r}")
+        check_rates(rates)
         cost = rates.get("audio_minute", 0.0) * audio_s / 60
         cost += rates.get("input_million", 0.0) * found["input_tokens"] / 1e6
         cost += rates.get("output_million", 0.0) * len(tasks) * rates.get("output_tokens", 16) / 1e6
         found["cost"] = round(cost, 2)
     return found
+
+
+def check_rates(rates: Mapping[str, float]) -> None:
+    """Refuses a rate that `price` does not know."""
+    unknown = sorted(set(rates) - set(_RATES))
+    if unknown:
+        raise InputError(f"price: unknown rate {unknown[0]!r}; there are {', '.join(_RATES)}")

@@ -1,12 +1,14 @@
 """Sound as numbers: what comes in as a recording comes out as 16 kHz mono, and what is none is refused."""
 
 import io
+import struct
+import tracemalloc
 
 import numpy as np
 import pytest
 import soundfile
 
-from earwitness.datamodules.audio import augmented, checked, decode, silence, to_model_rate
+from earwitness.datamodules.audio import augmented, checked, decode, probe, silence, to_model_rate, whole
 from earwitness.errors import InputError
 
 RATE = 16_000
@@ -123,6 +125,150 @@ def test_a_clip_must_fill_one_window_of_25_ms(rate, short, enough):
     with pytest.raises(InputError, match=r"^clip: 39[89] samples at 16 kHz is too short; at least 400 are needed$"):
         decode(encoded(np.zeros(short), rate), "clip")
     assert len(decode(encoded(np.zeros(enough), rate), "clip")) == 400
+
+
+CODECS = [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("MP3", None), ("OGG", "VORBIS"), ("OGG", "OPUS")]
+RATES = [8_000, 11_025, 16_000, 22_050, 44_100, 48_000]
+WRITABLE = [(*c, rate) for c in CODECS for rate in RATES if c[1] != "OPUS" or rate % 11_025]  # opus has few rates
+
+
+@pytest.mark.parametrize(("kind", "subtype", "rate"), WRITABLE)
+def test_a_header_promises_what_decoding_gives_to_the_sample(kind, subtype, rate):
+    """The index is made of headers, and a recording of another length is refused when it is read."""
+    for frames in (rate // 40 + 1, rate // 7, rate + 1, 2 * rate + 77):
+        wave = 0.1 * np.random.default_rng(frames).normal(size=(frames, 2))
+        data = encoded(wave, rate, kind, subtype)
+        assert probe(data, "clip") == len(decode(data, "clip")) == len(whole(data, "clip"))
+
+
+@pytest.mark.parametrize("kind", ["WAV", "MP3", "FLAC", "OGG"])
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.9])
+def test_half_a_file_is_no_whole_one(kind, part):
+    """What `decode` lets pass, the header tells; 30 % of an mp3 is itself a good one but for its first frame."""
+    data = encoded(0.1 * np.random.default_rng(0).normal(size=32_000), kind=kind)
+    assert len(whole(data, "clip")) == 32_000
+    with pytest.raises(InputError, match=r"^clip: (the (wav|ogg) file is cut off|the recording is cut off|not a read)"):
+        whole(data[: int(part * len(data))], "clip")
+
+
+def test_a_flac_that_ends_well_and_is_damaged_inside_is_no_whole_one():
+    data = bytearray(encoded(0.1 * np.random.default_rng(0).normal(size=32_000), kind="FLAC"))
+    data[len(data) // 2] ^= 0xFF
+    assert probe(bytes(data), "clip") == 32_000
+    with pytest.raises(InputError, match=r"^clip: not a readable recording"):
+        whole(bytes(data), "clip")
+
+
+@pytest.mark.parametrize("channels", [3, 5, 16])
+def test_any_number_of_channels_up_to_16_is_averaged(channels):
+    stacked = np.random.default_rng(1).uniform(-0.5, 0.5, (300_000, channels)).astype(np.float32)  # several blocks
+    wave = decode(encoded(stacked, subtype="FLOAT"), "clip")
+    assert np.array_equal(wave, stacked.mean(axis=1, dtype=np.float32))
+
+
+@pytest.mark.parametrize("size", [0xFFFF_FFFF, 0x7FFF_FFFF, 0x7FFF_F024])
+def test_a_wav_that_came_out_of_a_pipe_is_read_to_its_end(size):
+    """ffmpeg and sox do not know the length when they write the header, and write 4 or 2 GiB."""
+    data = bytearray(encoded(tone(RATE), subtype="PCM_16"))
+    expected = decode(bytes(data), "clip")
+    data[4:8], data[40:44] = struct.pack("<I", size), struct.pack("<I", size - 36)
+    assert probe(bytes(data), "clip") == 8_000 and np.array_equal(whole(bytes(data), "clip"), expected)
+
+
+ID3 = b"ID3\3\0\0\0\0\0\n" + b"\0" * 10  # a tag of ten bytes, behind which the library looks for any kind again
+
+
+@pytest.mark.parametrize("kind", ["AIFF", "AU", "CAF", "W64", "RF64", "VOC", "PAF", "NIST", "AVR", "MAT5"])
+def test_a_kind_that_would_be_half_read_without_a_word_is_not_read_at_all(kind):
+    data = encoded(tone(RATE), kind=kind)
+    for part in (data, data[: len(data) // 2], ID3 + data):
+        for read in (decode, probe, whole):
+            with pytest.raises(InputError, match=r"^clip: not a readable recording"):
+                read(part, "clip")
+
+
+def test_a_tag_is_read_over_in_an_mp3_and_a_flac_and_makes_no_wav():
+    """Behind a tag the library counts ten samples too few of a wav, and its header can no longer be checked."""
+    for kind in ("MP3", "FLAC"):
+        data = encoded(tone(RATE), kind=kind)
+        assert np.array_equal(whole(ID3 + data, "clip"), decode(data, "clip"))
+    with pytest.raises(InputError, match=r"^clip: not a readable recording .*convert it"):
+        decode(ID3 + encoded(tone(RATE)), "clip")
+
+
+def wav_header(channels: int = 1, rate: int = RATE, bits: int = 16, data_size: int = 16_000) -> bytes:
+    width = channels * bits // 8
+    form = struct.pack("<IHHIIHH", 16, 1, channels, rate, rate * width & 0xFFFF_FFFF, width & 0xFFFF, bits)
+    head = b"RIFF" + struct.pack("<I", 16_036) + b"WAVEfmt " + form + b"data" + struct.pack("<I", data_size)
+    return head + b"\0" * 16_000
+
+
+def flac_header(rate: int = RATE, channels: int = 1, frames: int = 8_000) -> bytes:
+    data = bytearray(encoded(0.1 * np.random.default_rng(0).normal(size=8_000), kind="FLAC"))
+    bits = int.from_bytes(data[18:26], "big") >> 36 & 31
+    data[18:26] = (rate << 44 | (channels - 1) << 41 | bits << 36 | frames).to_bytes(8, "big")
+    return bytes(data)
+
+
+ABSURD = {
+    "200 channels": (wav_header(channels=200), "200 channels; a recording has at most 16"),
+    "65535 channels": (wav_header(channels=65_535), "not a readable recording"),
+    "no channel": (wav_header(channels=0), "not a readable recording"),
+    "4 GHz": (wav_header(rate=0xFFFF_FFFF), "not a readable recording"),
+    "1 MHz": (flac_header(rate=(1 << 20) - 1), "sample rate 1048575 Hz"),
+    "2^36 frames": (flac_header(frames=(1 << 36) - 1), "4294967 s is too long; cut it to 300 s"),
+    "frames unknown": (flac_header(frames=0), "s is too long"),
+    "300 s at 192 kHz, 8 channels": (flac_header(192_000, 8, 300 * 192_000), "not a readable recording"),
+    "2^40 frames": (
+        encoded(tone(RATE), kind="RF64").replace(struct.pack("<Q", 8_000), struct.pack("<Q", 1 << 40)),
+        "not a readable recording",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ABSURD)
+@pytest.mark.parametrize("read", [decode, probe, whole])
+def test_a_header_that_announces_absurd_sizes_is_refused_without_setting_memory_aside(name, read):
+    """The worst of these announces 1.8 GB of samples within all bounds; a block of them is 8 MiB."""
+    data, says = ABSURD[name]
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=f"^clip: .*{says}"):
+            read(data, "clip")
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("wave", "says"),
+    [
+        (np.full(500, np.nan), "500 of 500 samples are NaN or infinite"),
+        (np.full(500, 16.1), "peak 16; float recordings"),
+        (np.zeros(399), "399 samples at 16 kHz is too short"),
+        (np.zeros(0), "the recording holds no samples"),
+    ],
+    ids=["NaN", "loud", "short", "empty"],
+)
+def test_what_is_refused_when_decoded_is_refused_unread(wave, says):
+    for read in (decode, probe, whole):
+        with pytest.raises(InputError, match=rf"^clip: {says}"):
+            read(encoded(wave, subtype="FLOAT"), "clip")
+
+
+def test_300_s_are_the_most():
+    for read in (decode, probe):
+        assert read(encoded(np.zeros(300 * 4_000), 4_000, subtype="PCM_U8"), "clip") is not None
+        with pytest.raises(InputError, match=r"^clip: 300 s is too long; cut it to 300 s$"):
+            read(encoded(np.zeros(300 * 4_000 + 1), 4_000, subtype="PCM_U8"), "clip")
+
+
+def test_the_reason_is_the_same_in_every_run():
+    """The library's own message holds the address of an object; reports of two runs would differ."""
+    for data in (b"fLaC" + b"x" * 500, b"RIFF" + b"\0" * 500, b"no sound"):
+        with pytest.raises(InputError) as error:
+            decode(data, "clip")
+        assert "0x" not in str(error.value) and "BytesIO" not in str(error.value)
 
 
 def test_silence_is_30_s_of_exact_zeros_unless_said_otherwise():

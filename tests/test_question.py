@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from earwitness.datamodules.annotations import read_annotations
-from earwitness.datamodules.question import REQUIRED, Question, parse_question
+from earwitness.datamodules.question import REQUIRED, Question, parse_json, parse_question
 from earwitness.errors import InputError
 
 GOOD = {
@@ -111,6 +111,54 @@ def test_special_tokens_are_refused_wherever_the_prompt_would_show_them(token):
         with pytest.raises(InputError) as error:
             parse_question(changed(**fields), "here")
         assert str(error.value) == f"here (clotho/7): the text holds the special token {token}; remove or escape it"
+
+
+@pytest.mark.parametrize("field", ["structured_cot", "unstructured_cot"])
+def test_special_tokens_are_refused_in_the_reasoning_to_learn_from(field):
+    """It becomes the completion; an end-of-turn mark in it would teach to stop there."""
+    with pytest.raises(InputError) as error:
+        parse_question(changed(**{field: "I hear water. <|im_end|> And then?"}), "here")
+    assert str(error.value) == "here (clotho/7): the text holds the special token <|im_end|>; remove or escape it"
+    assert getattr(parse_question(changed(**{field: "<think>|<|"}), "here"), field) == "<think>|<|"
+
+
+@pytest.mark.parametrize("field", ["structured_cot", "unstructured_cot"])
+def test_reasoning_may_be_missing_null_or_empty_and_up_to_40000_letters(field):
+    for value in (MISSING, None, ""):
+        assert getattr(parse_question(changed(**{field: value}), "here"), field) == ""
+    assert getattr(parse_question(changed(**{field: "x" * 40_000}), "here"), field) == "x" * 40_000
+    for value in (" ", "x" * 40_001, 7, ["x"], "\ud83d"):
+        with pytest.raises(InputError, match=rf"^here \(clotho/7\): field '{field}' must be a text of at most 40000"):
+            parse_question(changed(**{field: value}), "here")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"audio_contribution": "weak"}, "weak"),
+        ({"audio-contribution": "strong"}, "strong"),
+        ({"audio_contribution": None, "audio-contribution": "strong"}, "strong"),
+        ({"audio_contribution": "", "audio-contribution": "weak"}, "weak"),
+        ({"audio_contribution": "weak", "audio-contribution": None}, "weak"),
+        ({"audio-contribution": None}, ""),
+        ({"audio-contribution": ""}, ""),
+        ({}, ""),
+    ],
+    ids=str,
+)
+def test_the_published_contribution_is_read_in_both_spellings_and_may_be_missing(fields, expected):
+    assert parse_question(changed(**fields), "here").audio_contribution == expected
+    with pytest.raises(InputError, match=r"^here \(clotho/7\): audio_contribution must be one of .*, got 'middling'"):
+        parse_question(changed(**{"audio-contribution": "middling"}), "here")
+
+
+@pytest.mark.parametrize("name", ["source_dataset", "id", "question_type"])
+@pytest.mark.parametrize("letter", ["\0", "\n", "\r", "\x1b", "\x7f", "\x85", "\u2028"])
+def test_what_a_question_is_named_by_is_one_line_without_control_characters(name, letter):
+    with pytest.raises(InputError, match=rf"^here: field '{name}' must be one line") as error:
+        parse_question(changed(**{name: f"a{letter}b"}), "here")
+    assert str(error.value).isprintable()
+    assert "b" in parse_question(changed(question=f"a{letter}b"), "here").question, "a question may break"
 
 
 def test_angle_brackets_and_bars_alone_are_plain_text():
@@ -224,3 +272,23 @@ def test_a_column_map_of_an_unknown_field_is_refused(tmp_path):
     path = write(tmp_path / "q.json", [GOOD])
     with pytest.raises(InputError, match=r"^column_map: unknown field 'audio'; the fields are source_dataset, id, "):
         read_annotations(path, {"audio": "audio_path"})
+
+
+@pytest.mark.timeout(60)
+def test_a_key_given_twice_is_found_in_one_pass():
+    """Counting every key for every key would take hours for this one megabyte."""
+    text = "{" + ",".join(f'"{n:x}":1' for n in range(90_000)) + ',"15f8f":1}'
+    with pytest.raises(InputError, match=r"^here: not JSON that can be read: the key '15f8f' occurs twice"):
+        parse_json(text, "here")
+
+
+def test_a_value_nested_deeply_is_shown_by_its_beginning():
+    """Printing it whole would need more of Python's stack than reading it did."""
+    for depth in range(900, 1_000):
+        try:
+            value = json.loads("[" * depth + "]" * depth)
+        except RecursionError:
+            break
+        for fields in ({"id": value}, {"choices": value}, {"choices": [value, "Water"]}, {"split": value}):
+            with pytest.raises(InputError, match=r"^here.*\[\[\[\.\.\.\]\]\]"):
+                parse_question(changed(**fields), "here")

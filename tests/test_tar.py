@@ -1,6 +1,7 @@
 """The strict walk over a tar: a whole archive of plain files passes, everything else names the file and the place."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -161,3 +162,88 @@ def test_an_empty_tar_is_whole_and_a_missing_one_is_not(tmp_path):
     assert list(walk_tar(pack(tmp_path / "x.tar"))) == []
     with pytest.raises(InputError, match=f"^{tmp_path}/y.tar: no such shard$"):
         list(walk_tar(tmp_path / "y.tar"))
+
+
+@pytest.mark.parametrize("left", [0, 512, 1_600, 5_000])
+def test_a_tar_that_becomes_shorter_while_it_is_read_is_an_error_and_kills_nothing(tmp_path, left):
+    """A memory-mapped file would end the process with a bus error; hence in a child of its own."""
+    path = pack(tmp_path / "x.tar", ("a.json", b"x" * 8_192), ("b.json", b"x" * 65_536), *B)
+    child = os.fork()
+    if not child:
+        walk = walk_tar(path)
+        next(walk)
+        os.truncate(path, left)
+        try:
+            list(walk)
+        except InputError as error:
+            os._exit(0 if "became shorter" in str(error) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_folder_with_content_is_refused_since_other_readers_would_find_a_member_in_it(tmp_path):
+    """tarfile goes on right behind a folder's header, whatever size it gives."""
+    inner = pack(tmp_path / "y.tar", ("b.json", b"hidden")).read_bytes()[:1_024]
+    folder = info("folder", tarfile.DIRTYPE)
+    folder.size = len(inner)
+    path = pack(tmp_path / "x.tar", folder)
+    path.write_bytes(path.read_bytes()[:512] + inner + b"\0" * 1_024)
+    with tarfile.open(path) as tar:
+        assert tar.getnames() == ["folder", "b.json"]
+    with pytest.raises(InputError, match=r"member 'folder/' is no plain file \(tar type b'5'\)"):
+        list(walk_tar(path))
+
+
+@pytest.mark.parametrize("letter", ["\n", "\r", "\x1b", "\x7f", "\x85", "\x01"])
+def test_a_name_holds_no_control_character(tmp_path, letter):
+    path = pack(tmp_path / "x.tar", (f"a{letter}b.json", b"x"))
+    with pytest.raises(InputError, match=r"x\.tar: member name '.*' is empty, .* control character$") as error:
+        list(walk_tar(path))
+    assert str(error.value).isprintable()
+
+
+def test_names_in_any_script_are_read(tmp_path):
+    names = ["Übung 1.json", "音.json", "a\u3000b.json", "\u00a0.json", "👂.json"]
+    path = pack(tmp_path / "x.tar", *((name, b"x") for name in names))
+    assert [member.name for member in walk_tar(path)] == names
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(124, b"77777777777\0"), (124, b"\x80" + b"\0" * 10 + b"\x01"), (157, b"x")]
+)
+def test_huge_sizes_with_a_right_checksum_are_refused(tmp_path, field, value):
+    """8 GiB in octal, and the binary numbers of GNU tar; what is not size, name or kind may be anything."""
+    data = bytearray(pack(tmp_path / "x.tar", ("a.json", b"{}")).read_bytes())
+    data[field : field + len(value)] = value
+    data[148:156] = b"%06o\0 " % (sum(data[:148]) + sum(data[156:512]) + 8 * 32)
+    (tmp_path / "x.tar").write_bytes(data)
+    if field == 157:
+        assert [m.name for m in walk_tar(tmp_path / "x.tar")] == ["a.json"]
+        return
+    with pytest.raises(InputError, match="needs 8589934591 bytes|is not a tar header"):
+        list(walk_tar(tmp_path / "x.tar"))
+
+
+@pytest.mark.parametrize("field", [100, 108, 116, 136, 329, 337])
+def test_a_header_at_which_other_readers_end_quietly_is_refused(tmp_path, field):
+    """Mode, owners, time and device numbers mean nothing here; tarfile and webdataset stop at one that is no number."""
+    data = bytearray(pack(tmp_path / "x.tar", *A, *B).read_bytes())
+    start = [m.offset - 512 for m in walk_tar(tmp_path / "x.tar")][1]
+
+    def write(value: bytes) -> None:
+        data[start + field : start + field + 8] = value
+        data[start + 148 : start + 156] = b" " * 8
+        data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+        (tmp_path / "x.tar").write_bytes(data)
+
+    for value in (b"7654321\0", b"  644 \0\0", b"\0" * 8, b" " * 8, b"\x80\0\0\0\x01\x02\x03\x04", b"\xff" * 8):
+        write(value)
+        with tarfile.open(tmp_path / "x.tar") as tar:
+            assert len(tar.getnames()) == len(list(walk_tar(tmp_path / "x.tar"))) == 4
+    for value in (b"1234x67\0", b"64 4\0\0\0\0", b"0000888\0", b"\xc3\xa9\0\0\0\0\0\0"):
+        write(value)
+        with tarfile.open(tmp_path / "x.tar") as tar:
+            assert tar.getnames() == ["a.json"], "the others are lost without a word"
+        with pytest.raises(InputError, match=rf"the header at byte {start} has a field that is no number"):
+            list(walk_tar(tmp_path / "x.tar"))
