@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from html import escape
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ import numpy as np
 
 from . import figures
 from .curriculum.table import read_arrow
+from .datamodules.audio import wav_bytes
 from .datamodules.reader import ShardReader
 from .datamodules.storage import Reading
 from .errors import InputError
-from .lightning_modules.voters.endpoint import wav_bytes
 from .report import CSS, html_of, points, share, table_of
 
 _EXAMPLES = 3
@@ -61,7 +63,7 @@ def _voters(found: Mapping[str, Any]) -> str:
     for voter in found["voters"]:
         name = voter["voter"]
         cells = [escape(name), f"{voter['asked']:,}", f"{voter['missing']:,}", _percent(voter["accuracy"])]
-        cells += [_number(voter["above_chance"]), f"{found['latent']['skill'][name]:.3f}"]
+        cells += [_number(voter["above_chance"]), _number(found["latent"]["skill"][name] if voter["asked"] else nan)]
         cells += [_percent(found["flips"][name])]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = ("voter", "asked", "missing", "right", "above chance", "skill on solvable", "labels that flip without it")
@@ -73,13 +75,13 @@ def _pairs(found: Mapping[str, Any]) -> str:
     rows = [f"<tr><td>{escape(pair)}</td><td>{_number(kappa)}</td></tr>" for pair, kappa in agreement["cohen"].items()]
     text = (
         f"Fleiss' kappa {_number(agreement['fleiss'])}; these voters are worth "
-        f"{agreement['effective_voters']:.2f} independent ones."
+        f"{_number(agreement['effective_voters'], '.2f')} independent ones."
     )
     return (table_of(("pair", "Cohen's kappa"), rows) if rows else "") + f"<p>{text}</p>"
 
 
-def _number(value: float) -> str:
-    return "-" if value != value else f"{value:.3f}"
+def _number(value: float, form: str = ".3f") -> str:
+    return "-" if value != value else format(value, form)
 
 
 def _percent(value: float) -> str:
@@ -109,8 +111,8 @@ def _tests(audio: Mapping[str, Any]) -> str:
     for name, row in audio.items():
         cells = [escape(name), html_of(share(row["audio"])), html_of(share(row["silence"]))]
         cells += [html_of(points(row["contribution"]))]
-        cells += [f"{row['audio_above_chance']:.3f}", f"{row['silence_above_chance']:.3f}"]
-        cells += [f"{row[key]:.2g}" for key in ("mcnemar_exact_p", "mcnemar_mid_p", "mcnemar_holm_p")]
+        cells += [_number(row["audio_above_chance"]), _number(row["silence_above_chance"])]
+        cells += [_number(row[key], ".2g") for key in ("mcnemar_exact_p", "mcnemar_mid_p", "mcnemar_holm_p")]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = ("voter", "with audio", "in silence", "contribution, by recording", "audio above chance")
     return table_of((*head, "silence above chance", "McNemar", "mid-p", "Holm"), rows)
@@ -119,7 +121,7 @@ def _tests(audio: Mapping[str, Any]) -> str:
 def _about(found: Mapping[str, Any]) -> str:
     rows = [
         f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{_number(m['bits'])}</td>"
-        f"<td>{100 * m['share_of_label_entropy']:.1f} %</td></tr>"
+        f"<td>{_percent(m['share_of_label_entropy'])}</td></tr>"
         for name, m in found["says_about"].items()
     ]
     options = ", ".join(f"{count:,} with {k}" for k, count in found["num_choices"].items())
@@ -153,6 +155,8 @@ def _examples(job: Any, answers: Mapping[str, str]) -> str:
 
 def _said(path: str, condition: str) -> dict[int, str]:
     table = read_arrow(path)
+    if "raw" not in table.column_names:  # what a voter said is not kept everywhere
+        return {}
     found: dict[int, str] = {}
     columns = [table.column(name).to_pylist() for name in ("uid", "condition", "raw")]
     for uid, asked, raw in zip(*columns, strict=True):
@@ -180,6 +184,4 @@ def _example(reader: ShardReader, row: int, said: Mapping[str, Mapping[int, str]
 
 
 def _made(found: Mapping[str, Any]) -> str:
-    import json
-
     return json.dumps(found["about"], indent=1)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .curriculum.jury import parse_rule
+from .datamodules.conditions import parse_condition
 from .datamodules.curriculum_file import read_yaml, resolved
-from .datamodules.voting import Manner
+from .datamodules.voting import NO_AUDIO, Manner, check_rates
 from .errors import InputError
 from .lightning_modules.voters.endpoint import Endpoint
 
 _MANNER = tuple(f.name for f in fields(Manner))
+_JUDGEMENTS = "categories"  # names the judge's answers among the voters'
 
 
 @dataclass
@@ -39,6 +42,11 @@ class LocalVoter:
     devices: int | str = 1
     num_nodes: int = 1
     strategy: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("num_workers", 0), ("temperature", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be {least} or more, got {getattr(self, name)}")
 
 
 @dataclass
@@ -81,7 +89,7 @@ class LabelJob:
     index: str
     out: str
     voters: list[VoterSpec]
-    pool: dict[str, Any] = field(default_factory=dict)
+    pool: dict[str, str | list[str]] = field(default_factory=dict)
     shards: str | None = None
     conditions: list[str] = field(default_factory=lambda: ["silence"])
     condition: str = "silence"
@@ -92,23 +100,39 @@ class LabelJob:
     title: str = "Audio contribution"
     judge: Endpoint | None = None
 
+    def __post_init__(self) -> None:
+        for name in self.conditions:
+            if name != NO_AUDIO:
+                _naming("conditions", parse_condition, name)
+        if len(set(self.conditions)) < len(self.conditions):
+            raise InputError(f"conditions: one is named twice in {self.conditions}")
+        if self.condition not in self.conditions or self.condition == "audio":
+            raise InputError(
+                f"condition {self.condition!r} must be one without the audio, among the conditions {self.conditions}"
+            )
+        if self.bootstrap < 1:
+            raise InputError(f"bootstrap must be 1 or more, got {self.bootstrap}")
+        rule = _naming("rule", parse_rule, self.rule)
+        if rule.at_least is not None and rule.at_least > len(self.voters):
+            raise InputError(f"rule: at_least is {rule.at_least}, there are {len(self.voters)} voters")
+        names = [voter.name for voter in self.voters]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"voters: two have the name {name!r}")
+
 
 def load_job(path: str) -> LabelJob:
     """The job in a YAML file; an InputError names the key that is wrong."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
     spec = resolved(read_yaml(Path(path)), Path(path))
     voters = spec.pop("voters", None)
     if not isinstance(voters, list) or not voters:
         raise InputError(f"{path}: `voters` must be a list of voters")
-    made = [_voter(voter, f"{path}: voters[{number}]") for number, voter in enumerate(voters)]
-    if len({voter.name for voter in made}) < len(made):
-        raise InputError(f"{path}: two voters have one name")
-    judge = spec.pop("judge", None)
-    spec["judge"] = None if judge is None else _made(Endpoint, judge, f"{path}: judge")
-    job = _made(LabelJob, spec | {"voters": made}, path)
-    if job.condition not in job.conditions:
-        raise InputError(f"{path}: condition {job.condition!r} must be among the conditions {job.conditions}")
-    parse_rule(job.rule)
-    return job
+    spec["voters"] = [_voter(voter, f"{path}: voters[{number}]") for number, voter in enumerate(voters)]
+    if spec.get("judge") is not None:
+        spec["judge"] = _made(Endpoint, spec["judge"], f"{path}: judge")
+    return _made(LabelJob, spec, path)
 
 
 def _voter(spec: Any, where: str) -> VoterSpec:
@@ -116,37 +140,96 @@ def _voter(spec: Any, where: str) -> VoterSpec:
         raise InputError(f"{where}: a voter is a mapping with a `name`")
     spec = dict(spec)
     name = spec.pop("name")
-    if not name or any(not (letter.isalnum() or letter in "-_.") for letter in name):
-        raise InputError(f"{where}: the name {name!r} may hold letters, digits, - _ and .")
+    if not name or any(not (letter.isalnum() or letter in "-_.") for letter in name) or name == _JUDGEMENTS:
+        raise InputError(f"{where}: the name {name!r} may hold letters, digits, - _ and ., and is not {_JUDGEMENTS}")
+    where = f"{where} ({name})"
     kinds = [kind for kind in ("endpoint", "checkpoint", "answers") if kind in spec]
     if len(kinds) != 1:
-        raise InputError(f"{where} ({name}): give one of endpoint, checkpoint, answers")
+        raise InputError(f"{where}: give one of endpoint, checkpoint, answers")
     manner = _made(Manner, {k: spec.pop(k) for k in _MANNER if k in spec}, where)
     rates = spec.pop("price", {})
+    if not _fits(rates, dict[str, float]):
+        raise InputError(f"{where}: price must be a mapping of rates, got {rates!r:.80}")
+    _naming(where, check_rates, rates)
+    if kinds == ["checkpoint"]:
+        local = _made(LocalVoter, spec, where)
+        _refuse_equal_draws(manner, local.temperature, where)
+        return VoterSpec(name, manner, local=local, price=rates)
+    given = spec.pop(kinds[0])
+    if spec:
+        raise InputError(f"{where}: unknown key {min(map(str, spec))!r} beside {kinds[0]}")
     if kinds == ["answers"]:
-        answers = spec.pop("answers")
-        if spec:
-            raise InputError(f"{where} ({name}): {sorted(spec)[0]!r} means nothing beside answers")
-        return VoterSpec(name, manner, answers=answers)
-    if kinds == ["endpoint"]:
-        endpoint = spec.pop("endpoint")
-        if spec:
-            raise InputError(f"{where} ({name}): unknown key {sorted(spec)[0]!r}")
-        asked = dict(endpoint) | ({"letter_logprobs": True} if manner.scoring == "letters" else {})
-        if manner.scoring == "options":
-            raise InputError(f"{where} ({name}): chat endpoints give no log-probs of whole options; score by letters")
-        return VoterSpec(name, manner, endpoint=_made(Endpoint, asked, where), price=rates)
-    return VoterSpec(name, manner, local=_made(LocalVoter, spec, where), price=rates)
+        if not isinstance(given, str):
+            raise InputError(f"{where}: answers must be the path of an answer table, got {given!r:.80}")
+        return VoterSpec(name, manner, answers=given)
+    if manner.scoring == "options":
+        raise InputError(f"{where}: scoring: chat endpoints give no log-probs of whole options; score by letters")
+    if manner.scoring == "letters" and isinstance(given, Mapping):
+        given = {**given, "letter_logprobs": True}
+    endpoint = _made(Endpoint, given, f"{where}: endpoint")
+    _refuse_equal_draws(manner, endpoint.body.get("temperature", endpoint.temperature), where)
+    return VoterSpec(name, manner, endpoint=endpoint, price=rates)
 
 
-def _made(kind: Any, spec: Mapping[str, Any], where: str) -> Any:
-    known = {f.name for f in fields(kind)}
-    unknown = sorted(set(spec) - known)
+def _refuse_equal_draws(manner: Manner, temperature: Any, where: str) -> None:
+    if manner.draws > 1 and not temperature:
+        raise InputError(f"{where}: draws is {manner.draws}, but at temperature 0 all of them are the same answer")
+
+
+def _made(kind: Any, spec: Any, where: str) -> Any:
+    """The dataclass with these values, or an InputError that names the key that is unknown, missing or of no use."""
+    if not isinstance(spec, Mapping):
+        raise InputError(f"{where}: must be a mapping, got {spec!r:.80}")
+    hints = get_type_hints(kind)
+    unknown = sorted(map(str, set(spec) - set(hints)))
     if unknown:
-        raise InputError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        raise InputError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(sorted(hints))}")
+    for name, value in spec.items():
+        if not _fits(value, hints[name]):
+            raise InputError(f"{where}: {name} must be {_words(hints[name])}, got {value!r:.80}")
     try:
         return kind(**spec)
     except TypeError as error:
         raise InputError(f"{where}: {str(error).rpartition('__init__() ')[2]}") from None
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from a file is what a type says; a whole number is a float too, true and false are no numbers."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in args)
+    if origin is Literal:
+        return isinstance(value, str) and value in args
+    if origin is list:
+        return isinstance(value, list) and all(_fits(each, args[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(k, args[0]) and _fits(v, args[1]) for k, v in value.items())
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _words(hint: Any) -> str:
+    """A type as a file's writer knows it."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(map(repr, args))
+    if origin is list:
+        return f"a list of {_words(args[0])}"
+    if origin is dict or hint in (dict, VoterSpec, Endpoint):
+        return "a mapping"
+    if args:
+        return " or ".join(map(_words, args))
+    known = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
+    return known.get(hint, str(hint))
+
+
+def _naming(name: str, act: Any, value: Any) -> Any:
+    try:
+        return act(value)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{name}: {error}") from None

@@ -19,7 +19,9 @@ Answers are kept one by one, so an interrupted job goes on where it stopped and 
 from __future__ import annotations
 
 import json
+import math
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,11 @@ from .curriculum.statistics import wilson_interval
 from .curriculum.table import read_arrow, read_table
 from .curriculum.votes import read_tallies
 from .datamodules.answer_store import AnswerStore
+from .datamodules.prompts import prompt_text
 from .datamodules.question import Question
 from .datamodules.reader import ShardReader
 from .datamodules.storage import Reading
-from .datamodules.voting import Ask, Ballot, Reply, Task, price
+from .datamodules.voting import NO_AUDIO, Ask, Ballot, Reply, Task, price
 from .errors import InputError
 from .label_job import LabelJob, LocalVoter, VoterSpec, load_job
 from .lightning_modules.voters.endpoint import Endpoint
@@ -52,6 +55,10 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
         raise InputError(f"no question in the pool {job.pool}")
     reader = ShardReader(job.index, Reading(shards=job.shards))
     folder = Path(job.out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: out must be a folder")
+    for voter in job.voters:
+        _check_checkpoint(voter, job.conditions)
     answers: dict[str, str] = {}
     totals: dict[str, Any] = {}
     for voter in job.voters:
@@ -61,15 +68,29 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
         ballot = Ballot(reader, voter.manner, job.seed)
         store = AnswerStore(folder / "answers" / f"{voter.name}.arrow")
         tasks = ballot.tasks(rows, job.conditions)
-        todo = _todo(store, tasks, voter, reader.content())
+        described = _described(voter, ballot)
+        store.refuse_changed(voter.name, described)
+        missing = set(store.missing([task.id for task in tasks]))
+        todo = [task for task in tasks if task.id in missing]
         if dry_run:
             print(f"{voter.name}: {_priced(price(ballot, todo, voter.price), len(tasks) - len(todo))}")
             continue
+        if not _rank():
+            store.remember(described)
         totals[voter.name] = _ask(voter, ballot, store, todo, len(tasks))
         answers[voter.name] = str(store.file)
     if dry_run or _rank():
         return {}
     return totals_line(totals) | finish_job(job, answers)
+
+
+def _check_checkpoint(voter: VoterSpec, conditions: Sequence[str]) -> None:
+    """Before the first voter is asked, what would stop the last."""
+    if voter.local is not None:
+        from .lightning_modules.voters.local import kind_of
+
+        if kind_of(voter.local.checkpoint) == "omni" and NO_AUDIO in conditions:
+            raise InputError(f"{voter.name}: Qwen2.5-Omni is asked with a recording here; use silence, or an endpoint")
 
 
 def _priced(found: Mapping[str, Any], done: int) -> str:
@@ -80,24 +101,10 @@ def _priced(found: Mapping[str, Any], done: int) -> str:
     return text + (f" ({done:,} are answered already)" if done else "")
 
 
-def _todo(store: AnswerStore, tasks: Sequence[Task], voter: VoterSpec, content: str) -> list[Task]:
-    """The tasks without an answer; answers that were given to other words or recordings are refused, not mixed in."""
-    how = store.folder / "asked.json"
-    described = json.loads(json.dumps(voter.described() | {"content": content}))
-    if how.is_file():
-        before = json.loads(how.read_text())
-        changed = sorted(k for k in {*before, *described} if before.get(k) != described.get(k))
-        if changed:
-            key = changed[0]
-            raise InputError(
-                f"{store.folder}: {voter.name} was asked with {key} {before.get(key)!r}, now it is "
-                f"{described.get(key)!r}; remove the folder to ask anew, or give the voter another name"
-            )
-    else:
-        store.folder.mkdir(parents=True, exist_ok=True)
-        how.write_text(json.dumps(described, indent=1))
-    missing = set(store.missing([task.id for task in tasks]))
-    return [task for task in tasks if task.id in missing]
+def _described(voter: VoterSpec, ballot: Ballot) -> dict[str, Any]:
+    """What makes answers those to the same words and recordings, by the same model."""
+    words = prompt_text(voter.manner.style, "{question}", ("{first}", "{second}"))
+    return voter.described() | {"prompt": words, "content": ballot.reader.content(), "seed": ballot.seed}
 
 
 def _ask(voter: VoterSpec, ballot: Ballot, store: AnswerStore, todo: list[Task], total: int) -> dict[str, Any]:
@@ -115,8 +122,10 @@ def _ask(voter: VoterSpec, ballot: Ballot, store: AnswerStore, todo: list[Task],
                 found["output_tokens"] += reply.completion_tokens
                 advance()
 
-            voter.endpoint.ask_all(map(ballot.ask, todo), take)
-        _tell_failures(store.file.with_suffix(".failed.jsonl"), failures)
+            try:
+                voter.endpoint.ask_all(map(ballot.ask, todo), take, works=len(todo) < total)
+            finally:
+                _tell_failures(store.file.with_suffix(".failed.jsonl"), failures)
         found["failed"] = len(failures)
     elif voter.local is not None and todo:
         _ask_local(voter, voter.local, ballot, store, todo)
@@ -127,13 +136,18 @@ def _ask(voter: VoterSpec, ballot: Ballot, store: AnswerStore, todo: list[Task],
 
 def _rank() -> int:
     """This process's number where a launcher started several: only the first talks to servers and writes tables."""
-    return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return max(int(os.environ.get(name, "0")) for name in ("NODE_RANK", "LOCAL_RANK"))  # Lightning's own launcher
 
 
 def _tell_failures(path: Path, failures: Iterable[Mapping[str, Any]]) -> None:
     lines = "".join(json.dumps(failure) + "\n" for failure in failures)
     if lines:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(lines)
+        print(f"some requests failed, see {path}; the same command asks them again", file=sys.stderr)
     else:
         path.unlink(missing_ok=True)
 
@@ -141,15 +155,11 @@ def _tell_failures(path: Path, failures: Iterable[Mapping[str, Any]]) -> None:
 def _ask_local(voter: VoterSpec, local: LocalVoter, ballot: Ballot, store: AnswerStore, todo: list[Task]) -> None:
     """Under Lightning's predict: each rank answers every world-th batch."""
     import lightning as L
-    import transformers
     from torch.utils.data import DataLoader
 
-    from .lightning_modules.voters.local import ChatVoter, OmniVoter, VoterModule, check_manner
+    from .lightning_modules.voters.local import ChatVoter, OmniVoter, VoterModule, kind_of
 
-    check_manner(voter.manner)
-    kind = transformers.AutoConfig.from_pretrained(local.checkpoint).model_type
-    made = OmniVoter if kind.startswith("qwen2_5_omni") else ChatVoter
-    model = made(
+    model = (OmniVoter if kind_of(local.checkpoint) == "omni" else ChatVoter)(
         local.checkpoint,
         voter.manner.scoring,
         voter.manner.style,
@@ -203,16 +213,25 @@ def finish_job(job: LabelJob, answers: Mapping[str, str]) -> dict[str, Any]:
     found |= {"title": job.title, "about": read_about(labels), "index": job.index}
     if job.judge is not None:
         found["categories"] = _categories(job, job.judge, labels)
-    (folder / "jury.json").write_text(json.dumps(found, indent=1, default=str))
+    (folder / "jury.json").write_text(json.dumps(_finite(found), indent=1, default=str, allow_nan=False))
     from .jury_page import build_jury_page
 
     page = build_jury_page(found, job, answers, folder / "report.html")
     return counts | {"labels": str(labels), "report": str(page)}
 
 
+def _finite(value: Any) -> Any:
+    """Null where a number is missing: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _categories(job: LabelJob, judge: Endpoint, labels: Path) -> dict[str, Any]:
     """Why the weak questions need no audio: counts, and a table of every judgement; judged ones are not asked again."""
-    from .lightning_modules.voters.judge import CATEGORIES, judge_questions
+    from .lightning_modules.voters.judge import CATEGORIES, PROMPT, judge_questions
 
     reader = ShardReader(job.index, Reading(shards=job.shards))
     table = read_arrow(labels)
@@ -220,17 +239,22 @@ def _categories(job: LabelJob, judge: Endpoint, labels: Path) -> dict[str, Any]:
         u for u, name in zip(*(table.column(c).to_pylist() for c in ("uid", "label")), strict=True) if name == "weak"
     }
     store = AnswerStore(Path(job.out) / "answers" / "categories.arrow")
+    asked = {name: getattr(judge, name) for name in ("model", "system", "temperature", "max_tokens", "body")}
+    asked |= {"prompt": PROMPT, "content": reader.content()}
+    store.refuse_changed("the judge", asked)
+    store.remember(asked)
     done = {record["uid"] for record in store.read()}
     rows = [row for row, uid in enumerate(reader.numbers["uid"].tolist()) if uid in weak and uid not in done]
 
     def take(question: Question, category: str, reply: Reply) -> None:
         if not reply.error:
             record = {"uid": question.uid, "key": question.key, "condition": "category", "raw": reply.text}
-            store.append([record | {"answer": category, "num_tokens": reply.completion_tokens, "finished": True}])
+            record |= {"num_tokens": reply.completion_tokens, "finished": reply.finished}
+            store.append([record | {"answer": category}])
         advance()
 
     with counter("judging weak questions", len(weak), len(weak) - len(rows)) as advance:
-        judge_questions(judge, [reader.question(row) for row in rows], take)
+        judge_questions(judge, [reader.question(row) for row in rows], take, works=bool(done))
     store.finish()
     said = [record["answer"] for record in store.read() if record["uid"] in weak]
     counts = {name: said.count(name) for name in CATEGORIES}

@@ -11,14 +11,13 @@ from .jury import Ballots, Rule, jury_labels
 
 
 def cohen_kappa(a: np.ndarray, b: np.ndarray) -> float:
-    """(p_o - p_e) / (1 - p_e) of two voters over the questions both were asked; NaN where both are constant."""
+    """(p_o - p_e) / (1 - p_e) of two voters over the questions both were asked; NaN where both say always the same."""
     from sklearn.metrics import cohen_kappa_score
 
     both = ~(np.isnan(a) | np.isnan(b))
-    if not both.any():
+    if len(np.unique([a[both], b[both]])) < 2:
         return float("nan")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(cohen_kappa_score(a[both], b[both]))
+    return float(cohen_kappa_score(a[both], b[both]))
 
 
 def fleiss_kappa(votes: np.ndarray) -> float:

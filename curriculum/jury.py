@@ -1,7 +1,8 @@
 """Knows how a jury's answers without the audio become labels: audio-contribution filtering (ACF) and its variations.
 
 A ballot is how often each voter was right of how often it was asked: once in the paper, more often with rotated options
-or repeated samples. A missing vote was not asked (0 of 0) and is never a wrong one.
+or repeated samples. A missing vote was not asked (0 of 0) and is never a wrong one. A voter that was right in just half
+of its answers is half a voter.
 
 Deviation from the paper: none in the rule `majority` with three voters. The paper does not say what happens to ties,
 to missing votes or to unequal numbers of options.
@@ -10,7 +11,7 @@ to missing votes or to unequal numbers of options.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Any, Literal, get_args
 
@@ -55,7 +56,7 @@ class Rule:
 
     majority: more than half of the voters are right (the paper). at_least: so many voters are. fraction: at least this
     share of all answers is right. chance_test: the answers are right more often than guessing explains at this level.
-    tie: what half of an even jury under `majority` means; the paper's "otherwise" is strong.
+    tie: what just half of the voters means under `majority`; the paper's "otherwise" is strong.
     """
 
     majority: bool = False
@@ -65,17 +66,21 @@ class Rule:
     tie: Tie = "strong"
 
     def __post_init__(self) -> None:
-        given = [bool(self.majority), *(v is not None for v in (self.at_least, self.fraction, self.chance_test))]
+        if not isinstance(self.majority, bool):
+            raise InputError(f"rule.majority is true or left out, got {self.majority!r}")
+        given = [self.majority, *(v is not None for v in (self.at_least, self.fraction, self.chance_test))]
         if sum(given) != 1:
             raise InputError("a rule is one of majority, at_least, fraction, chance_test")
         if self.tie not in get_args(Tie):
             raise InputError(f"rule.tie must be one of {', '.join(get_args(Tie))}, got {self.tie!r}")
-        if self.at_least is not None and self.at_least < 1:
-            raise InputError(f"rule.at_least must be at least 1, got {self.at_least}")
+        if self.tie != "strong" and not self.majority:
+            raise InputError(f"rule.tie ({self.tie}) means nothing beside another rule than majority")
+        if self.at_least is not None and not (_number(self.at_least, int) and self.at_least >= 1):
+            raise InputError(f"rule.at_least must be a whole number from 1 on, got {self.at_least!r}")
         for name in ("fraction", "chance_test"):
             value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise InputError(f"rule.{name} must lie in (0, 1], got {value}")
+            if value is not None and not (_number(value, int, float) and 0 < value <= 1):
+                raise InputError(f"rule.{name} must lie in (0, 1], got {value!r}")
 
     def describe(self) -> str:
         """In words."""
@@ -84,8 +89,12 @@ class Rule:
         if self.at_least is not None:
             return f"at least {self.at_least} voters"
         if self.fraction is not None:
-            return f"at least {self.fraction:.0%} of the answers"
+            return f"at least {100 * self.fraction:g} % of the answers"
         return f"more right answers than guessing explains at {self.chance_test}"
+
+
+def _number(value: Any, *kinds: type) -> bool:
+    return isinstance(value, (*kinds, np.integer)) and not isinstance(value, bool)
 
 
 def parse_rule(spec: Mapping[str, Any] | str) -> Rule:
@@ -98,23 +107,30 @@ def parse_rule(spec: Mapping[str, Any] | str) -> Rule:
 
 
 def jury_labels(ballots: Ballots, rule: Rule, uid: np.ndarray) -> np.ndarray:
-    """[N] str: "weak", "strong", or "" where missing votes leave it open or a tie is dropped. uid: for random ties."""
+    """[N] str: "weak", "strong", or "" where missing votes leave it open or a tie is dropped. uid: for random ties.
+
+    Under the rules that count voters a label is given where every way of filling in the missing votes gives it.
+    """
     if rule.fraction is not None or rule.chance_test is not None:
         return _by_answers(ballots, rule)
     votes = ballots.votes
     voters = votes.shape[1]
-    least, most = np.nansum(votes, axis=1), np.nansum(votes, axis=1) + np.isnan(votes).sum(axis=1)
-    if rule.at_least is not None:
-        if rule.at_least > voters:
-            raise InputError(f"rule.at_least is {rule.at_least}, there are {voters} voters")
-        return np.where(least >= rule.at_least, WEAK, np.where(most < rule.at_least, STRONG, ""))
-    labels = np.where(least > voters / 2, WEAK, np.where(most < voters / 2, STRONG, ""))
-    tied = (least == voters / 2) & (most == voters / 2)
+    if rule.at_least is not None and rule.at_least > voters:
+        raise InputError(f"rule.at_least is {rule.at_least}, there are {voters} voters")
+    tie = np.full(len(votes), "" if rule.tie == "drop" else rule.tie)
     if rule.tie == "random":
-        labels[tied] = np.where(keyed(uid[tied], "tie") & np.uint64(1), WEAK, STRONG)
-    elif rule.tie != "drop":
-        labels[tied] = rule.tie
-    return labels
+        tie = np.where(keyed(uid, "tie") & np.uint64(1), WEAK, STRONG)
+    least = np.nansum(votes, axis=1)
+    lowest = _by_voters(least, voters, rule, tie)
+    highest = _by_voters(least + np.isnan(votes).sum(axis=1), voters, rule, tie)
+    return np.where(lowest == highest, lowest, "")
+
+
+def _by_voters(right: np.ndarray, voters: int, rule: Rule, tie: np.ndarray) -> np.ndarray:
+    """Labels of so many right voters of all; one voter more never turns weak into strong."""
+    if rule.at_least is not None:
+        return np.where(right >= rule.at_least, WEAK, STRONG)
+    return np.where(right > voters / 2, WEAK, np.where(right < voters / 2, STRONG, tie))
 
 
 def _by_answers(ballots: Ballots, rule: Rule) -> np.ndarray:
@@ -138,7 +154,8 @@ def chance_threshold(asked: np.ndarray, num_choices: np.ndarray, level: float) -
 
 def _smallest(trials: int, choices: int, level: float, binom: Any) -> int:
     counts = np.arange(trials + 2)
-    return int(counts[binom.sf(counts - 1, trials, 1 / choices) <= level][0])
+    # The last bits of a tail that equals the level are not the level's.
+    return int(counts[binom.sf(counts - 1, trials, 1 / choices) <= level * (1 + 1e-12)][0])
 
 
 def lucky_weak_share(num_choices: np.ndarray, voters: int = 3, at_least: int = 2) -> float:
@@ -148,20 +165,30 @@ def lucky_weak_share(num_choices: np.ndarray, voters: int = 3, at_least: int = 2
     return float(np.mean(np.sum(terms, axis=0)))
 
 
-def expected_lucky_weak(ballots: Ballots, rule: Rule, draws: int = 64) -> float:
-    """Share of the questions that this rule would call weak if every answer were an independent guess.
+def expected_lucky_weak(ballots: Ballots, rule: Rule) -> float:
+    """Share of the questions that this rule would call weak if every answer were an independent guess."""
+    packed = np.column_stack([np.sort(ballots.asked, axis=1), ballots.num_choices])
+    kinds, counts = np.unique(packed, axis=0, return_counts=True)
+    each = [_lucky_weak(kind[:-1], int(kind[-1]), rule) for kind in kinds]
+    return float(np.average(each, weights=counts))
 
-    Exact where every voter was asked once by a counting rule; otherwise by hashed draws over the ballots' own sizes.
-    """
-    asked = ballots.asked
-    if rule.at_least is not None and (asked == 1).all():
-        return lucky_weak_share(ballots.num_choices, asked.shape[1], rule.at_least)
-    if rule.majority and (asked == 1).all() and asked.shape[1] % 2:
-        return lucky_weak_share(ballots.num_choices, asked.shape[1], asked.shape[1] // 2 + 1)
-    rows = np.arange(len(asked), dtype=np.uint64)
-    weak = 0
-    for draw in range(draws):
-        random = np.random.Generator(np.random.Philox(key=int(keyed(rows[:1] * 0, "luck", draw)[0])))
-        guessed = random.binomial(asked.astype(int), 1 / np.asarray(ballots.num_choices, float)[:, None])
-        weak += int((jury_labels(Ballots(guessed, asked, ballots.num_choices), rule, rows) == WEAK).sum())
-    return weak / (draws * len(asked))
+
+def _lucky_weak(asked: np.ndarray, choices: int, rule: Rule) -> float:
+    """The chance that guesses, so many by each voter, make one question weak; exact."""
+    from scipy.stats import binom
+
+    if rule.tie == "random":
+        return sum(_lucky_weak(asked, choices, replace(rule, tie=tie)) for tie in ("weak", "strong")) / 2
+    if rule.fraction is not None or rule.chance_test is not None:
+        total = int(asked.sum())
+        right = np.arange(total + 1)
+        every = Ballots(right[:, None], np.full((total + 1, 1), total), np.full(total + 1, choices))
+        return float(binom.pmf(right, total, 1 / choices)[_by_answers(every, rule) == WEAK].sum())
+    chance = np.ones(1)  # of 0, 1, 2, ... halves of a voter being right
+    for answers in asked[asked > 0].tolist():
+        right = np.arange(answers + 1)
+        halves = np.sign(2 * right - answers) + 1
+        chance = np.convolve(chance, np.bincount(halves, binom.pmf(right, answers, 1 / choices), 3))
+    # Missing votes leave open what they could decide: weak is what is weak with all of them wrong.
+    tie = np.array("" if rule.tie == "drop" else rule.tie)
+    return float(chance[_by_voters(np.arange(len(chance)) / 2, len(asked), rule, tie) == WEAK].sum())

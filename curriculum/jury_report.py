@@ -112,7 +112,8 @@ def _one_voter(heard: Tally, silent: Tally, table: Table, draws: int) -> dict[st
     a, s = audio > 0.5, quiet > 0.5
     square = contribution(a, s)
     clip = table.columns.get("clip")
-    cluster = np.asarray(clip)[row] if isinstance(clip, np.ndarray) else row
+    clip = clip.codes if isinstance(clip, Categorical) else clip
+    cluster = row if clip is None else clip[row]
     choices = np.asarray(table.columns["num_choices"])[row]
     p_change = heard.rate()[mine] - silent.rate()[theirs]
     return {

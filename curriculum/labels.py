@@ -1,10 +1,10 @@
 """Knows the label table: what a jury's silent answers say of every question, and exactly how it came about.
 
 Columns: uid, label ("weak", "strong", null where votes are missing or a tie was dropped), votes (voters right in
-silence), vote_0 ... (one column per voter: share of its answers that were right, null where it was not asked), ac_vote
-(probability that the audio is required, from the latent classes) and, where voters also heard the audio, p_audio,
-p_silence, ac_p, ac_log, ac_cal, necessity; with a mismatched condition susceptibility; with five voters and more
-difficulty. Shards are never touched: other voters are another table.
+silence, two halves are one), vote_0 ... (one column per voter: share of its answers that were right, null where it was
+not asked), ac_vote (probability that the audio is required, from the latent classes) and, where voters also heard the
+audio, p_audio, p_silence, ac_p, ac_log, ac_cal, necessity; where they heard a mismatched recording susceptibility; with
+five voters and more difficulty. Shards are never touched: other voters are another table.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ _ENOUGH_FOR_3PL = 5
 def acf_labels(votes: np.ndarray, at_least: int = 2) -> np.ndarray:
     """Labels from votes under silence.
 
-    votes: [N, voters] of 1 (right without the audio), 0 (wrong) or NaN (missing: no vote, never a wrong one).
+    votes: [N, voters] of 1 (right without the audio), 0 (wrong) or NaN (missing: no vote, never a wrong one); shares
+    of right answers, as in the columns vote_0 ..., count as right above one half.
     Returns [N] str: "weak" where `at_least` or more voters were right, "strong" where too few can still be,
     "" where missing votes leave it open.
     """
     votes = np.asarray(votes, float)
-    asked = (~np.isnan(votes)).astype(np.int64)
-    ballots = Ballots(np.nan_to_num(votes).astype(np.int64), asked, np.full(len(votes), 4))
+    asked = 2 * (~np.isnan(votes)).astype(np.int64)
+    right = np.sign(np.nan_to_num(votes) - 0.5).astype(np.int64) + 1
+    ballots = Ballots(right, asked, np.full(len(votes), 4))
     return jury_labels(ballots, Rule(at_least=at_least), np.zeros(len(votes), np.uint64))
 
 
@@ -73,9 +75,11 @@ def label(
     tables = dict(votes) if isinstance(votes, Mapping) else {f"voter {n}": path for n, path in enumerate(votes)}
     if rule is not None and at_least is not None:
         raise InputError("give either at_least or rule")
+    if not tables:
+        raise InputError("there is no voter; give one answer table per voter")
     if at_least is not None and not 1 <= at_least <= len(tables):
         raise InputError(f"at_least must be between 1 and the number of voters {len(tables)}, got {at_least}")
-    chosen = parse_rule(rule or "majority") if at_least is None else Rule(at_least=at_least)
+    chosen = parse_rule("majority" if rule is None else rule) if at_least is None else Rule(at_least=at_least)
     tallies = {name: read_tallies(path) for name, path in tables.items()}
     for name, found in tallies.items():
         if condition not in found:
@@ -86,9 +90,12 @@ def label(
     if only is not None:
         kept = np.isin(uid, only)
         uid, num_choices = uid[kept], num_choices[kept]
+    if not len(uid):
+        raise InputError(f"{index or 'the votes'}: there is no question to label")
     columns, counts = make_labels(tallies, uid, num_choices, chosen, condition)
-    open_ = int((columns["label"] == "").sum())
-    if open_ and not allow_missing and chosen.tie != "drop":
+    whole = ~np.any([np.isnan(columns[f"vote_{j}"]) for j in range(len(tables))], axis=0)
+    open_ = int(((columns["label"] == "") & ~whole).sum())  # without a gap it is a tie that was dropped
+    if open_ and not allow_missing:
         raise InputError(f"{open_} questions lack votes; run the voters over the whole index, or allow_missing")
     known: dict[str, Any] = {"format": _FORMAT, "rule": chosen.describe(), "condition": condition, "index": content}
     known |= {"voters": [{"name": name, "answers": str(path)} for name, path in tables.items()], **_software()}
@@ -137,14 +144,28 @@ def make_labels(
 
 
 def _continuous(tallies: Mapping[str, Mapping[str, Tally]], uid: np.ndarray, condition: str) -> dict[str, np.ndarray]:
-    """Measures that need answers with the audio, as means over the voters that have both."""
+    """Measures that need answers under two conditions, as means over the voters that have both."""
+    columns: dict[str, np.ndarray] = {}
     pairs = [(found["audio"], found[condition]) for found in tallies.values() if {"audio", condition} <= set(found)]
-    if not pairs:
-        return {}
+    if pairs:
+        columns |= _heard(pairs, uid)
+    moved = [(f["mismatched"], f[condition]) for f in tallies.values() if {"mismatched", condition} <= set(f)]
+    if moved:
+        each = []
+        for other, silent in moved:
+            mine, theirs = matched(silent.uid, other.uid)
+            each.append((silent.uid[mine], susceptibility(silent.rate()[mine], other.rate()[theirs])))
+        columns["susceptibility"] = over_voters(each, uid)
+    return {name: value.astype(np.float32) for name, value in columns.items()}
+
+
+def _heard(pairs: Sequence[tuple[Tally, Tally]], uid: np.ndarray) -> dict[str, np.ndarray]:
     p: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in ("audio", "silence", "p", "log", "cal")}
     for heard, silent in pairs:
         mine, theirs = matched(heard.uid, silent.uid)
         p_a, p_0 = heard.rate()[mine], silent.rate()[theirs]
+        both = ~np.isnan(p_a - p_0)
+        p_a, p_0 = np.where(both, p_a, np.nan), np.where(both, p_0, np.nan)
         for name, value in (
             ("audio", p_a),
             ("silence", p_0),
@@ -158,12 +179,7 @@ def _continuous(tallies: Mapping[str, Mapping[str, Tally]], uid: np.ndarray, con
     columns["necessity"] = necessity(mean["audio"], mean["silence"])[0]
     if not np.isnan(mean["cal"]).all():
         columns["ac_cal"] = mean["cal"]
-    moved = [
-        (found["mismatched"].uid, found["mismatched"].rate()) for found in tallies.values() if "mismatched" in found
-    ]
-    if moved:
-        columns["susceptibility"] = susceptibility(mean["silence"], over_voters(moved, uid))
-    return {name: value.astype(np.float32) for name, value in columns.items()}
+    return columns
 
 
 def write_labels(columns: Mapping[str, np.ndarray], about: Mapping[str, Any], out: str | Path) -> str:

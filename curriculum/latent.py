@@ -2,8 +2,10 @@
 
 Latent classes after Dawid and Skene (1979), on correctness instead of answers since the truth is known: a solvable
 question is answered rightly by voter j with probability s_j, any other by guessing, with probability 1 / options.
-Deviations: the second class has no free parameters, which is what makes three voters enough; and a voter that was asked
-several times counts once, by the share of its right answers, because its answers to one question are not independent.
+Deviations: the second class has no free parameters, which is what makes three voters enough; a voter that was asked
+several times counts once, by the share of its right answers, because its answers to one question are not independent;
+and no skill is below guessing, or else the classes could change places: with voters that are mostly silent without the
+audio, what nobody answers rightly would be the solvable class.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ _NODES = 41
 
 @dataclass(frozen=True)
 class LatentClass:
-    """Share of solvable questions, [m] skill of the voters on them, and [N] probability that a question is solvable."""
+    """Share of solvable questions, [m] skill of the voters on them, and [N] probability that a question is solvable.
+
+    The skill of a voter that was never asked is NaN.
+    """
 
     solvable: float
     skill: np.ndarray
@@ -46,7 +51,7 @@ def latent_class(ballots: Ballots, tolerance: float = 1e-9, most: int = 2_000) -
 
     With c_ij = right / asked, g_i = 1 / K_i, and products over the voters that were asked:
     E: tau_i = pi prod_j s_j^c (1 - s_j)^(1 - c) / (the same + (1 - pi) prod_j g_i^c (1 - g_i)^(1 - c)).
-    M: pi = mean tau, s_j = sum_i tau_i c_ij / sum_i tau_i.
+    M: pi = mean tau, s_j = sum_i tau_i c_ij / sum_i tau_i, at least the largest g_i that j met.
     """
     kinds, counts, back = _patterns(ballots)
     there = (kinds.asked > 0).astype(float)
@@ -54,6 +59,7 @@ def latent_class(ballots: Ballots, tolerance: float = 1e-9, most: int = 2_000) -
     wrong = there - right
     guess = 1 / np.asarray(kinds.num_choices, float)[:, None]
     by_luck = (right * np.log(guess) + wrong * np.log1p(-guess)).sum(axis=1)
+    floor = np.where(there > 0, guess, 1e-6).max(axis=0)
     share, skill = 0.5, np.full(right.shape[1], 0.8)
     tau, iteration = np.empty(0), 0
     while iteration < most:
@@ -64,12 +70,12 @@ def latent_class(ballots: Ballots, tolerance: float = 1e-9, most: int = 2_000) -
         weight = tau * counts
         new_share = float(np.clip(weight.sum() / counts.sum(), 1e-6, 1 - 1e-6))
         asked = (weight[:, None] * there).sum(axis=0)
-        new_skill = np.clip((weight[:, None] * right).sum(axis=0) / np.maximum(asked, 1e-12), 1e-6, 1 - 1e-6)
+        new_skill = np.clip((weight[:, None] * right).sum(axis=0) / np.maximum(asked, 1e-12), floor, 1 - 1e-6)
         moved = max(abs(new_share - share), float(np.abs(new_skill - skill).max()))
         share, skill = new_share, new_skill
         if moved < tolerance:
             break
-    return LatentClass(share, skill, tau[back], iteration)
+    return LatentClass(share, np.where(there.any(axis=0), skill, np.nan), tau[back], iteration)
 
 
 @dataclass(frozen=True)
@@ -89,31 +95,40 @@ def three_parameter(ballots: Ballots) -> ThreeParameter:
     Of use with five voters or more (Birnbaum 1968; here questions are the items and voters the persons).
     """
     from scipy.optimize import minimize
+    from scipy.special import expit, log_expit
 
     kinds, counts, back = _patterns(ballots)
     right, wrong = kinds.right.astype(float), (kinds.asked - kinds.right).astype(float)
-    guess = 1 / np.asarray(kinds.num_choices, float)
+    share = counts[:, None] / counts.sum()
+    alike = [(1 / k, np.flatnonzero(kinds.num_choices == k)) for k in np.unique(kinds.num_choices)]
     nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
     log_weights = np.log(weights / weights.sum())
     voters = right.shape[1]
 
-    def joint(parameters: np.ndarray) -> np.ndarray:
-        """[patterns, nodes] log of likelihood times prior."""
-        slope, ability = np.exp(parameters[:voters]), parameters[voters:]
-        total = np.tile(log_weights, (len(guess), 1))
-        for j in range(voters):
-            known = 1 / (1 + np.exp(-np.clip(slope[j] * (ability[j] - nodes), -35, 35)))
-            p = np.clip(guess[:, None] + (1 - guess[:, None]) * known, 1e-9, 1 - 1e-9)
-            total += right[:, j, None] * np.log(p) + wrong[:, j, None] * np.log1p(-p)
-        return total
+    def posterior(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """[patterns] log-likelihoods, [patterns, nodes] posterior, [voters, nodes] a (theta - b)."""
+        z = np.exp(parameters[:voters, None]) * (parameters[voters:, None] - nodes)
+        joint = np.empty((len(right), len(nodes)))
+        for guess, rows in alike:
+            log_p, log_q = np.log(guess + (1 - guess) * expit(z)), np.log1p(-guess) + log_expit(-z)
+            joint[rows] = log_weights + right[rows] @ log_p + wrong[rows] @ log_q
+        each = np.logaddexp.reduce(joint, axis=1)
+        return each, np.exp(joint - each[:, None]), z
 
-    def loss(parameters: np.ndarray) -> float:
-        each = np.logaddexp.reduce(joint(parameters), axis=1)
-        return float(-(counts * each).sum() / counts.sum() + 1e-3 * (parameters**2).sum() / voters)
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        """Mean negative log-likelihood with a slight pull to a = 1, theta = 0; and its slope."""
+        each, likely, z = posterior(parameters)
+        known, by_z = expit(z), np.zeros_like(z)
+        for guess, rows in alike:
+            weighted = share[rows] * likely[rows]
+            rise = (1 - guess) * known * (1 - known) / (guess + (1 - guess) * known)
+            by_z += rise * (right[rows].T @ weighted) - known * (wrong[rows].T @ weighted)
+        slope = np.concatenate([(by_z * z).sum(axis=1), (by_z * np.exp(parameters[:voters, None])).sum(axis=1)])
+        pull = 1e-3 / voters
+        return float(pull * (parameters**2).sum() - share[:, 0] @ each), 2 * pull * parameters - slope
 
-    found = minimize(loss, np.zeros(2 * voters), method="L-BFGS-B").x
-    log_posterior = joint(found)
-    posterior = np.exp(log_posterior - np.logaddexp.reduce(log_posterior, axis=1, keepdims=True))
-    mean = posterior @ nodes
-    deviation = np.sqrt(np.maximum(posterior @ nodes**2 - mean**2, 0.0))
+    found = minimize(loss, np.zeros(2 * voters), jac=True, method="L-BFGS-B").x
+    likely = posterior(found)[1]
+    mean = likely @ nodes
+    deviation = np.sqrt(np.maximum(likely @ nodes**2 - mean**2, 0.0))
     return ThreeParameter(np.exp(found[:voters]), found[voters:], mean[back], deviation[back])

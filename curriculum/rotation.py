@@ -30,13 +30,23 @@ def by_content(scores: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 def rotation_mean(probabilities: np.ndarray) -> np.ndarray:
     """[N, K] mean over [R, N, K] probabilities by option: the mass on an option's content wherever it stands."""
-    return np.nanmean(probabilities, axis=0)
+    return _mean(np.asarray(probabilities, float))
 
 
 def place_prior(log_probabilities: np.ndarray) -> np.ndarray:
-    """[K] PriDe's prior: softmax of the mean log-prob by place, over [R, N, K] with every content in every place."""
-    mean = np.nanmean(np.asarray(log_probabilities, float), axis=(0, 1))
-    shifted = np.exp(mean - np.nanmax(mean))
+    """[K] PriDe's prior: softmax of the mean log-prob by place, over [R, N, K] with every content in every place.
+
+    NaN beyond a question's options and orders. Where the numbers of options differ, the places that every question has
+    hold the larger log-probs of those with few; the questions' own levels are taken out by least squares.
+    """
+    each = _mean(np.asarray(log_probabilities, float))
+    there = ~np.isnan(each)
+    filled, places = np.where(there, each, 0.0), np.maximum(there.sum(axis=1, keepdims=True), 1)
+    # Normal equations of log-prob = level of the question + effect of the place, without the levels.
+    left = np.diag(there.sum(axis=0)) - (there / places).T @ there
+    right = (filled - there * filled.sum(axis=1, keepdims=True) / places).sum(axis=0)
+    effect = np.where(there.any(axis=0), np.linalg.lstsq(left, right, rcond=None)[0], np.nan)
+    shifted = np.exp(effect - np.nanmax(effect))
     return shifted / np.nansum(shifted)
 
 
@@ -44,3 +54,11 @@ def debiased(probabilities: np.ndarray, prior: np.ndarray) -> np.ndarray:
     """[N, K] probabilities by place, divided by the prior of the place and normalised again."""
     scaled = np.asarray(probabilities, float) / prior
     return scaled / np.nansum(scaled, axis=1, keepdims=True)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of what is there, NaN where nothing is."""
+    there = ~np.isnan(values)
+    count = there.sum(axis=0)
+    total = np.where(there, values, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import comb, sqrt
+from math import sqrt
 
 import numpy as np
 
@@ -39,11 +39,12 @@ def paired_difference(before: np.ndarray, after: np.ndarray, z: float = Z95) -> 
 
 def mcnemar(gained: int, lost: int) -> float:
     """Two-sided McNemar mid-p: the exact p of b gained, c lost under Binomial(b + c, 1/2), less P[X = min(b, c)]."""
+    from scipy.stats import binom
+
     trials, low = gained + lost, min(gained, lost)
     if trials == 0:
         return 1.0
-    tail = sum(comb(trials, k) for k in range(low + 1)) / 2**trials
-    return min(1.0, 2 * tail) - comb(trials, low) / 2**trials
+    return float(min(1.0, 2 * binom.cdf(low, trials, 0.5)) - binom.pmf(low, trials, 0.5))
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:
@@ -54,10 +55,15 @@ def mcnemar_exact(gained: int, lost: int) -> float:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p-values adjusted for their number (Holm 1979): the chance of one false finding among all is kept."""
-    from statsmodels.stats.multitest import multipletests
+    """p-values adjusted for their number (Holm 1979): the chance of one false finding among all is kept.
 
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+    The smallest of m times m, the next times m - 1, and so on; none below one that was smaller before.
+    """
+    p = np.asarray(p_values, float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, p[order] * np.arange(len(p), 0, -1)))
+    return adjusted.tolist()
 
 
 def cluster_error(values: np.ndarray, cluster: np.ndarray) -> float:
@@ -84,12 +90,34 @@ def cluster_bootstrap(
         raise ValueError("there is nothing to resample")
     _, number = np.unique(cluster, return_inverse=True)
     sums, sizes = np.bincount(number, weights=values), np.bincount(number).astype(float)
-    clusters = len(sums)
-    means = np.empty(draws)
+    kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
+    # A binomial quantile costs as much as about 200 clusters drawn one by one.
+    few = 200 * len(kinds) < len(sums)
+    means = _by_kind(kinds, counts, seed, draws) if few else _one_by_one(sums, sizes, seed, draws)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(values.mean()), float(low), float(high)
+
+
+def _one_by_one(sums: np.ndarray, sizes: np.ndarray, seed: int, draws: int) -> np.ndarray:
+    """[draws] means over as many clusters as there are, each drawn from all of them."""
+    clusters, means = len(sums), np.empty(draws)
     step = max(1, 4_000_000 // clusters)
     for start in range(0, draws, step):
         places = np.arange(start * clusters, min(start + step, draws) * clusters, dtype=np.uint64)
         chosen = (unit(keyed(places, seed, "bootstrap")) * clusters).astype(np.int64).reshape(-1, clusters)
         means[start : start + len(chosen)] = sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(values.mean()), float(low), float(high)
+    return means
+
+
+def _by_kind(kinds: np.ndarray, counts: np.ndarray, seed: int, draws: int) -> np.ndarray:
+    """The same where few kinds of (sum, size) occur: how often each is drawn is multinomial, a binomial at a time."""
+    from scipy.stats import binom
+
+    left, clusters = np.full(draws, counts.sum()), counts.sum()
+    total = np.zeros((draws, 2))
+    for number, (kind, count) in enumerate(zip(kinds, counts, strict=True)):
+        uniform = unit(keyed(np.arange(draws, dtype=np.uint64), seed, "bootstrap", number))
+        drawn = left if count == clusters else np.maximum(binom.ppf(uniform, left, count / clusters), 0)
+        total += drawn[:, None] * kind
+        left, clusters = left - drawn, clusters - count
+    return total[:, 0] / total[:, 1]

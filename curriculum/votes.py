@@ -25,8 +25,8 @@ from .table import read_arrow
 class Tally:
     """One voter under one condition, by question: right answers of those asked, and probabilities where it was scored.
 
-    p_right [M]: mean over rotations of the right option's share, NaN where not scored. change [M]: the right option's
-    log-prob less the mean over the options, which the calibrated log contribution needs.
+    p_right [M]: mean over rotations of the right option's share, NaN where not scored. log_excess [M]: mean over
+    rotations of the right option's log-prob less the mean over the options, which the calibrated contribution needs.
     """
 
     uid: np.ndarray
@@ -46,6 +46,8 @@ def read_tallies(path: str | Path) -> dict[str, Tally]:
     for name in ("uid", "condition", "correct"):
         if name not in table.column_names:
             raise InputError(f"{path}: not an answer table: no column {name!r}")
+        if name != "correct" and table.column(name).null_count:
+            raise InputError(f"{path}: {table.column(name).null_count} answers have no {name}; remove them")
     _refuse_repeated(table, path)
     found = {}
     for condition in sorted(pc.unique(table.column("condition")).to_pylist()):

@@ -53,10 +53,10 @@ class ShardCache:
                     return str(path)
                 return self._downloaded(path, shard, download)
         except OSError as error:  # full above all, but also a disk that dies or is taken away must not end a training
-            if not self.full:
+            told, self.full = self.full, True
+            if not told:
                 why = error.strerror or type(error).__name__
                 print(f"{self.folder}: takes no more shards ({why}); they are read by byte range", file=sys.stderr)
-            self.full = True
             return None
 
     def _downloaded(self, path: Path, shard: Shard, download: Callable[[str], None]) -> str | None:

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from string import ascii_uppercase
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
-import soundfile
 
 from ...curriculum.identity import hash64
-from ...datamodules.address import redacted
-from ...datamodules.audio import SAMPLE_RATE
+from ...datamodules.address import joined, redacted
+from ...datamodules.audio import wav_bytes
 from ...datamodules.voting import Ask, Reply, Task
 from ...errors import InputError
 
 _TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)
+_REFUSED = (400, 413, 422)
+# What a reply that is no answer makes of being read: whatever a server sends, it must not end the job.
+_NO_ANSWER = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass
@@ -40,7 +43,8 @@ class Endpoint:
         temperature: 0 is greedy. max_tokens: of an answer.
         letter_logprobs: also ask for the log-probs of the first token's letters.
         concurrency: requests at a time. retries: of one that failed in a way that may pass. timeout_s: of one.
-        give_up: so many failures in a row, from the start or later, stop the job.
+        give_up: so many failures in a row, from the start or later, stop the job; once there are answers, a refusal of
+            one question (400, 413, 422) is none of them.
         body: more fields of the request, as the server takes them.
     """
 
@@ -58,32 +62,50 @@ class Endpoint:
     body: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise InputError(f"endpoint url {redacted(self.url)!r} must begin with http:// or https://")
+        if not self.url.startswith(("http://", "https://")) or not _host(self.url):
+            raise InputError(f"endpoint url {redacted(self.url)!r} must begin with http:// or https:// and a host")
         for name in ("concurrency", "max_tokens", "give_up", "timeout_s"):
             if getattr(self, name) <= 0:
                 raise InputError(f"endpoint {name} must be positive, got {getattr(self, name)}")
-        if self.key_env and self.key_env not in os.environ:
+        for name in ("retries", "temperature"):
+            if getattr(self, name) < 0:
+                raise InputError(f"endpoint {name} must not be negative, got {getattr(self, name)}")
+        if self.key_env and not self._key():
             raise InputError(f"endpoint {self.model}: the environment variable {self.key_env} with its key is not set")
+        if self.key_env and urlsplit(self.url).username is not None:
+            raise InputError(f"endpoint url {redacted(self.url)!r}: give either a key_env or a user in the url")
 
-    def ask_all(self, asks: Iterable[Ask], take: Callable[[Ask, Reply], None]) -> None:
-        """Asks everything and hands each reply on as it comes, in any order; raises when the server gives nothing."""
-        asyncio.run(self._ask_all(asks, take))
+    def _key(self) -> str:
+        return os.environ.get(self.key_env, "").strip() if self.key_env else ""
 
-    async def _ask_all(self, asks: Iterable[Ask], take: Callable[[Ask, Reply], None]) -> None:
+    def ask_all(self, asks: Iterable[Ask], take: Callable[[Ask, Reply], None], works: bool = False) -> None:
+        """Asks everything and hands each reply on as it comes, in any order; raises when the server gives nothing.
+
+        works: it has answered such questions before.
+        """
+        asyncio.run(self._ask_all(asks, take, works))
+
+    async def _ask_all(self, asks: Iterable[Ask], take: Callable[[Ask, Reply], None], works: bool) -> None:
         import aiohttp
 
         limit = aiohttp.ClientTimeout(total=self.timeout_s)
-        headers = {"Authorization": f"Bearer {os.environ[self.key_env]}"} if self.key_env else {}
-        failures = 0
-        async with aiohttp.ClientSession(timeout=limit, headers=headers) as session:
-            async for ask, reply in _bounded((self._ask(session, ask) for ask in asks), self.concurrency):
-                failures = failures + 1 if reply.error else 0
-                take(ask, reply)
-                if failures >= self.give_up:
+        pool = aiohttp.TCPConnector(limit=self.concurrency)  # 100 by default, and waiting for one counts as time
+        headers = {"Authorization": f"Bearer {self._key()}"} if self.key_env else {}
+        failures, stop = 0, ""
+        async with (
+            aiohttp.ClientSession(timeout=limit, headers=headers, connector=pool) as session,
+            aclosing(_bounded((self._ask(session, ask) for ask in asks), self.concurrency)) as done,
+        ):
+            async for replies in done:
+                for ask, reply in replies:  # what came together is kept together, also where it is the end
+                    take(ask, reply)
+                    works = works or not reply.error
+                    failures = failures + (not (works and reply.refused)) if reply.error else 0
+                    if failures >= self.give_up:
+                        stop = stop or f"{failures} requests in a row failed, the last with: {reply.error}"
+                if stop:
                     raise InputError(
-                        f"{redacted(self.url)}: {failures} requests in a row failed, the last with: {reply.error}; "
-                        "answers so far are kept, the same command continues"
+                        f"{redacted(self.url)}: {stop}; answers so far are kept, the same command continues"
                     )
 
     async def _ask(self, session: Any, ask: Ask) -> tuple[Ask, Reply]:
@@ -92,19 +114,26 @@ class Endpoint:
         request, error = self.request(ask), ""
         for attempt in range(self.retries + 1):
             try:
-                async with session.post(f"{self.url.rstrip('/')}/chat/completions", json=request) as answer:
+                async with session.post(joined(self.url, "chat/completions"), json=request) as answer:
                     if answer.status == 200:
-                        return ask, _parse(ask.task, await answer.json())
-                    error = f"{answer.status}: {(await answer.text())[:300]}"
+                        return ask, _parse(ask.task, await answer.json(content_type=None), self.letter_logprobs)
+                    error = f"{answer.status}: {(await answer.text(errors='replace'))[:300]}"
                     if answer.status not in _TRANSIENT:
-                        break
+                        return ask, Reply(ask.task, error=self._told(error), refused=answer.status in _REFUSED)
             except (aiohttp.ClientError, TimeoutError, OSError) as failure:
                 error = f"{type(failure).__name__}: {failure}"
-            except (ValueError, KeyError, TypeError, IndexError) as failure:
+            except _NO_ANSWER as failure:
                 error = f"not an answer of chat completions ({type(failure).__name__}: {failure})"
             if attempt < self.retries:
                 await asyncio.sleep(self._pause(attempt, ask))
-        return ask, Reply(ask.task, error=error)
+        return ask, Reply(ask.task, error=self._told(error))
+
+    def _told(self, error: str) -> str:
+        """An error as one line, without the secrets that a server or an address may repeat in it."""
+        text, address = " ".join(error.split()), urlsplit(self.url)
+        for secret in (self._key(), address.password, address.query):
+            text = text.replace(secret, "***") if secret else text
+        return text
 
     def _pause(self, attempt: int, ask: Ask) -> float:
         """Doubles from half a second to 30 s, shifted so that many requests do not march together."""
@@ -127,19 +156,20 @@ class Endpoint:
         return made | self.body
 
 
-def wav_bytes(wave: np.ndarray) -> bytes:
-    """16-bit wav at 16 kHz; louder than full scale is scaled down."""
-    buffer = io.BytesIO()
-    peak = float(np.abs(wave).max()) if len(wave) else 0.0
-    soundfile.write(buffer, wave / max(1.0, peak), SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
-def _parse(task: Task, body: Mapping[str, Any]) -> Reply:
+def _parse(task: Task, body: Mapping[str, Any], letters: bool = False) -> Reply:
     choice = body["choices"][0]
     text, usage = choice["message"]["content"], body.get("usage") or {}
     if not isinstance(text, str):
         raise ValueError("the message has no text")
+    if letters and not choice.get("logprobs"):
+        raise ValueError("it has no log-probs; does the server give them?")
     return Reply(
         task,
         text,
@@ -160,7 +190,7 @@ def _letters(logprobs: Mapping[str, Any] | None) -> dict[str, float]:
     return found
 
 
-async def _bounded(jobs: Iterable[Any], limit: int) -> AsyncIterator[Any]:
+async def _bounded(jobs: Iterable[Any], limit: int) -> AsyncGenerator[list[Any], None]:
     """Results as they come, with at most so many jobs begun; the iterable is advanced no further than that."""
     waiting: set[asyncio.Task] = set()
     source = iter(jobs)
@@ -171,8 +201,7 @@ async def _bounded(jobs: Iterable[Any], limit: int) -> AsyncIterator[Any]:
             if not waiting:
                 return
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                yield task.result()
+            yield [task.result() for task in done]
     finally:
         for task in waiting:
             task.cancel()

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from ...datamodules.answer_store import AnswerId
+from ...datamodules.answers import letter_of
 from ...datamodules.question import Question
 from ...datamodules.voting import Ask, Reply, Task
 from .endpoint import Endpoint
@@ -18,7 +19,7 @@ from .endpoint import Endpoint
 LOGICAL, IMPLICIT = "explicit logical reasoning", "implicit knowledge"
 CATEGORIES = (LOGICAL, IMPLICIT)
 _CONDITION = "category"
-_SAID = re.compile(r"\b(A|B)\b")
+_SAID = re.compile(r"\b(A(?!\s+(?!or\b|and\b|is\b)[a-z])|B)\b")  # "A dog" says no letter
 
 PROMPT = """A multiple-choice question about a recording was answered correctly by models that could not hear the \
 recording. Decide why that is possible.
@@ -45,20 +46,23 @@ def prompt_of(question: Question) -> str:
 
 def category_of(text: str) -> str:
     """The category a reply names, "" where it names none or both."""
-    named = set(_SAID.findall(text))
+    named = {letter_of(text, CATEGORIES)} - {""} or set(_SAID.findall(text))
     return "" if len(named) != 1 else CATEGORIES["AB".index(named.pop())]
 
 
 def judge_questions(
-    endpoint: Endpoint, questions: Sequence[Question], take: Callable[[Question, str, Reply], None]
+    endpoint: Endpoint,
+    questions: Sequence[Question],
+    take: Callable[[Question, str, Reply], None],
+    works: bool = False,
 ) -> None:
-    """Asks about every question and hands on (question, category, reply) as they come."""
+    """Asks about every question and hands on (question, category, reply) as they come; works: as of `ask_all`."""
     by_uid = {question.uid: question for question in questions}
 
     def received(ask: Ask, reply: Reply) -> None:
         take(by_uid[ask.task.id.uid], "" if reply.error else category_of(reply.text), reply)
 
-    endpoint.ask_all(_asks(questions), received)
+    endpoint.ask_all(_asks(questions), received, works)
 
 
 def _asks(questions: Iterable[Question]) -> Iterable[Ask]:

@@ -20,8 +20,7 @@ from ...datamodules.answer_store import AnswerStore
 from ...datamodules.answers import target_text
 from ...datamodules.audio import SAMPLE_RATE
 from ...datamodules.processor import SYSTEM, OmniProcessor
-from ...datamodules.prompts import LETTERED
-from ...datamodules.voting import Ask, Ballot, Manner, Reply, Scoring
+from ...datamodules.voting import Ask, Ballot, Reply, Scoring
 from ...errors import InputError
 from ..policy.omni import OmniPolicy
 from ..rollout.sampling import sample
@@ -30,6 +29,23 @@ _CLASSES = {
     "qwen2_audio": "Qwen2AudioForConditionalGeneration",
     "audioflamingo3": "AudioFlamingo3ForConditionalGeneration",
 }
+_MARK = "\x00"
+
+
+def kind_of(checkpoint: str) -> str:
+    """What a checkpoint is, "omni" or the name of a class of transformers; an InputError where it cannot vote here."""
+    import transformers
+
+    try:
+        kind = transformers.AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).model_type
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{checkpoint}: neither a checkpoint folder nor a known model id ({reason})") from None
+    if kind.startswith("qwen2_5_omni"):
+        return "omni"
+    if kind not in _CLASSES:
+        raise InputError(f"{checkpoint}: a {kind} cannot vote here; use an OpenAI-compatible endpoint")
+    return _CLASSES[kind]
 
 
 class Voter(Protocol):
@@ -148,21 +164,34 @@ class ChatVoter(nn.Module):
         super().__init__()
         import transformers
 
-        config = transformers.AutoConfig.from_pretrained(checkpoint)
-        if config.model_type not in _CLASSES:
-            raise InputError(f"{checkpoint}: a {config.model_type} cannot vote here; use an OpenAI-compatible endpoint")
-        made = getattr(transformers, _CLASSES[config.model_type])
+        made = getattr(transformers, kind_of(checkpoint))
         self.model = made.from_pretrained(checkpoint, dtype=dtype, attn_implementation=attention).eval()
         self.processor = transformers.AutoProcessor.from_pretrained(checkpoint)
         self.processor.tokenizer.padding_side = "left"
         self.scoring, self.style, self.system = scoring, style, system
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
+        self.end = self._end_of_turn()
+
+    def _end_of_turn(self) -> str:
+        """The token that ends an answer in the chat template; the tokenizer's own end, where it ends none otherwise.
+
+        They differ in Qwen2-Audio, whose tokenizer ends texts and whose template ends turns.
+        """
+        messages = [{"role": role, "content": [{"type": "text", "text": _MARK}]} for role in ("user", "assistant")]
+        rendered = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+        tokenizer, behind = self.processor.tokenizer, rendered.rpartition(_MARK)[2].strip()
+        first = tokenizer(behind, add_special_tokens=False)["input_ids"][:1] if behind else []
+        return tokenizer.convert_ids_to_tokens(first)[0] if set(first) & _special(tokenizer) else tokenizer.eos_token
 
     @torch.no_grad()
     def replies(self, asks: Sequence[Ask]) -> list[Reply]:
         """A reply to each ask, in order."""
         if self.scoring == "options":
             return [self._by_option(ask) for ask in asks]
+        if len({ask.wave is None for ask in asks}) == 2:  # processors take a recording with every text, or with none
+            heard = iter(self.replies([ask for ask in asks if ask.wave is not None]))
+            read = iter(self.replies([ask for ask in asks if ask.wave is None]))
+            return [next(read if ask.wave is None else heard) for ask in asks]
         inputs = self._inputs(asks, [""] * len(asks))
         if self.scoring == "letters":
             letters = _letter_ids(self.processor.tokenizer, max(len(ask.choices) for ask in asks))
@@ -175,11 +204,16 @@ class ChatVoter(nn.Module):
     def _generated(self, asks: Sequence[Ask], inputs: Any) -> list[Reply]:
         torch.manual_seed(hash64(self.seed, "vote", *asks[0].task.id) % (1 << 63))
         drawn: dict[str, Any] = {"do_sample": True, "temperature": self.temperature} if self.temperature else {}
-        ids = self.model.generate(
-            **inputs, max_new_tokens=self.max_new_tokens, **(drawn or {"do_sample": False, "temperature": None})
-        )
         tokenizer, replies = self.processor.tokenizer, []
-        ends = {tokenizer.eos_token_id, *_listed(self.model.generation_config.eos_token_id)}
+        own = _listed(self.model.generation_config.eos_token_id)
+        ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(self.end), *own}
+        ids = self.model.generate(
+            **inputs,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=sorted(ends),
+            pad_token_id=tokenizer.pad_token_id,
+            **(drawn or {"do_sample": False, "temperature": None}),
+        )
         for ask, row in zip(asks, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
             finished = any(token in ends for token in row)
             said = row[: next((place for place, token in enumerate(row) if token in ends), len(row))]
@@ -189,18 +223,19 @@ class ChatVoter(nn.Module):
 
     def _by_option(self, ask: Ask) -> Reply:
         tokenizer = self.processor.tokenizer
-        answers = [target_text(choice) if self.style == "paper" else choice for choice in ask.choices]
-        lengths = [
-            len(tokenizer(each + tokenizer.eos_token, add_special_tokens=False)["input_ids"]) for each in answers
-        ]
-        inputs = self._inputs([ask] * len(answers), [each + tokenizer.eos_token for each in answers])
-        logits: Tensor = self.model(**inputs).logits[:, :-1]
-        logprob = torch.log_softmax(logits.double(), -1)
+        answers = [(target_text(choice) if self.style == "paper" else choice) + self.end for choice in ask.choices]
+        said = [tokenizer(each, add_special_tokens=False)["input_ids"] for each in answers]
+        inputs = self._inputs([ask] * len(answers), answers)
         ids = inputs["input_ids"]
-        if logits.shape[1] + 1 != ids.shape[1]:  # some models put the audio in only while they read
+        if any(row[-len(own) :] != own for row, own in zip(ids.tolist(), said, strict=True)):
+            raise InputError(f"the tokenizer joins an option with what stands before it: {ask.choices!r:.200}")
+        logits: Tensor = self.model(**inputs).logits
+        if logits.shape[1] != ids.shape[1]:  # some models put the audio in only while they read
             raise InputError("this model lengthens its input; score by letters or generate")
-        each = logprob.gather(-1, ids[:, 1:, None])[..., 0]
-        return Reply(ask.task, scores=[float(row[-n:].sum()) for row, n in zip(each, lengths, strict=True)])
+        longest = max(map(len, said))
+        logprob = torch.log_softmax(logits[:, -longest - 1 : -1].double(), -1)
+        each = logprob.gather(-1, ids[:, -longest:, None])[..., 0]
+        return Reply(ask.task, scores=[float(row[-len(own) :].sum()) for row, own in zip(each, said, strict=True)])
 
     def _inputs(self, asks: Sequence[Ask], answers: Sequence[str]) -> Any:
         texts = []
@@ -215,12 +250,17 @@ class ChatVoter(nn.Module):
                 self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + answer
             )
         waves = [ask.wave for ask in asks if ask.wave is not None]
-        sounds: dict[str, Any] = {"audio": waves, "sampling_rate": SAMPLE_RATE} if waves else {}
-        made = self.processor(text=texts, padding=True, return_tensors="pt", **sounds)
+        sounds: dict[str, Any] = {"audio": waves, "audio_kwargs": {"sampling_rate": SAMPLE_RATE}} if waves else {}
+        # Said of the texts alone: sounds are padded to the length that the audio tower wants, whatever it is.
+        made = self.processor(text=texts, text_kwargs={"padding": True}, return_tensors="pt", **sounds)
         if waves and not any(name.startswith("input_features") for name in made):
             raise InputError("the processor ignored the recording; its version does not fit this model")
-        device = next(self.model.parameters()).device
-        return {name: value.to(device) for name, value in made.items()}
+        device, dtype = next(self.model.parameters()).device, self.model.dtype
+        return {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in made.items()}
+
+
+def _special(tokenizer: Any) -> set[int]:
+    return {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
 
 
 def _listed(value: Any) -> list[int]:
@@ -243,9 +283,3 @@ class VoterModule(L.LightningModule):
         store = AnswerStore(self.store.file, self.global_rank)
         replies = self.voter.replies(batch)
         store.append(self.ballot.record(ask, reply) for ask, reply in zip(batch, replies, strict=True))
-
-
-def check_manner(manner: Manner) -> None:
-    """Refuses what local voters cannot do."""
-    if manner.scoring == "options" and manner.style in LETTERED:
-        raise InputError("options are scored as texts; with a style that shows letters, score by letters")
