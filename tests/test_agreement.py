@@ -24,7 +24,7 @@ from earwitness.curriculum.agreement import (
 )
 from earwitness.curriculum.jury import Ballots, Rule
 
-LAW = settings(deadline=None, max_examples=60)
+LAW = settings(deadline=None, max_examples=30)
 NAN = float("nan")
 MAJORITY = Rule(majority=True)
 

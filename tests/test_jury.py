@@ -23,7 +23,7 @@ from earwitness.curriculum.jury import (
 )
 from earwitness.errors import InputError
 
-LAW = settings(deadline=None, max_examples=100)
+LAW = settings(deadline=None, max_examples=60)
 MAJORITY = Rule(majority=True)
 WORD = {"w": "weak", "s": "strong", "-": ""}
 
@@ -354,7 +354,7 @@ def test_luck_in_all_orders_of_the_options_by_hand():
     assert found == pytest.approx([1 / 4, 3 / 4, 1 / 2, 1 / 4], abs=1e-15)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=3),
     st.sampled_from([*RULES[:3], Rule(at_least=1), Rule(at_least=2), Rule(fraction=0.4), Rule(chance_test=0.1)]),

@@ -353,7 +353,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("answered", [0, 1, 7, 40, 61, 117])
+@pytest.mark.parametrize("answered", [0, 1, 40, 61, 117])
 def test_killed_while_asking_nothing_answered_is_asked_again(server, tmp_path, corpus, answered):
     """The server stops answering after so many; three requests are open when the job is killed."""
     path = three(server, tmp_path, corpus)
@@ -362,7 +362,7 @@ def test_killed_while_asking_nothing_answered_is_asked_again(server, tmp_path, c
     killed(lambda: run(path), lambda: server.answered >= answered and server.open >= left)
     until(lambda: server.open == 0)
     kept = stored(tmp_path, corpus)
-    assert len(server.seen) - 6 <= len(kept) <= server.answered
+    assert server.answered - 3 <= len(kept) <= server.answered, "at most what was open is lost"
     before = counted(server)
     server.faults.clear()
     assert run(path)["asked"] == 120 - len(kept)
@@ -456,10 +456,9 @@ def test_two_processes_share_the_questions_and_ask_none_twice(small, tmp_path, c
     how = {"index": small.index, "pool": {"split": "val"}, "conditions": ["silence:1"], "condition": "silence:1"}
     path = job_file(tmp_path, corpus, [{"name": "one"} | tiny, {"name": "two", "rotations": 2} | tiny], **how)
     command = [sys.executable, "-m", "earwitness", "label", path]
-    for asked in (24, 0):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-2_000:]
-        assert f"asked {asked}, failed 0, " in done.stdout
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    assert "asked 24, failed 0, " in done.stdout and run(path)["asked"] == 0
     for name, orders in (("one", 1), ("two", 2)):
         folder = tmp_path / "out" / "answers" / f"{name}.asked"
         parts = [(folder / f"rank{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]

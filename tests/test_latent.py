@@ -213,7 +213,7 @@ def test_votes_missing_at_random_leave_the_estimates_where_they_were():
     np.testing.assert_allclose(found.skill, SKILL, atol=0.02)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(st.integers(0, 10**6), st.permutations(range(3)))
 def test_the_order_of_questions_and_voters_changes_no_fit(seed, voters):
     ballots = mixed_ballots(seed, 200)

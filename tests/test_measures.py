@@ -23,7 +23,7 @@ from earwitness.curriculum.measures import (
 )
 from earwitness.curriculum.rotation import by_content, debiased, place_prior, rotation_mean, rotations
 
-LAW = settings(deadline=None, max_examples=100)
+LAW = settings(deadline=None, max_examples=60)
 NAN = float("nan")
 PROBABILITY = st.floats(0, 1)
 
