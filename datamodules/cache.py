@@ -69,7 +69,8 @@ class ShardCache:
             download(str(scratch))
             with open(scratch, "rb") as file:
                 os.fsync(file.fileno())
-            scratch.replace(path)
+            with self._locked("room"):  # or who counts meanwhile may see it under neither name
+                scratch.replace(path)
             return str(path)
         finally:
             scratch.unlink(missing_ok=True)

@@ -277,6 +277,24 @@ def test_what_is_being_downloaded_counts(folder):
     assert len(list(folder.glob("*.tar"))) == 2
 
 
+def test_a_copy_takes_its_name_while_nobody_counts(folder, monkeypatch):
+    """Its old name may be listed before the change, and looked at after it: it would count under neither."""
+    copies, free = ShardCache(str(folder), 1.0), []
+
+    def replace(path: Path, target: Path, act=Path.replace) -> Path:
+        with open(folder / "room.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free.append(True)
+            except BlockingIOError:
+                free.append(False)
+        return act(path, target)
+
+    monkeypatch.setattr(cache.Path, "replace", replace)
+    assert copies.copy("http://h/a", Shard(3), lambda path: Path(path).write_bytes(b"abc")) is not None
+    assert free == [False] and held(folder) == {b"abc"}
+
+
 def test_many_at_once_never_hold_more_than_fits(server, folder):
     most, over = 2.5 * SIZE, threading.Event()
 
