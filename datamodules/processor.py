@@ -109,11 +109,16 @@ class OmniProcessor:
         """Token ids [N, T] and mask of what is to be said, with the end token, right-padded."""
         return self._padded([text + self.tokenizer.eos_token for text in texts], left=False)
 
+    @property
+    def stop_ids(self) -> tuple[int, int]:
+        """What ends a completion: the end of the turn, and the end of the text, which also pads batches."""
+        return self.eos_id, self.pad_id
+
     def decode(self, ids: Tensor, mask: Tensor) -> list[str]:
-        """Texts of [N, C] completions; the end-of-turn token is dropped, other special tokens are kept visible."""
+        """Texts of [N, C] completions; a token that ends one is dropped, other special tokens are kept visible."""
         texts = []
         for row, valid in zip(ids.tolist(), mask.bool().tolist(), strict=True):
-            kept = [i for i, v in zip(row, valid, strict=True) if v and i != self.eos_id]
+            kept = [i for i, v in zip(row, valid, strict=True) if v and i not in self.stop_ids]
             texts.append(self.tokenizer.decode(kept, skip_special_tokens=False))
         return texts
 

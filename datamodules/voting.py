@@ -149,14 +149,11 @@ class Ballot:
         return Ask(task, text, choices, *self._sound(task.row, condition))
 
     def _sound(self, row: int, condition: Condition) -> tuple[np.ndarray, tuple[str, int]]:
-        length = length_of(condition, self.reader.num_samples(row))
+        length, clip = length_of(condition, self.reader.num_samples(row)), self.reader.clip(row)
         if condition.kind == "silence":
             return np.zeros(length, np.float32), ("silence", length)
         if condition.kind == "noise":
-            return noise(length, self.reader.clip(row), self.seed, "condition"), (
-                f"noise {length}",
-                self.reader.clip(row),
-            )
+            return noise(length, clip, self.seed, "condition"), (f"noise {length}", clip)
         heard = self._partners.partner(row) if condition.kind == "mismatched" else row
         return self.reader.wave(heard), (condition.kind, self.reader.clip(heard))
 

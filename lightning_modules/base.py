@@ -22,7 +22,8 @@ from ..datamodules.conditions import KINDS
 from ..errors import InputError
 from .callbacks.position import PlanPosition
 from .policy.omni import OmniPolicy
-from .rollout.sampling import completion_keys, sample
+from .rollout.engine import completion_keys
+from .rollout.sampling import sample
 from .schedule import Schedule
 
 LABELS = ("weak", "strong", "unlabelled")

@@ -27,24 +27,11 @@ from .objectives.losses import grpo_loss, k3
 from .objectives.rewards import reward_function, weighted_rewards
 from .policy.omni import OmniPolicy
 from .probing import due, option_accuracy, rollout_accuracy, silent_prompts
-from .rollout.sampling import Completions, completion_keys, sample
+from .rollout.engine import Completions, Rollout, completion_keys
+from .rollout.sampling import sample
 from .schedule import Schedule
 
 PAPER_REWARDS = {"accuracy": 2.0, "format": 0.5}
-
-
-@dataclass
-class Rollout:
-    """How completions are sampled: `group_size` per prompt at this temperature, at most `max_new_tokens` each."""
-
-    group_size: int = 8
-    temperature: float = 1.0
-    max_new_tokens: int = 32
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.group_size < 2 or not self.temperature > 0:
-            raise InputError("rollout: group_size must be at least 2 and temperature positive")
 
 
 @dataclass

@@ -9,7 +9,8 @@ from ..datamodules.answers import is_right, target_text
 from ..datamodules.audio import SILENCE_S
 from ..datamodules.batch import Batch
 from .policy.omni import OmniPolicy
-from .rollout.sampling import completion_keys, sample
+from .rollout.engine import completion_keys
+from .rollout.sampling import sample
 
 
 def due(step: int, rate: float) -> bool:

@@ -96,6 +96,7 @@ class ChatServer(ThreadingHTTPServer):
         self.say: Callable[[Asked], str | dict[str, Any]] = lambda asked: "A"
         self.usage: dict[str, Any] | None = {"prompt_tokens": 10, "completion_tokens": 2}
         self.told = "no"  # the body that comes with a status
+        self.kind = "application/json"  # of answers
         self.seen: list[Asked] = []
         self.faults: list[Fault] = []
         self.most_open = self.open = self.answered = 0
@@ -176,7 +177,7 @@ class _Answer(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes, cut: bool = False) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "text/plain" if status != 200 else "application/json")
+        self.send_header("Content-Type", "text/plain" if status != 200 else self.server.kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         with suppress(ConnectionError):

@@ -79,6 +79,8 @@ def test_rule_exact(completion, right):
         ("dog", "hot dog", ("dog", "hot dog"), False),
         ("hot dog", "hot dog", ("dog", "hot dog"), True),
         ("12.5 s", "12.5 s", ("12.5 s", "5 s"), True),
+        ("?", "?", ("?", "!"), False),  # without words nothing is right
+        ("", "?", ("?", "!"), False),
     ],
 )
 def test_rule_mmau(completion, answer, choices, right):

@@ -11,7 +11,7 @@ from earwitness.datamodules.batch import Prompts, Sample
 from earwitness.datamodules.question import parse_question
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.tiny import build_tiny
-from earwitness.lightning_modules.rollout.sampling import _pick, completion_keys, sample
+from earwitness.lightning_modules.rollout.sampling import _draw, _pick, completion_keys, sample
 
 QUESTIONS = ("Which sound is heard?", "Hm?", "And after all of this, which sound comes last?")
 RECORDS = [
@@ -80,7 +80,7 @@ def test_greedy_is_transformers_generate_with_the_placeholders_suppressed(policy
             max_new_tokens=12,
             do_sample=False,
             suppress_tokens=policy.suppressed.tolist(),
-            eos_token_id=policy.processor.eos_id,
+            eos_token_id=list(policy.processor.stop_ids),
             pad_token_id=policy.processor.pad_id,
         )[0, inputs["input_ids"].shape[1] :]
         assert completion(done, row) == expected.tolist()
@@ -168,11 +168,11 @@ def test_draws_invert_the_distribution_function():
     """Probabilities 0, 1/2, 0, 1/4, 1/4: the draw 0 takes the first token that can occur, and 1 - 2^-53 the last."""
     logits = torch.tensor([0.0, 0.5, 0.0, 0.25, 0.25]).log().expand(7, -1)
     draws = torch.tensor([0.0, 0.499, 0.501, 0.749, 0.751, 0.99, 1 - 2.0**-53], dtype=torch.float64)
-    assert _pick(logits, 1.0, draws).tolist() == [1, 1, 3, 3, 4, 4, 4]
+    assert _pick(logits, draws).tolist() == [1, 1, 3, 3, 4, 4, 4]
     halves = torch.tensor([[0.0, 2.0]]).log1p().expand(2, -1)  # 1 : 3, and 1 : 9 at temperature 1/2
-    assert _pick(halves, 1.0, torch.tensor([0.2, 0.26], dtype=torch.float64)).tolist() == [0, 1]
-    assert _pick(halves, 0.5, torch.tensor([0.09, 0.2], dtype=torch.float64)).tolist() == [0, 1]
-    assert _pick(logits, 0.0, None).tolist() == [1] * 7
+    assert _pick(halves, torch.tensor([0.2, 0.26], dtype=torch.float64)).tolist() == [0, 1]
+    assert _pick(halves / 0.5, torch.tensor([0.09, 0.2], dtype=torch.float64)).tolist() == [0, 1]
+    assert _draw(logits, 0.0, None, 0, 1.0).token.tolist() == [1] * 7
 
 
 def test_placeholders_are_never_sampled_however_likely(policy, prompts):

@@ -14,6 +14,7 @@ from earwitness.curriculum.table import read_arrow
 from earwitness.datamodules.answer_store import ANSWER_SCHEMA, AnswerId, write_answers
 from earwitness.datamodules.audio import noise
 from earwitness.datamodules.conditions import Partners
+from earwitness.datamodules.index import build_index
 from earwitness.datamodules.prompts import prompt_text
 from earwitness.datamodules.reader import ShardReader
 from earwitness.datamodules.voting import Ask, Ballot, Manner, Reply, Task, check_rates, price
@@ -75,6 +76,18 @@ def test_questions_about_one_recording_and_the_orders_of_one_question_stand_toge
         runs = [key for key, _ in groupby((each.id.condition, of(each)) for each in tasks)]
         assert len(runs) == len(set(runs))
     assert len({reader.clip(row) for row in range(20)}) == 13
+
+
+def test_questions_about_one_recording_stand_together_also_where_they_lie_in_two_shards(tmp_path):
+    for name in "ab":
+        build(tmp_path / name, [0, 1, 2], ["train"] * 3, id=lambda n, name=name: f"{name}{n}")
+        (tmp_path / name / "shard-000000.tar").rename(tmp_path / f"{name}.tar")
+    build_index(str(tmp_path))
+    both = ShardReader(tmp_path / "index.arrow")
+    tasks = Ballot(both, Manner()).tasks(range(6), ["audio"])
+    clips = [both.clip(each.row) for each in tasks]
+    assert [both.clip(row) for row in (0, 1, 2)] == [both.clip(row) for row in (3, 4, 5)]
+    assert clips[::2] == clips[1::2] == sorted(set(clips)) and sorted(each.row for each in tasks) == list(range(6))
 
 
 def test_an_unknown_condition_is_refused_before_anything_is_asked(reader):

@@ -122,11 +122,13 @@ class OmniPolicy(nn.Module):
         prompt_of_row: Tensor | None = None,
         temperature: float = 1.0,
         entropy: bool = False,
+        support: Tensor | None = None,
     ) -> LogProbOutput:
         """Log-probs [N, C] of completions [N, C] under softmax(logits / temperature) without the placeholder ids.
 
         completion_mask is 1 on the tokens that count; elsewhere the log-prob is 0 with an exactly zero gradient.
         prompt_of_row [N] says which prompt a completion answers; default one completion per prompt.
+        support [N, C, K], padded with -1: the ids a truncating sampler kept; probabilities are renormalised over them.
         """
         rows = torch.arange(len(prompts), device=completion_ids.device) if prompt_of_row is None else prompt_of_row
         self._recompute(not self.share)
@@ -135,8 +137,9 @@ class OmniPolicy(nn.Module):
         else:
             hidden = self._plain(prompts, completion_ids, completion_mask, rows)
         targets = completion_ids.masked_fill(completion_mask == 0, -100)
+        more = {} if support is None else {"support": support}
         return linear_logprob(
-            hidden, self.head, targets, temperature=temperature, exclude=self.suppressed, return_entropy=entropy
+            hidden, self.head, targets, temperature=temperature, exclude=self.suppressed, return_entropy=entropy, **more
         )
 
     def read(self, prompts: Prompts) -> State:
@@ -164,6 +167,19 @@ class OmniPolicy(nn.Module):
         )
         hidden = out.last_hidden_state
         return State(out.past_key_values, full, hidden[:, -1]), hidden
+
+    def any_rank(self, here: bool) -> bool:
+        """Whether it is so here, or on any rank where the weights are sharded: then all must go on reading together."""
+        if not torch.distributed.is_initialized() or not self.sharded:
+            return here
+        flag = torch.tensor(float(here), device=self.suppressed.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether every rank holds a part of each weight, so that reading is a collective operation."""
+        return any(hasattr(p, "full_tensor") for p in self.thinker.parameters())
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings [..., H] of sampled tokens."""

@@ -7,40 +7,56 @@ same whatever the batch it is sampled in, the number of ranks and the order of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...curriculum.identity import hash64, uniforms
-from ...datamodules.batch import Prompts
+from ...curriculum.identity import uniforms
+from ...datamodules.batch import Batch, Prompts
 from ..policy.omni import OmniPolicy
+from .engine import Completions, Rollout, completion_keys, prompt_of_row
+
+__all__ = ["PolicyEngine", "completion_keys", "sample"]
 
 
-@dataclass(frozen=True)
-class Completions:
-    """N sampled completions: ids [N, C], mask [N, C] up to and with the end token, prompt_of_row [N].
+class PolicyEngine:
+    """Samples from the policy itself, on its device; draws are hashes, so runs repeat and resume bit for bit."""
 
-    finished [N] is False for a completion that was cut at the length limit.
-    """
+    def start(self, policy: OmniPolicy, rank: int, world_size: int) -> None:
+        """Keeps the policy."""
+        self.policy = policy
 
-    ids: Tensor
-    mask: Tensor
-    finished: Tensor
-    prompt_of_row: Tensor
+    def sync(self, policy: OmniPolicy) -> None:
+        """Nothing to do: the weights are the policy's."""
 
-    def select(self, rows: Tensor, first_prompt: int) -> Completions:
-        """The completions of these rows, their prompts counted from `first_prompt`."""
-        mask = self.mask[rows]
-        width = int(mask.sum(1).max())
-        prompts = self.prompt_of_row[rows] - first_prompt
-        return Completions(self.ids[rows, :width], mask[:, :width], self.finished[rows], prompts)
+    def complete(self, batch: Batch, rollout: Rollout, keys: Sequence[int]) -> Completions:
+        """As `sample`."""
+        return sample(
+            self.policy,
+            batch.prompts,
+            max_new_tokens=rollout.max_new_tokens,
+            group_size=rollout.group_size,
+            temperature=rollout.temperature,
+            keys=keys,
+            top_k=rollout.top_k,
+            top_p=rollout.top_p,
+        )
+
+    def rest(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
-def completion_keys(uids: Sequence[int], group_size: int, *name: object) -> list[int]:
-    """One key per completion, prompt by prompt."""
-    return [hash64(*name, uid, number) for uid in uids for number in range(group_size)]
+class _Drawn(NamedTuple):
+    """One position of N completions: token ids [N], their log-probs [N], what the sampler kept [N, K] or None."""
+
+    token: Tensor
+    logprob: Tensor | None
+    support: Tensor | None
 
 
 @torch.no_grad()
@@ -52,40 +68,83 @@ def sample(
     group_size: int = 1,
     temperature: float = 0.0,
     keys: Sequence[int] | None = None,
+    top_k: int = 0,
+    top_p: float = 1.0,
 ) -> Completions:
     """`group_size` completions per prompt; temperature 0 is greedy, otherwise `keys` [N] decide every draw.
 
-    Placeholder tokens have probability 0, so a completion never claims to contain audio.
+    Placeholder tokens have probability 0, so a completion never claims to contain audio. It ends with the end of the
+    turn or of the text, whichever comes first. top_k and top_p act after the temperature, as in `Rollout`.
     """
     if temperature and (keys is None or len(keys) != len(prompts) * group_size):
         raise ValueError(f"sampling needs one key per completion, {len(prompts) * group_size}")
     device = prompts.suffix_ids.device
-    prompt_of_row = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
+    rows = prompt_of_row(len(prompts), group_size, device)
     draws = None
     if temperature:
         draws = torch.from_numpy(np.stack([uniforms(key, max_new_tokens, "token") for key in keys or ()])).to(device)
     state = policy.read(prompts)
     if group_size > 1:
-        state = state.expand(prompt_of_row)
-    eos = policy.processor.eos_id
-    open_ = torch.ones(len(prompt_of_row), dtype=torch.long, device=device)
-    ids, mask = [], []
+        state = state.expand(rows)
+    stops = torch.tensor(policy.processor.stop_ids, device=device)
+    open_ = torch.ones(len(rows), dtype=torch.long, device=device)
+    drawn: list[_Drawn] = []
+    mask: list[Tensor] = []
     for position in range(max_new_tokens):
-        logits = policy.logits(state.last)
-        token = _pick(logits, temperature, None if draws is None else draws[:, position])
-        token = torch.where(open_.bool(), token, policy.processor.pad_id)
-        ids.append(token)
+        draw = None if draws is None else draws[:, position]
+        drawn.append(_draw(policy.logits(state.last), temperature, draw, top_k, top_p))
+        token = drawn[-1].token.where(open_.bool(), policy.processor.pad_id)
+        drawn[-1] = drawn[-1]._replace(token=token)
         mask.append(open_)
-        open_ = open_ * (token != eos)
-        if position + 1 == max_new_tokens or not open_.any():
+        open_ = open_ * ~torch.isin(token, stops)
+        if position + 1 == max_new_tokens or not policy.any_rank(bool(open_.any())):
             break
         state, _ = policy.extend(state, policy.embed(token[:, None]), mask[-1][:, None])
-    return Completions(torch.stack(ids, 1), torch.stack(mask, 1), open_ == 0, prompt_of_row)
+    return _together(drawn, torch.stack(mask, 1), open_ == 0, rows)
 
 
-def _pick(logits: Tensor, temperature: float, draw: Tensor | None) -> Tensor:
-    """[N] token ids: the arg max, or the inverse of the distribution function at `draw` [N] in [0, 1)."""
+def _together(drawn: list[_Drawn], mask: Tensor, finished: Tensor, rows: Tensor) -> Completions:
+    logprob = support = None
+    if drawn[0].logprob is not None:
+        logprob = torch.stack([each.logprob for each in drawn], 1).where(mask.bool(), 0.0)  # type: ignore[misc]
+    if drawn[0].support is not None:
+        kept = [each.support for each in drawn if each.support is not None]
+        width = max(each.shape[1] for each in kept)
+        support = torch.stack([torch.nn.functional.pad(s, (0, width - s.shape[1]), value=-1) for s in kept], 1)
+        support = support.where(mask.bool()[..., None], -1)
+    return Completions(torch.stack([each.token for each in drawn], 1), mask, finished, rows, logprob, support)
+
+
+def _draw(logits: Tensor, temperature: float, draw: Tensor | None, top_k: int, top_p: float) -> _Drawn:
+    """The arg max, or the inverse of the (truncated) distribution function at `draw` [N] in [0, 1)."""
     if draw is None:
-        return logits.argmax(-1)
-    mass = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
-    return (mass <= draw[:, None] * mass[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+        return _Drawn(logits.argmax(-1), None, None)
+    scaled = logits.double() / temperature
+    support = None
+    if top_k or top_p < 1:
+        support = kept_tokens(scaled, top_k, top_p)
+        inside = torch.zeros_like(scaled, dtype=torch.bool)
+        inside = inside.scatter(1, support.clamp(min=0), True)
+        inside.scatter_(1, support[:, :1], True)  # the likeliest; padding pointed at token 0
+        inside[:, 0] = (support == 0).any(1)
+        scaled = scaled.where(inside, -torch.inf)
+    token = _pick(scaled, draw)
+    logprob = scaled.log_softmax(-1).gather(1, token[:, None]).squeeze(1)
+    return _Drawn(token, logprob.float(), support)
+
+
+def kept_tokens(scaled: Tensor, top_k: int, top_p: float) -> Tensor:
+    """[N, K] ids that truncation keeps, likeliest first, padded with -1: top_k, then the fewest that have top_p.
+
+    scaled: [N, V] logits over the temperature. Tokens of probability 0 are never kept.
+    """
+    values, ids = scaled.topk(min(top_k or scaled.shape[1], scaled.shape[1]), -1)
+    share = values.softmax(-1)
+    keep = (share > 0) & (share.cumsum(-1) - share < top_p)
+    return ids.where(keep, -1)[:, : max(1, int(keep.sum(1).max()))]
+
+
+def _pick(scaled: Tensor, draw: Tensor) -> Tensor:
+    """[N] token ids: the inverse of the distribution function, in the order of the vocabulary, at `draw` [N]."""
+    mass = torch.softmax(scaled, -1).cumsum(-1)
+    return (mass <= draw[:, None] * mass[:, -1:]).sum(-1).clamp(max=scaled.shape[-1] - 1)

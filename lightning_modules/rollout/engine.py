@@ -1,0 +1,107 @@
+"""Knows what a rollout is and what any engine that samples completions must offer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ...curriculum.identity import hash64
+from ...datamodules.batch import Batch
+from ...errors import InputError
+from ..policy.omni import OmniPolicy
+
+
+@dataclass
+class Rollout:
+    """How completions are sampled: `group_size` per prompt at this temperature, at most `max_new_tokens` tokens each.
+
+    Args:
+        group_size: completions per prompt. temperature: divides the logits, in sampling and in every log-prob.
+        max_new_tokens: longest completion, its end token included. seed: of the draws.
+        top_k: only the so many likeliest tokens; 0 for all. top_p: only the likeliest tokens that together have this
+            probability; 1 for all. What was kept is remembered with every token (its support), and all log-probs are
+            renormalised over it: the ratio is then that of the truncated distributions, 1 where nothing was learnt.
+    """
+
+    group_size: int = 8
+    temperature: float = 1.0
+    max_new_tokens: int = 32
+    seed: int = 0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.group_size < 2 or not self.temperature > 0 or self.max_new_tokens < 1:
+            raise InputError("rollout: group_size must be at least 2, temperature and max_new_tokens positive")
+        if self.top_k < 0 or self.top_k == 1 or not 0 < self.top_p <= 1:
+            raise InputError("rollout: top_k is 0 (all) or at least 2, top_p lies in (0, 1]")
+
+    @property
+    def truncates(self) -> bool:
+        """Whether tokens are left out of the distribution."""
+        return self.top_k > 0 or self.top_p < 1
+
+
+@dataclass(frozen=True)
+class Completions:
+    """N sampled completions over B prompts, a group's one after the other.
+
+    ids: [N, C] int64. mask: [N, C] int64, 1 up to and with the end token; never derived from the ids.
+    finished: [N] bool, False for a completion that was cut at the length limit. prompt_of_row: [N] int64.
+    logprob: [N, C] float32 with which the tokens were drawn (temperature and support applied), 0 outside the mask;
+        None where they were chosen greedily.
+    support: [N, C, K] int64 ids that a truncating sampler kept, padded with -1; None where it kept all.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    finished: Tensor
+    prompt_of_row: Tensor
+    logprob: Tensor | None = None
+    support: Tensor | None = None
+
+    def select(self, rows: Tensor, first_prompt: int = 0) -> Completions:
+        """The completions of these rows, their prompts counted from `first_prompt`, without padding columns."""
+        mask = self.mask[rows]
+        width = max(1, int(mask.sum(1).max()))
+        return Completions(
+            self.ids[rows, :width],
+            mask[:, :width],
+            self.finished[rows],
+            self.prompt_of_row[rows] - first_prompt,
+            None if self.logprob is None else self.logprob[rows, :width],
+            None if self.support is None else self.support[rows, :width],
+        )
+
+
+class Engine(Protocol):
+    """Samples completions. Within a step: `sync`, `complete` once or more, `rest`."""
+
+    def start(self, policy: OmniPolicy, rank: int, world_size: int) -> None:
+        """Called once on every rank before the first step, with the policy on its device."""
+
+    def sync(self, policy: OmniPolicy) -> None:
+        """From now on completions come from the policy's present weights."""
+
+    def complete(self, batch: Batch, rollout: Rollout, keys: Sequence[int]) -> Completions:
+        """[N = B x group_size] completions; keys [N] name the draws, for engines that can use them."""
+
+    def rest(self) -> None:
+        """Gives memory back for the update; the next `sync` wakes the engine."""
+
+    def close(self) -> None:
+        """Frees everything."""
+
+
+def completion_keys(uids: Sequence[int], group_size: int, *name: object) -> list[int]:
+    """One key per completion, prompt by prompt."""
+    return [hash64(*name, uid, number) for uid in uids for number in range(group_size)]
+
+
+def prompt_of_row(num_prompts: int, group_size: int, device: torch.device | None = None) -> Tensor:
+    """[N] 0, 0, ..., 1, 1, ...: the completions of a prompt are neighbours."""
+    return torch.arange(num_prompts, device=device).repeat_interleave(group_size)
