@@ -37,8 +37,21 @@ def target_text(answer: str) -> str:
     return f"<answer>{answer}</answer>"
 
 
+def reasoned_text(reasoning: str, answer: str) -> str:
+    """What the model learns to say where it is asked to think first: the two pairs of tags that prompt names.
+
+    Each tag stands on a line's edge, so that it and the answer are the same tokens whatever the reasoning, which may
+    hold tags of its own, begins or ends with; its surrounding white space is dropped.
+    """
+    return f"<think>\n{reasoning.strip()}\n</think>\n{target_text(answer)}"
+
+
 def extract_answer(completion: str) -> str:
-    """The tagged text, or the whole completion where there is no tag pair; white space stripped."""
+    """The tagged text, or the whole completion where there is no tag pair; white space stripped.
+
+    Thinking that ends with `</think>` is no part of the answer: a tag that it quotes does not count.
+    """
+    completion = completion.rpartition("</think>")[2]
     found = _TAGGED.search(completion)
     return (found[1] if found else completion).strip()
 
@@ -56,6 +69,19 @@ def is_well_formed(completion: str) -> bool:
         and text.endswith("</answer>")
         and text.count("<answer>") == 1
         and text.count("</answer>") == 1
+    )
+
+
+def is_well_thought(completion: str) -> bool:
+    """One case-sensitive pair of think tags around something, then one pair of answer tags, and nothing beside them."""
+    text = completion.strip()
+    thought, end, said = text.removeprefix("<think>").partition("</think>")
+    return (
+        text.startswith("<think>")
+        and bool(end and thought.strip())
+        and text.count("<think>") == text.count("</think>") == 1
+        and "<answer>" not in thought
+        and is_well_formed(said)
     )
 
 

@@ -81,6 +81,7 @@ class Sample:
     condition: str = "audio"
     weight: float = 1.0
     row: int = -1
+    style: str = "paper"  # of the prompt, see `prompts.py`
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Batch(_Movable):
     plan: str = ""
     stage: str = ""  # of the curriculum; in an interleave the member whose turn it is
     replaced: tuple[Replaced, ...] = ()  # bad samples, and what is in their places
+    passes: tuple[int, ...] = ()  # [B] how often each place's row was presented before in the stage; () in evaluation
 
     def __len__(self) -> int:
         return len(self.samples)

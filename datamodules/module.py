@@ -30,6 +30,7 @@ from .prepare import Preparation
 from .processor import OmniProcessor
 from .quarantine import Quarantine
 from .reader import ShardReader
+from .reasoning import asked_of, check_reasoning
 from .requests import Asking, Request, Training
 from .storage import Reading
 from .watchdog import Watchdog
@@ -115,6 +116,8 @@ class AudioQuestions(L.LightningDataModule):
             if dealt.stage.window:  # loader processes see the windows that are planned after they started
                 shared = torch.from_numpy(dealt.matrix).share_memory_().numpy()
                 plan.stages[name] = replace(dealt, matrix=shared)
+            if self.trainer is None or self.trainer.global_rank == 0:
+                check_reasoning(self.reader, dealt, self._train_rows, training.reasoning)
         self.plan, self.num_steps = plan, plan.num_steps(training.stage)
         self.preparation.plan, self.preparation.training_rows = plan, self._train_rows
         self.cursor = Cursor(plan, training.stage)
@@ -172,7 +175,8 @@ class AudioQuestions(L.LightningDataModule):
         if self.training.condition_order == "sequential":
             pick = step * len(conditions) // self.num_steps
         passes, member = self.plan.passes(stage, step), self.plan.member(stage, step)[0]
-        request = Request(self._train_rows[rows], weights, conditions[pick], step, passes, member)
+        style, reasoning = asked_of(self.plan.dealt(member).stage, self.training.reasoning)
+        request = Request(self._train_rows[rows], weights, conditions[pick], step, passes, member, style, reasoning)
         if self.training.sort_by_length:
             return request.sorted_by(self.reader.numbers["num_samples"][request.rows])
         return request
@@ -193,7 +197,8 @@ class AudioQuestions(L.LightningDataModule):
                 chunk = rows[start : start + size]
                 padded = np.append(chunk, np.repeat(chunk[-1:], -len(chunk) % self._world))
                 weights = (np.arange(len(padded)) < len(chunk)).astype(np.float32)
-                requests.append(Request(padded, weights, condition))
+                style = "think" if asking.reasoning else "paper"
+                requests.append(Request(padded, weights, condition, style=style))
         return requests
 
     def _loader(self, requests: list[Request] | None, start: int = 0) -> DataLoader:
@@ -248,6 +253,7 @@ class AudioQuestions(L.LightningDataModule):
             "conditions": list(training.conditions),
             "condition_order": training.condition_order,
             "shuffle_options": training.shuffle_options,
+            "reasoning": training.reasoning,
             "augmentation": json.loads(json.dumps(training.augmentation and asdict(training.augmentation))),
         }
 

@@ -18,17 +18,29 @@ from ..curriculum.plan import Plan
 from ..curriculum.stand_ins import stand_ins
 from ..curriculum.table import Table
 from ..errors import InputError
-from .answers import target_text
 from .audio import augmented, noise
 from .batch import Batch, Sample
 from .conditions import Condition, Partners, length_of, parse_condition
 from .processor import OmniProcessor
 from .quarantine import Quarantine, Replaced
 from .reader import Fetched, ShardReader
+from .reasoning import target_of
 from .requests import Request, Training
 from .watchdog import Watchdog
 
 _MOST_STAND_INS = 16
+
+
+def _reordered(choices: Sequence[str], uid: int, number: int, *name: object) -> tuple[str, ...]:
+    """The options in the order of presentation `number`, which counts from 0.
+
+    Presentations come in rounds of as many as there are options: a round has a random order of its own, turned by one
+    place each time, so that every option stands at every place once a round. Drawn independently, only 4!/4^4 = 9 % of
+    the questions with four options would have their answer at every place within four presentations.
+    """
+    turn, place = divmod(number, len(choices))
+    order = permutation(len(choices), uid, *name, turn)
+    return tuple(choices[i] for i in order[place:] + order[:place])
 
 
 class Preparation:
@@ -82,13 +94,13 @@ class Preparation:
         question = self.reader.question(row, fetched)
         choices = question.choices
         if self.training and self.training.shuffle_options and request.passes is not None:
-            order = permutation(len(choices), question.uid, self.seed, request.stage, int(request.passes[place]))
-            choices = tuple(choices[i] for i in order)
+            choices = _reordered(choices, question.uid, int(request.passes[place]), self.seed, request.stage)
         label = ""
         if "label" in self.table.columns:
             column = self.table.text("label")
             label = column.names[column.codes[row]] if column.codes[row] >= 0 else ""
-        return Sample(question, choices, label, request.condition, float(request.weights[place]), row)
+        weight = float(request.weights[place])
+        return Sample(question, choices, label, request.condition, weight, row, request.style)
 
     def _heard_row(self, row: int, condition: Condition) -> int:
         return self._partners.partner(row) if condition.kind == "mismatched" else row
@@ -144,8 +156,9 @@ class _Making:
             "plan": plan.fingerprint if plan is not None and step >= 0 else "",
             "stage": self.request.stage,
             "replaced": tuple(self.replaced),
+            "passes": () if self.request.passes is None else tuple(self.request.passes.tolist()),
         }
-        targets = [target_text(sample.question.answer) for sample in samples]
+        targets = [target_of(sample.question, self.request.reasoning) for sample in samples]
         return self.owner.processor.batch(samples, clips, targets, clip_of_row, **where)
 
     def _place(self, place: int, row: int) -> tuple[Sample, tuple[str, int]] | None:

@@ -19,7 +19,7 @@ from ..errors import InputError
 from .audio import silence
 from .batch import Batch, Prompts, Sample
 from .features import LogMel
-from .prompts import question_text
+from .prompts import prompt_text, question_text  # noqa: F401 (others take the paper's words from here)
 
 SYSTEM = "You are an audio understanding model that answers multiple choice questions based on audio content."
 AUDIO, AUDIO_BOS, AUDIO_EOS = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
@@ -92,14 +92,14 @@ class OmniProcessor:
     ) -> Batch:
         """A batch over the samples' recordings, or over one silence where `clips` is its length in seconds.
 
-        where: the batch's step, plan and stage.
+        Each is asked in its own style. where: the batch's step, plan, stage and passes.
         """
         if isinstance(clips, (int, float)):
             (features, mask), rows = self.silent_features(float(clips)), [0] * len(samples)
         else:
             features, mask = self.features(clips)
             rows = list(range(len(samples))) if clip_of_row is None else list(clip_of_row)
-        texts = [question_text(s.question.question, s.choices) for s in samples]
+        texts = [prompt_text(s.style, s.question.question, s.choices) for s in samples]
         target_ids, target_mask = self.targets(targets)
         weights = torch.tensor([s.weight for s in samples], dtype=torch.float32)
         prompts = self.prompts(texts, features, mask, rows)

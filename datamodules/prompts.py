@@ -1,6 +1,7 @@
 """Knows how a question is put to a model: the paper's words, or those another model was trained on.
 
 paper      the options as Python prints a list, the answer between <answer> tags (AudioMCQ, R1-AQA)
+think      the same, with the thinking between <think> tags before it (R1-AQA's variant)
 letters    one option per line as "A. text", a letter wanted
 inline     "Question? (A) text. (B) text.", as Audio Flamingo 2 shows them
 lines      the options one per line without letters, their text wanted (MMAR)
@@ -16,10 +17,16 @@ from ..errors import InputError
 
 def question_text(question: str, choices: Sequence[str]) -> str:
     """The user's words of the paper; the options are printed as Python prints a list."""
-    return (
-        f"{question} Please choose the answer from the following options: {list(choices)!s}. "
-        "Output the final answer in <answer> </answer>."
-    )
+    return f"{_listed(question, choices)} Output the final answer in <answer> </answer>."
+
+
+def _think(question: str, choices: Sequence[str]) -> str:
+    thought = "Output the thinking process in <think> </think> and final answer in <answer> </answer>."
+    return f"{_listed(question, choices)} {thought}"
+
+
+def _listed(question: str, choices: Sequence[str]) -> str:
+    return f"{question} Please choose the answer from the following options: {list(choices)!s}."
 
 
 def _letters(question: str, choices: Sequence[str]) -> str:
@@ -43,6 +50,7 @@ def _lines(question: str, choices: Sequence[str]) -> str:
 
 STYLES: dict[str, Callable[[str, Sequence[str]], str]] = {
     "paper": question_text,
+    "think": _think,
     "letters": _letters,
     "inline": _inline,
     "lines": _lines,

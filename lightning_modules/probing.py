@@ -19,7 +19,7 @@ def due(step: int, rate: float) -> bool:
 
 
 def silent_prompts(policy: OmniPolicy, batch: Batch) -> Batch:
-    """The batch's questions, options in the order they were shown, over one silence that is encoded once."""
+    """The batch's questions in the words and with the options as they were shown, over one silence encoded once."""
     targets = [target_text(s.question.answer) for s in batch.samples]
     return policy.processor.batch(batch.samples, SILENCE_S, targets).to(batch.weights.device)
 
@@ -28,7 +28,8 @@ def silent_prompts(policy: OmniPolicy, batch: Batch) -> Batch:
 def option_accuracy(policy: OmniPolicy, batch: Batch, rows: slice) -> Tensor:
     """[rows] probability of the right option among the options, each scored as a whole answer with its end token.
 
-    One reading of the prompt and one pass over its options; no sampling noise.
+    One reading of the prompt and one pass over its options; no sampling noise. Where the prompt asks for thinking, the
+    answers are scored without any: what can be told at once. `rollout_accuracy` lets it think.
     """
     samples = batch.samples[rows]
     counts = [len(s.choices) for s in samples]

@@ -1,4 +1,4 @@
-"""Knows supervised fine-tuning: the loss is on the answers alone, averaged over the step's answer tokens."""
+"""Knows supervised fine-tuning: the loss is on what is to be said alone, averaged over the step's tokens of that."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ..datamodules.batch import Batch
 from .base import LABELS, PolicyModule
+from .facts import batch_facts
 from .objectives.losses import nll_loss
 
 
 class SFT(PolicyModule):
-    """Maximises the log-prob of `<answer>...</answer>`.
+    """Maximises the log-prob of `<answer>...</answer>`, or of the reasoning and the answer after it.
 
     A sample's weight scales its tokens in the sum; the denominator counts the tokens of all real samples, so that
     weights of mean 1 over a stage keep the gradient's scale, and a batch of light samples moves less.
@@ -27,13 +28,14 @@ class SFT(PolicyModule):
 
 
 def sft_step(module: PolicyModule, batch: Batch) -> None:
-    """One optimizer step of any module's policy on the batch's answers."""
+    """One optimizer step of any module's policy on the batch's targets."""
     local = float(((batch.weights > 0)[:, None] * batch.target_mask).sum())
     (denominator,) = module.over_ranks(local)
     losses = torch.zeros(len(batch), dtype=torch.float64)
     rows = module.micro_batches(len(batch))
     log = module.descend([partial(_loss, module, batch, part, denominator, losses) for part in rows], batch.step)
-    module.log_dict(log | _by_label(module, batch, losses) | module.data_facts(batch), prog_bar=False)
+    facts = module.data_facts(batch) | batch_facts(module, batch)
+    module.log_dict(log | _by_label(module, batch, losses) | facts, prog_bar=False)
     module.log("loss", log["train/loss"], prog_bar=True, logger=False)
 
 

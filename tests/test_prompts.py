@@ -43,6 +43,11 @@ def test_the_papers_prompt_is_bit_for_bit_what_it_was(choices, text):
 
 
 OTHERS = {
+    "think": (
+        "Which sound is heard? Please choose the answer from the following options: "
+        "['A dog', 'rain', 'wind.', 'It\\'s \"loud\"']. "
+        "Output the thinking process in <think> </think> and final answer in <answer> </answer>."
+    ),
     "letters": (
         'Which sound is heard?\nA. A dog\nB. rain\nC. wind.\nD. It\'s "loud"\n'
         "Answer with the letter of the right option, A, B, C or D, and nothing else."
@@ -75,5 +80,5 @@ def test_every_style_shows_every_option_in_the_order_given():
 
 
 def test_an_unknown_style_lists_the_known():
-    with pytest.raises(InputError, match="prompt style 'mmau': the styles are paper, letters, inline, lines"):
+    with pytest.raises(InputError, match="prompt style 'mmau': the styles are paper, think, letters, inline, lines"):
         prompt_text("mmau", ASKED, CHOICES)

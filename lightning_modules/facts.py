@@ -1,0 +1,26 @@
+"""Knows what is worth logging of a batch before anything is learnt from it: which labels it has, and what is new in it.
+
+Every number is over all ranks and without the padding of a last batch, whose weight is 0.
+"""
+
+from __future__ import annotations
+
+from ..datamodules.batch import Batch
+from .base import LABELS, PolicyModule
+
+
+def batch_facts(module: PolicyModule, batch: Batch) -> dict[str, float]:
+    """What the step's batch holds, for the log; a collective operation, which all ranks enter with their share of it.
+
+    `seen/unique`, `seen/repeat`: samples presented for the first time in their stage, and those presented before; the
+    two sum to the samples of the step. What stands in for a sample that cannot be read counts as that sample would.
+    `data/share/{label}`: share of each label of LABELS in [0, 1]; what has another label or none is "unlabelled".
+    """
+    real = [sample.weight > 0 for sample in batch.samples]
+    labels = [s.label if s.label in LABELS else "unlabelled" for s, r in zip(batch.samples, real, strict=True) if r]
+    passes = batch.passes or (0,) * len(batch)
+    repeats = sum(r and number > 0 for r, number in zip(real, passes, strict=True))
+    *counts, repeated = module.over_ranks(*(float(labels.count(label)) for label in LABELS), float(repeats))
+    total = sum(counts)
+    shares = {f"data/share/{label}": count / total for label, count in zip(LABELS, counts, strict=True)}
+    return shares | {"seen/unique": total - repeated, "seen/repeat": repeated}
