@@ -1,22 +1,128 @@
-"""Knows how rewards of a group become advantages."""
+"""Knows how rewards of a group become advantages.
+
+Everything is computed in float64 over the members sorted by reward, so that the order of completions, and with it the
+number of ranks, does not change a bit. A group with equal rewards gets exactly 0: the rounded mean of eight times 0.1
+is not 0.1, and the spread that is left, divided by itself, would be an advantage of up to 1.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...errors import InputError
 
-def group_advantages(rewards: Tensor, group: Tensor, eps: float = 1e-4) -> Tensor:
-    """(r - mean) / (std + eps) within each group; std is unbiased (ddof = 1), as in the paper's trainer.
+SCALES = ("group", "batch", "none")
 
-    rewards: [N], NaN for a completion that could not be scored: it is left out of its group and gets 0.
-    group: [N] group number of each completion; groups may have different sizes and stand in any order.
-    A group with equal rewards gets exactly 0, whatever the rounding of its mean.
+
+class _Groups(NamedTuple):
+    """Statistics of the scorable rewards of every member's group, [N] float64 each, and what they were taken from."""
+
+    values: Tensor  # 0 where not scorable
+    scored: Tensor  # bool
+    size: Tensor  # how many could be scored
+    mean: Tensor
+    squares: Tensor  # sum of squared distances from the mean
+    lowest: Tensor
+    highest: Tensor
+    at_lowest: Tensor  # how many have the lowest reward
+    at_highest: Tensor
+
+    @property
+    def constant(self) -> Tensor:
+        """[N] bool: no two scorable rewards of the group differ; so it is with fewer than two."""
+        return ~(self.lowest < self.highest)
+
+
+def group_advantages(
+    rewards: Tensor, group: Tensor, *, scale: str = "group", leave_one_out: bool = False, eps: float = 1e-4
+) -> Tensor:
+    """[N] distance from the group's mean reward, scaled; in the dtype of the rewards.
+
+    Args:
+        rewards: [N], NaN for a completion that could not be scored: it is left out of all statistics and gets 0.
+        group: [N] int64 group number of each completion; groups may have different sizes and stand in any order.
+        scale: "group" divides by the group's std + eps, as the paper's trainer and TRL do; "batch" by the std of all
+            scorable rewards + eps; "none" by nothing (Dr. GRPO). Every std is unbiased (ddof = 1).
+        leave_one_out: mean, and std of scale "group", of the other members, as in NeMo-RL. Where the others are fewer
+            than two or equal they have no std, and the advantage is the plain difference.
+
+    A constant group gets exactly 0 under every scale. InputError for another scale. The others' std is the group's
+    minus one member's part: with rewards that differ by 1e-6 beside one at distance 1 it has four digits.
     """
-    advantages = torch.zeros_like(rewards, dtype=torch.float64)
-    for number in group.unique():
-        members = (group == number) & ~rewards.isnan()
-        values = rewards[members].double()
-        if len(values) > 1 and values.max() != values.min():
-            advantages[members] = (values - values.mean()) / (values.std() + eps)
-    return advantages.to(rewards.dtype)
+    if scale not in SCALES:
+        raise InputError(f"advantages: no scale {scale!r}; there are {', '.join(SCALES)}")
+    of = _groups(rewards, group)
+    others = (of.size - 1).clamp(min=1)
+    distance = of.values - of.mean
+    gain = distance * of.size / others if leave_one_out else distance
+    if scale == "batch":
+        gain = gain / (_spread(of.values[of.scored]) + eps)
+    elif scale == "group" and not leave_one_out:
+        gain = gain / ((of.squares / others).sqrt() + eps)
+    elif scale == "group":
+        rest = (of.squares - distance.square() * of.size / others).clamp(min=0) / (others - 1).clamp(min=1)
+        alone = (of.values == of.lowest) & (of.at_highest == of.size - 1)
+        alone |= (of.values == of.highest) & (of.at_lowest == of.size - 1)
+        gain = torch.where(alone, gain, gain / (rest.sqrt() + eps))
+    return gain.masked_fill(of.constant | ~of.scored, 0.0).to(rewards.dtype)
+
+
+def gdpo_advantages(parts: Tensor, weights: Sequence[float], group: Tensor, *, eps: float = 1e-4) -> Tensor:
+    """[N] advantages of rewards that are normalised one by one before they are added (GDPO, Liu et al. 2026).
+
+    parts: [K, N] rewards of K functions, unweighted, NaN where one could not score; weights: [K]; group: [N] int64.
+    With a_k the advantages of function k under scale "group" and s = sum_k w_k a_k over the functions that could score,
+    the result is (s - mean s) / (std s + eps) over the batch, as in TRL. A completion that no function could score gets
+    0, and so does a group in which every function is constant. InputError for another number of weights.
+    """
+    if len(weights) != len(parts):
+        raise InputError(f"advantages: {len(weights)} weights for the rewards of {len(parts)} functions")
+    scored = ~parts.isnan().all(0)
+    flat = torch.ones_like(scored)
+    total = torch.zeros(parts.shape[1], dtype=torch.float64, device=parts.device)
+    for part, weight in zip(parts.double(), weights, strict=True):
+        total += weight * group_advantages(part, group, eps=eps)
+        flat &= constant_groups(part, group)
+    known = total[scored]
+    centred = total - (known.sort().values.mean() if len(known) else 0.0)
+    return (centred / (_spread(known) + eps)).masked_fill(flat | ~scored, 0.0).to(parts.dtype)
+
+
+def constant_groups(rewards: Tensor, group: Tensor) -> Tensor:
+    """[N] bool: whether the highest scorable reward of a completion's group is the lowest.
+
+    True also where fewer than two of the group could be scored (NaN: not scorable).
+    """
+    return _groups(rewards, group).constant
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Std with ddof 1 of [M] float64, 0 for fewer than two."""
+    ordered = values.sort().values
+    return ordered.std() if len(values) > 1 else values.new_zeros(())
+
+
+def _groups(rewards: Tensor, group: Tensor) -> _Groups:
+    scored = ~rewards.isnan()
+    values = rewards.double().masked_fill(~scored, 0.0)
+    numbers, index = group.unique(return_inverse=True)
+    order = values.argsort(stable=True)
+    order = order[index[order].argsort(stable=True)]
+    empty = torch.zeros(len(numbers), dtype=torch.float64, device=rewards.device)
+
+    def added(each: Tensor) -> Tensor:
+        return empty.index_add(0, index[order], each.double()[order])[index]
+
+    def extreme(fill: float, how: str) -> Tensor:
+        return torch.full_like(empty, fill).scatter_reduce(0, index, values.masked_fill(~scored, fill), how)[index]
+
+    size = added(scored)
+    mean = added(values) / size.clamp(min=1)
+    squares = added((values - mean).square().masked_fill(~scored, 0.0))
+    lowest, highest = extreme(torch.inf, "amin"), extreme(-torch.inf, "amax")
+    at_lowest, at_highest = (added(scored & (values == each)) for each in (lowest, highest))
+    return _Groups(values, scored, size, mean, squares, lowest, highest, at_lowest, at_highest)

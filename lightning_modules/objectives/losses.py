@@ -1,34 +1,218 @@
-"""Knows the losses: supervised negative log-likelihood, and GRPO as the paper trains it.
+"""Knows the losses: supervised negative log-likelihood, and the family of policy losses around GRPO.
 
 All tensors are [N, C] over completions and token positions unless said otherwise; `mask` is 1 on the tokens that count.
-The denominator is an argument, so that the sum over micro-batches and ranks is exact.
+The denominator is an argument, counted over the whole step, so that the sum over micro-batches and ranks is exact.
+With the ratio rho = exp(logprob - old), the advantage A and the loss weight w_i of a completion of n_i tokens, the loss
+of a token is
 
-GRPO here is the paper's (ms-swift's and TRL's `loss_type="grpo"`): the mean over sequences of the mean over their
-tokens, ratio clipped on both sides, k3 estimator of the KL divergence to the reference.
+    grpo dapo bnpo dr_grpo    -min(min(rho, delta) A, clip(rho, 1 - low, 1 + high) A)
+    gspo                      the same with rho = exp(mean of logprob - old over the completion's tokens)
+    cispo                     -min(rho, high) A logprob, no gradient through the ratio; high is the largest ratio itself
+    sapo                      -A sigmoid(tau (rho - 1)) 4 / tau, tau 1.0 where A > 0 and 1.05 elsewhere
+
+times the correction, plus the penalty, and their sum is
+
+    grpo gspo sapo            sum_i w_i (sum_t m l / max(n_i, 1)) / completions
+    dapo bnpo cispo           sum_i w_i sum_t m l / tokens
+    dr_grpo                   sum_i w_i sum_t m l / (completions x longest completion allowed)
+
+`grpo` is the paper's, with the numbers of ms-swift's and TRL's loss_type="grpo". Deviations: the count of the whole
+step where those average the means of micro-batches and ranks. TRL's bnpo averages token means of micro-batches, which
+depends on how a batch is split; with the step's count it is dapo. A completion without tokens adds 0 and is counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from ...curriculum.components import find
+from ...errors import InputError
+from .differences import difference
+from .kl import k3, kl  # noqa: F401
+
+DENOMINATORS = ("completions", "tokens", "budget")
+SAPO_TEMPERATURES = (1.0, 1.05)  # where the advantage is positive, and elsewhere
+
+
+@dataclass
+class Clip:
+    """The trust region: ratios are clipped to [1 - low, 1 + high].
+
+    Args:
+        low, high: distances from ratio 1; for cispo, high is the largest ratio itself.
+        delta: an upper bound of the ratio where the clip does not act (A < 0), "two-sided" clipping; None: none.
+    """
+
+    low: float = 0.2
+    high: float = 0.2
+    delta: float | None = None
+
+    def __post_init__(self) -> None:
+        """InputError for bounds that do not hold ratio 1."""
+        if not (0 <= self.low <= 1 and self.high >= 0):
+            raise InputError(f"clip: 0 <= low <= 1 and high >= 0 are needed; got low {self.low}, high {self.high}")
+        if self.delta is not None and self.delta <= 1:
+            raise InputError(f"clip: delta is a ratio above 1, or null; got {self.delta}")
+
+
+class Loss(NamedTuple):
+    """A policy loss and what its denominator counts over the step.
+
+    denominator: "completions", "tokens", or "budget": completions times the longest completion allowed.
+    """
+
+    function: Callable[..., Tensor]
+    denominator: str
+
+
+CLIP = Clip()
 
 
 def nll_loss(logprob: Tensor, mask: Tensor, weights: Tensor, *, denominator: float) -> Tensor:
     """-sum_i w_i sum_t m_it logprob_it / denominator. weights: [N]; denominator: the step's number of tokens."""
-    return -(weights[:, None] * logprob * mask).sum() / denominator
+    counted = torch.where(mask != 0, logprob, torch.zeros_like(logprob))
+    return -(weights[:, None] * counted).sum() / denominator
 
 
-def k3(logprob: Tensor, reference: Tensor) -> Tensor:
-    """Per-token KL(policy || reference) estimate exp(d) - d - 1 with d = reference - logprob (Schulman 2020)."""
-    difference = reference - logprob
-    return torch.exp(difference) - difference - 1
+def ratio(logprob: Tensor, old: Tensor, mask: Tensor, level: str = "token") -> Tensor:
+    """exp(logprob - old): [N, C] for level "token", 1 outside the mask; [N, 1] of the mean gap for "sequence".
+
+    A token whose log-prob is not finite under either policy is treated as masked. A completion without tokens has the
+    sequence ratio 1. InputError for another level.
+    """
+    gap, counts = difference(logprob, old, mask)
+    if level == "token":
+        return gap.exp()
+    if level != "sequence":
+        raise InputError(f"ratio: no level {level!r}; there are token, sequence")
+    return (gap.sum(-1, keepdim=True) / counts.sum(-1, keepdim=True).clamp(min=1)).exp()
 
 
-def clipped_surrogate(logprob: Tensor, old: Tensor, advantages: Tensor, eps_low: float, eps_high: float) -> Tensor:
-    """Per-token -min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A), rho = exp(logprob - old). advantages: [N]."""
-    ratio = torch.exp(logprob - old)
-    gain = advantages[:, None]
-    return -torch.minimum(ratio * gain, ratio.clamp(1 - eps_low, 1 + eps_high) * gain)
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: Clip) -> Tensor:
+    """-min(min(rho, delta) A, clip(rho, 1 - low, 1 + high) A) in the shape of the ratio [N, C] or [N, 1].
+
+    advantages: [N].
+    """
+    gain = advantages.to(ratio.dtype)[:, None]
+    clipped = ratio.clamp(1 - clip.low, 1 + clip.high)
+    bounded = ratio if clip.delta is None else ratio.clamp(max=clip.delta)
+    return -torch.minimum(bounded * gain, clipped * gain)
+
+
+def grpo(
+    logprob: Tensor,
+    old: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    denominator: float,
+    clip: Clip = CLIP,
+    penalty: Tensor | None = None,
+    correction: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """The paper's loss, a scalar: clipped surrogate, mean over a completion's tokens, sum over completions.
+
+    Args, the same for every loss here and for a user's:
+        logprob: [N, C] of the policy, with a gradient. old: [N, C] of the policy that sampled, without.
+        advantages: [N]. weights: [N] loss weights, 1 where None.
+        penalty: [N, C] added to each token's loss, beta times the KL; None where beta is 0.
+        correction: [N, C] or [N, 1] detached importance weight; multiplies the policy part, not the penalty.
+        denominator: > 0, the step's count over micro-batches and ranks; InputError otherwise.
+
+    A token whose log-prob is not finite under either policy is treated as masked, also in a completion's length;
+    values outside the mask, NaN included, reach neither loss nor gradient.
+    """
+    policy = clipped_surrogate(ratio(logprob, old, mask), advantages, clip)
+    counts = difference(logprob, old, mask)[1]
+    return _sequence_means(_whole(policy, counts, correction, penalty), counts, denominator, weights)
+
+
+def gspo(
+    logprob: Tensor,
+    old: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    denominator: float,
+    clip: Clip = CLIP,
+    penalty: Tensor | None = None,
+    correction: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """grpo with one ratio per completion, exp of its mean log ratio (Zheng et al. 2025). Arguments as in grpo."""
+    policy = clipped_surrogate(ratio(logprob, old, mask, "sequence"), advantages, clip)
+    counts = difference(logprob, old, mask)[1]
+    return _sequence_means(_whole(policy, counts, correction, penalty), counts, denominator, weights)
+
+
+def sapo(
+    logprob: Tensor,
+    old: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    denominator: float,
+    clip: Clip = CLIP,
+    penalty: Tensor | None = None,
+    correction: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """A soft gate in place of the clip, whose slope at ratio 1 is -A. Arguments as in grpo; `clip` is not used."""
+    gain = advantages.to(logprob.dtype)[:, None]
+    tau = torch.full_like(gain, SAPO_TEMPERATURES[1]).masked_fill(gain > 0, SAPO_TEMPERATURES[0])
+    policy = -gain * torch.sigmoid(tau * (ratio(logprob, old, mask) - 1)) * 4 / tau
+    counts = difference(logprob, old, mask)[1]
+    return _sequence_means(_whole(policy, counts, correction, penalty), counts, denominator, weights)
+
+
+def dapo(
+    logprob: Tensor,
+    old: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    denominator: float,
+    clip: Clip = CLIP,
+    penalty: Tensor | None = None,
+    correction: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """grpo's tokens, each with the same share of the step (Yu et al. 2025). Arguments as in grpo.
+
+    bnpo and dr_grpo (Liu et al. 2025) are this sum over another denominator or, with the step's count, the same.
+    """
+    policy = clipped_surrogate(ratio(logprob, old, mask), advantages, clip)
+    counts = difference(logprob, old, mask)[1]
+    return _token_sum(_whole(policy, counts, correction, penalty), denominator, weights)
+
+
+def cispo(
+    logprob: Tensor,
+    old: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    denominator: float,
+    clip: Clip = CLIP,
+    penalty: Tensor | None = None,
+    correction: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """The policy gradient with a bounded ratio as its weight: no token loses its gradient (MiniMax 2025).
+
+    Arguments as in grpo; only `clip.high` is used, the largest ratio itself.
+    """
+    weight = ratio(logprob, old, mask).detach().clamp(max=clip.high)
+    counts = difference(logprob, old, mask)[1]
+    score = torch.where(counts, logprob, torch.zeros_like(logprob))
+    policy = -weight * advantages.to(logprob.dtype)[:, None] * score
+    return _token_sum(_whole(policy, counts, correction, penalty), denominator, weights)
 
 
 def grpo_loss(
@@ -44,16 +228,75 @@ def grpo_loss(
     beta: float = 0.001,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Sum over sequences of their token mean of surrogate + beta KL, divided by the step's number of completions.
+    """grpo with the penalty made here: beta times k3. reference may be None where beta is 0."""
+    if beta and reference is None:
+        raise InputError(f"beta {beta} needs the log-probs of a reference policy")
+    penalty = beta * kl(logprob, reference, mask) if beta and reference is not None else None
+    clip = Clip(eps_low, eps_high)
+    return grpo(
+        logprob, old, advantages, mask, denominator=num_completions, clip=clip, penalty=penalty, weights=weights
+    )
 
-    weights: [N] loss weights, 1 where None. A completion without tokens adds 0 and is counted. reference may be None
-    where beta is 0.
+
+bnpo = dr_grpo = dapo
+
+LOSSES: dict[str, Loss] = {
+    "grpo": Loss(grpo, "completions"),
+    "dapo": Loss(dapo, "tokens"),
+    "bnpo": Loss(bnpo, "tokens"),
+    "dr_grpo": Loss(dr_grpo, "budget"),
+    "gspo": Loss(gspo, "completions"),
+    "cispo": Loss(cispo, "tokens"),
+    "sapo": Loss(sapo, "completions"),
+}
+
+
+def loss_named(name: str) -> Loss:
+    """A loss of LOSSES, or a user's by import path: grpo's signature, and an attribute `denominator` on the function
+    ("completions" where it has none). InputError where there is none, or for a denominator that is not known.
     """
-    per_token = clipped_surrogate(logprob, old, advantages, eps_low, eps_high)
-    if beta:
-        if reference is None:
-            raise ValueError(f"beta {beta} needs the log-probs of a reference policy")
-        per_token = per_token + beta * k3(logprob, reference)
-    lengths = mask.sum(-1).clamp(min=1)
-    per_sequence = (per_token * mask).sum(-1) / lengths
-    return (per_sequence if weights is None else per_sequence * weights).sum() / num_completions
+    if name in LOSSES:
+        return LOSSES[name]
+    function = find(name, {known: loss.function for known, loss in LOSSES.items()}, "loss")
+    denominator = getattr(function, "denominator", "completions")
+    if denominator not in DENOMINATORS:
+        raise InputError(f"loss {name!r}: no denominator {denominator!r}; there are {', '.join(DENOMINATORS)}")
+    return Loss(function, denominator)
+
+
+def clip_shares(ratio: Tensor, advantages: Tensor, mask: Tensor, clip: Clip) -> dict[str, Tensor]:
+    """Sums over the tokens that count, float64 scalars to add up over ranks before they are divided by `tokens`.
+
+    ratio: the ratios; clip_low: tokens with ratio < 1 - low and A < 0, clip_high: ratio > 1 + high and A > 0, which are
+    those without a policy gradient. ratio: [N, C] or [N, 1]. cispo bounds at high itself: give Clip(1, high - 1).
+    """
+    counts = mask != 0
+    gain = advantages[:, None]
+    low = (ratio < 1 - clip.low) & (gain < 0) & counts
+    high = (ratio > 1 + clip.high) & (gain > 0) & counts
+    kept = torch.where(counts, ratio.detach(), torch.zeros_like(ratio))
+    sums = {"ratio": kept, "clip_low": low, "clip_high": high, "tokens": counts}
+    return {name: values.sum(dtype=torch.float64) for name, values in sums.items()}
+
+
+def _whole(policy: Tensor, counts: Tensor, correction: Tensor | None, penalty: Tensor | None) -> Tensor:
+    """The corrected policy part plus the penalty [N, C], 0 where nothing counts."""
+    if correction is not None:
+        policy = policy * torch.where(counts, correction, torch.zeros_like(correction))
+    if penalty is not None:
+        policy = policy + penalty
+    return torch.where(counts, policy, torch.zeros_like(policy))
+
+
+def _sequence_means(per_token: Tensor, counts: Tensor, denominator: float, weights: Tensor | None) -> Tensor:
+    return _sum(per_token.sum(-1) / counts.sum(-1).clamp(min=1), denominator, weights)
+
+
+def _token_sum(per_token: Tensor, denominator: float, weights: Tensor | None) -> Tensor:
+    return _sum(per_token.sum(-1), denominator, weights)
+
+
+def _sum(per_sequence: Tensor, denominator: float, weights: Tensor | None) -> Tensor:
+    if not denominator > 0:
+        raise InputError(f"loss: the denominator is the step's count, above 0; got {denominator}")
+    return (per_sequence if weights is None else per_sequence * weights).sum() / denominator

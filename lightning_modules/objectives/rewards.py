@@ -1,78 +1,224 @@
-"""Knows what a completion is worth: the paper's accuracy and format rewards.
+"""Knows how reward functions are found, called and weighed, and which sample is to blame where one fails.
 
-A reward is a function `(completions, **columns) -> list[float | None]`, named by its import path in a config; the
-columns are solution, choices, question, question_type and label, one entry per completion. None: not scorable.
+A reward is a function `(completions, **columns) -> list[float | None]`, plain or async, or a class made without
+arguments whose instances are called so (ms-swift's ORM classes run unchanged), named by its import path or, built in,
+by its name. The columns have one entry per completion; None: this function cannot score this completion.
 """
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+import os
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...datamodules.answers import is_right, is_well_formed
+from ...curriculum.components import find
 from ...errors import InputError
+from .built_in_rewards import BUILT_IN
 
-Reward = Callable[..., Sequence[float | None]]
+Reward = Callable[..., Any]
 
-
-def accuracy(completions: Sequence[str], solution: Sequence[str], **_: Any) -> list[float]:
-    """1 where the extracted answer equals the solution, in lower case; an untagged right answer counts."""
-    return [float(is_right(said, truth)) for said, truth in zip(completions, solution, strict=True)]
-
-
-def format(completions: Sequence[str], **_: Any) -> list[float]:
-    """1 where the completion is exactly one <answer>...</answer> pair."""
-    return [float(is_well_formed(said)) for said in completions]
+# What every function is offered, one value per completion; `silence` only where a function needs it: the policy's
+# probability of the right answer without the audio.
+COLUMNS = ("solution", "choices", "question", "question_type", "label", "key", "group", "num_tokens", "finished",
+    "max_new_tokens", "silence")  # fmt: skip
 
 
-BUILT_IN: dict[str, Reward] = {"accuracy": accuracy, "format": format}
+@dataclass(frozen=True)
+class Scored:
+    """Rewards of N completions, float64.
+
+    total: [N] weighted sum over the functions that could score, NaN where none could. parts: name -> [N], unweighted,
+    NaN where that function returned None.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Rewards:
+    """Reward functions and their weights.
+
+    Args:
+        spec: built-in name or import path -> weight, or -> {weight: w, other: arguments}; the arguments go to the
+            function by name.
+
+    `weights` has the weight of each name. InputError for a function that is not there, an argument that it does not
+    name, or a weight that is not a finite number.
+    """
+
+    def __init__(self, spec: Mapping[str, float | dict]) -> None:
+        if not spec:
+            raise InputError("rewards: at least one is needed, as in {accuracy: 2.0, format: 0.5}")
+        self.weights: dict[str, float] = {}
+        self._functions: dict[str, Reward] = {}
+        self._needs_silence = False
+        for name, given in spec.items():
+            arguments = dict(given) if isinstance(given, Mapping) else {"weight": given}
+            self.weights[name] = _weight(name, arguments.pop("weight", None))
+            function = reward_function(name)
+            self._needs_silence |= bool(getattr(function, "needs_silence", False))
+            _check_arguments(name, function, arguments)
+            self._functions[name] = partial(function, **arguments)
+
+    @property
+    def needs_silence(self) -> bool:
+        """Whether a function asks for the column `silence`, by an attribute needs_silence = True."""
+        return self._needs_silence
+
+    def __call__(self, completions: Sequence[str], columns: Mapping[str, Sequence], keys: Sequence[str]) -> Scored:
+        """Scores N completions; keys: [N] names of their questions, for messages; columns: name -> [N] values.
+
+        Async functions run at the same time, on an event loop that lives as long as the process, so that a client kept
+        open between steps stays usable. InputError names the function and the first sample for which it raises,
+        returns another number of values than completions, or something that is neither a finite number nor None.
+        """
+        assert len(keys) == len(completions) and all(len(values) == len(keys) for values in columns.values())
+        outcomes = _run([(function, completions, columns) for function in self._functions.values()])
+        parts: dict[str, Tensor] = {}
+        for name, outcome in zip(self._functions, outcomes, strict=True):
+            problem = _problem(outcome, len(keys))
+            if problem:
+                raise InputError(f"reward {name!r} {self._blame(name, completions, columns, keys)}") from (
+                    outcome if isinstance(outcome, Exception) else None
+                )
+            values = [_number(value) for value in outcome]
+            for key, said, value in zip(keys, completions, values, strict=True):
+                if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+                    raise InputError(
+                        f"reward {name!r} returned {value!r} for {_shown(key, said)}; a finite number or None is needed"
+                    )
+            parts[name] = torch.tensor([math.nan if v is None else float(v) for v in values], dtype=torch.float64)
+        return Scored(_weighted(parts, self.weights, len(keys)), parts)
+
+    def _blame(
+        self, name: str, completions: Sequence[str], columns: Mapping[str, Sequence], keys: Sequence[str]
+    ) -> str:
+        """What goes wrong and for which sample: the first completion that fails when it is scored alone."""
+        function = self._functions[name]
+        for place, (key, said) in enumerate(zip(keys, completions, strict=True)):
+            alone = {column: values[place : place + 1] for column, values in columns.items()}
+            problem = _problem(_run([(function, [said], alone)])[0], 1)
+            if problem:
+                return f"{problem} for {_shown(key, said)}"
+        problem = _problem(_run([(function, completions, columns)])[0], len(keys))
+        return f"{problem or 'failed'} for all {len(keys)} completions at once, and for none of them alone"
 
 
 def reward_function(path: str) -> Reward:
-    """The function of a dotted import path; `accuracy` and `format` alone name the built-in ones."""
-    if path in BUILT_IN:
-        return BUILT_IN[path]
-    module, _, name = path.rpartition(".")
-    if not module:
-        raise InputError(f"rewards: no built-in reward {path!r}; there are {', '.join(BUILT_IN)}, or an import path")
+    """The function of a built-in name or a dotted import path; of a class, an instance made without arguments.
+
+    InputError where there is none, or where what there is cannot be called.
+    """
+    found = find(path, BUILT_IN, "rewards")
+    if not inspect.isclass(found):
+        return found
     try:
-        function = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"rewards: cannot import {path!r} ({error})") from None
-    if not callable(function):
-        raise InputError(f"rewards: {path!r} is not a function")
-    return function
+        made = found()
+    except Exception as error:  # a user's class: whatever it raises is reported under its name
+        raise InputError(
+            f"rewards: {path!r} cannot be made without arguments ({type(error).__name__}: {error})"
+        ) from error
+    if not callable(made):
+        raise InputError(f"rewards: an instance of {path!r} is not a function; it needs a method __call__")
+    return made
+
+
+def _weight(name: str, weight: Any) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
+        raise InputError(
+            f"rewards: {name!r} needs a weight, a finite number or {{weight: 1.0, ...}} with arguments; got {weight!r}"
+        )
+    return float(weight)
+
+
+def _check_arguments(name: str, function: Reward, arguments: Mapping[str, Any]) -> None:
+    """InputError for one the function does not name; `**columns` names none, or it would swallow a typing error."""
+    if not arguments:
+        return
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = [p.name for p in inspect.signature(function).parameters.values() if p.kind in kinds][1:]
+    for argument in arguments:
+        if argument in COLUMNS:
+            raise InputError(f"rewards: {name!r}: {argument!r} is a column of the batch, not an argument")
+        if argument not in named:
+            raise InputError(f"rewards: {name!r} has no argument {argument!r}; it takes {', '.join(named) or 'none'}")
+
+
+def _run(calls: Sequence[tuple[Reward, Sequence[str], Mapping[str, Sequence]]]) -> list[Any]:
+    """The result of every call, or the exception it raised; those that are awaitable run at the same time.
+
+    Every function gets lists of its own: one that empties them must not change what the next one sees.
+    """
+    outcomes: list[Any] = []
+    for function, completions, columns in calls:
+        try:
+            outcomes.append(function(list(completions), **{name: list(values) for name, values in columns.items()}))
+        except Exception as error:  # a user's function: whatever it raises is reported under its name
+            outcomes.append(error)
+    waiting = {place: each for place, each in enumerate(outcomes) if inspect.isawaitable(each)}
+    if waiting:
+        done = asyncio.run_coroutine_threadsafe(_all(list(waiting.values())), _loop(os.getpid())).result()
+        for place, outcome in zip(waiting, done, strict=True):
+            outcomes[place] = outcome
+    return outcomes
+
+
+async def _all(waiting: list[Awaitable]) -> list[Any]:
+    return await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@cache
+def _loop(process: int) -> asyncio.AbstractEventLoop:
+    """A loop in a thread of its own, as the calling thread may have one that runs; a fork needs another thread."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True, name="async rewards").start()
+    return loop
+
+
+def _problem(outcome: Any, count: int) -> str:
+    """What is wrong with the result of a call as a whole, "" where nothing is."""
+    if isinstance(outcome, BaseException):
+        return f"raised {type(outcome).__name__}: {outcome}"
+    if isinstance(outcome, str | bytes | Mapping) or not hasattr(outcome, "__len__"):
+        return f"returned {outcome!r:.80}, not a list of numbers,"
+    return "" if len(outcome) == count else f"returned {len(outcome)} values for {count} completions,"
+
+
+def _number(value: Any) -> Any:
+    """A Python number where a scalar of numpy or torch is given."""
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
+def _shown(key: str, said: str) -> str:
+    return f"sample {key!r}, completion {said[:80]!r}"
+
+
+def _weighted(parts: Mapping[str, Tensor], weights: Mapping[str, float], count: int) -> Tensor:
+    """[N] weighted sum over the functions that could score, NaN where none could."""
+    total = torch.zeros(count, dtype=torch.float64)
+    scored = torch.zeros(count, dtype=torch.bool)
+    for name, part in parts.items():
+        total += weights[name] * part.nan_to_num(0.0)
+        scored |= ~part.isnan()
+    return total.masked_fill(~scored, math.nan)
 
 
 def weighted_rewards(
     rewards: Mapping[str, tuple[Reward, float]], completions: Sequence[str], columns: Mapping[str, Sequence]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum [N] float64 over the functions that could score a completion, and every function's [N] own.
-
-    NaN where none could. A function that raises, returns another number of values or a value that is not finite is
-    reported with its name.
-    """
-    parts = {}
-    total = torch.zeros(len(completions), dtype=torch.float64)
-    scored = torch.zeros(len(completions), dtype=torch.bool)
-    for name, (function, weight) in rewards.items():
-        try:
-            values = list(function(completions, **columns))
-        except Exception as error:  # a user's function: whatever it raises is reported under its name
-            raise InputError(f"reward {name!r} raised {type(error).__name__}: {error}") from error
-        if len(values) != len(completions):
-            raise InputError(f"reward {name!r} returned {len(values)} values for {len(completions)} completions")
-        bad = [v for v in values if v is not None and not (isinstance(v, Real) and math.isfinite(v))]
-        if bad:
-            raise InputError(f"reward {name!r} returned {bad[0]!r}; a finite number or None is needed")
-        part = torch.tensor([math.nan if v is None else float(v) for v in values], dtype=torch.float64)
-        parts[name] = part
-        total += weight * part.nan_to_num(0.0)
-        scored |= ~part.isnan()
-    return total.masked_fill(~scored, math.nan), parts
+    """The weighted sum [N] and every function's own [N], of functions that are at hand."""
+    known = Rewards.__new__(Rewards)
+    known.weights = {name: weight for name, (_, weight) in rewards.items()}
+    known._functions = {name: function for name, (function, _) in rewards.items()}
+    scored = known(completions, columns, [str(place) for place in range(len(completions))])
+    return scored.total, scored.parts
