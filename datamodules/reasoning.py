@@ -19,7 +19,7 @@ from .question import Question
 from .reader import ShardReader
 from .storage import RemoteFiles
 
-_MOST_LOOKED_AT = 2_000  # reads of one question take 0.1 ms from a disk and 50 ms from a server, 32 at a time
+_MOST_LOOKED_AT = 2_000  # 0.05 s where the shards lie in memory, some seconds from a server
 _WAY_OUT = "give a pool where all have it (by source, or a column of the label table), or set training.reasoning: none"
 
 
