@@ -8,6 +8,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "CompletionTable": "earwitness.lightning_modules.callbacks.completions",
     "AnswerTable": "earwitness.lightning_modules.callbacks.outputs",
     "AudioQuestions": "earwitness.datamodules.module",
     "ExportPolicy": "earwitness.lightning_modules.callbacks.outputs",
@@ -16,6 +17,7 @@ _PUBLIC = {
     "Interleaved": "earwitness.lightning_modules.interleaved",
     "OmniPolicy": "earwitness.lightning_modules.policy.omni",
     "PolicyModule": "earwitness.lightning_modules.base",
+    "SilentProbe": "earwitness.lightning_modules.callbacks.silent_probe",
     "SFT": "earwitness.lightning_modules.sft",
 }
 __all__ = ["__version__", *_PUBLIC]

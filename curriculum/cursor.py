@@ -18,6 +18,7 @@ from .compile import deal_block, pool_of
 from .feedback import SUMS, Observations
 from .fingerprint import differences
 from .plan import Plan
+from .refill import Refill
 from .stages import parse_curriculum
 from .table import Table
 
@@ -30,6 +31,7 @@ class Cursor:
 
     def __init__(self, plan: Plan, stage: str) -> None:
         self.plan, self.stage, self.step = plan, stage, 0
+        self._refills = {name: Refill(plan, name) for name in plan.members(stage)}
         self._adaptive = None if stage in plan.turns else plan.dealt(stage)
         if self._adaptive is not None and self._adaptive.stage.window is None:
             self._adaptive = None
@@ -60,6 +62,10 @@ class Cursor:
                 raise ValueError(f"sums must have the shape {self._open.shape}, got {sums.shape}")
             self._open = self._open + sums
 
+    def refill(self, stage: str, wanted: np.ndarray) -> dict[int, np.ndarray]:
+        """Cell -> rows that nobody deals, `wanted` [Q] of each or what is left; they count as used from now on."""
+        return self._refills[stage].take(wanted)
+
     def trained(self, steps: int = 1) -> None:
         """Moves on by trained steps; the end of a window folds its sums in and plans another window."""
         for _ in range(steps):
@@ -86,7 +92,8 @@ class Cursor:
     def _next_row(self, before: np.ndarray, cards: int, t: float) -> tuple[np.ndarray, np.ndarray]:
         assert self._adaptive is not None
         stage, cells = self._adaptive.stage, self.plan.cells
-        here = cells.at(self._adaptive.left - before, pool_of(stage, cells), self.live())
+        left = self._adaptive.left - before - self._refills[self.stage].taken
+        here = cells.at(left, pool_of(stage, cells), self.live())
         return deal_block(stage, here, cards, t, self._debt)
 
     def used(self) -> np.ndarray:
@@ -104,6 +111,7 @@ class Cursor:
             if dealt.stage.window is not None:  # windows are dealt whole
                 count = int(dealt.edges[min(dealt.planned, -(-steps // dealt.stage.window))])
             used[plan.rows(name, np.arange(count))] = True
+            used[self._refills[name].rows()] = True
         return used
 
     def _members(self) -> dict[str, int]:
@@ -124,6 +132,9 @@ class Cursor:
             "table": self.plan.facts,
             "fork_of": self.plan.origin,
         }
+        refilled = {name: each.taken.tolist() for name, each in self._refills.items() if each.taken.any()}
+        if refilled:
+            state["refilled"] = refilled
         if self._adaptive is not None:
             state["adaptive"] = {
                 "closed": self._closed,
@@ -141,6 +152,8 @@ class Cursor:
         if state["fingerprint"] != self.plan.fingerprint:
             raise InputError(f"{self._changed(state)}; start the stage anew, or fork it with `replan`")
         self.step = int(state["step"])
+        for name, taken in state.get("refilled", {}).items():
+            self._refills[name].taken[:] = taken
         if self._adaptive is not None:
             kept = state["adaptive"]
             self._closed = int(kept["closed"])

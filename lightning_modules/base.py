@@ -134,6 +134,18 @@ class PolicyModule(L.LightningModule):
         values = torch.tensor(sums, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
         return self.trainer.strategy.reduce(values, reduce_op="sum").tolist()
 
+    def greatest(self, value: float) -> float:
+        """The greatest over all ranks."""
+        return max(self.gathered(value))
+
+    def gathered(self, value: Any) -> list[Any]:
+        """What every rank has, in the order of the ranks; tensors must lie on the CPU."""
+        if self.trainer.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(found, value)
+        return found
+
     def descend(self, losses: Iterable[Callable[[], Tensor]], step: int) -> dict[str, float]:
         """One optimizer step on the sum of the micro-batches' losses over all ranks; returns what is worth logging.
 

@@ -1,46 +1,55 @@
-"""Knows group-relative policy optimisation (GRPO) as the paper runs it: one rollout of one batch is one step.
+"""Knows group-relative policy optimisation (GRPO): one rollout of one batch, and one optimizer step or a few on it.
 
 Deviations from the paper's trainer (ms-swift): the loss is divided by the step's number of completions over all ranks
 instead of averaging micro-batch means; the placeholder tokens have probability 0 in sampling and in every log-prob;
-sampling is not truncated to the top k, so that the ratio is the true one.
+where sampling is truncated (top_k, top_p), log-probs are renormalised over what was kept, so that ratios are 1 on the
+first pass; unscorable completions are left out of their group instead of counting 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from ..curriculum.feedback import SUMS, Observations
-from ..datamodules.answers import is_right
 from ..datamodules.batch import Batch
 from ..errors import InputError
-from .base import LABELS, PolicyModule
-from .objectives.advantages import group_advantages
-from .objectives.losses import grpo_loss, k3
-from .objectives.rewards import reward_function, weighted_rewards
+from .base import PolicyModule
+from .experience import Experience, columns_of, micro_batches
+from .facts import batch_facts
+from .grpo_log import Meter, by_label, mean_facts
+from .objective import Objective, advantages_over_ranks
+from .objectives.correction import importance
+from .objectives.kl import kl
+from .objectives.losses import clip_shares, loss_named, ratio
+from .objectives.rewards import Rewards
+from .observing import feed_back, refill, silent_accuracy
+from .phases import Phases
 from .policy.omni import OmniPolicy
-from .probing import due, option_accuracy, rollout_accuracy, silent_prompts
-from .rollout.engine import Completions, Rollout, completion_keys
-from .rollout.sampling import sample
+from .reference import Reference
+from .rollout.engine import Engine, Rollout, completion_keys
+from .rollout.sampling import PolicyEngine
 from .schedule import Schedule
 
 PAPER_REWARDS = {"accuracy": 2.0, "format": 0.5}
+_MOST_DIFFERENCE = 1.0  # nats per token; rounding and other kernels give hundredths
 
 
-@dataclass
-class Clip:
-    """The trust region: ratios are clipped to [1 - low, 1 + high]; `beta` weighs the KL to the reference."""
+class Micro(NamedTuple):
+    """One micro-batch of a step: prompts [b] of an experience; `counts` is False where it only keeps a rank busy.
 
-    low: float = 0.2
-    high: float = 0.2
-    beta: float = 0.001
+    reference, old: [n, C] fixed log-probs, None where they are not needed.
+    """
+
+    experience: Experience
+    prompts: Tensor
+    counts: bool
+    reference: Tensor | None = None
+    old: Tensor | None = None
 
 
 class GRPO(PolicyModule):
@@ -49,8 +58,10 @@ class GRPO(PolicyModule):
     Args:
         policy, optimizer, schedule, max_grad_norm: as in PolicyModule.
         micro_batch_size: prompts (each with its group) per forward and backward pass on each rank.
-        rollout: sampling. clip: trust region. rewards: import path -> weight; the paper's by default.
+        rollout: sampling. objective: loss, trust region, KL, advantages.
+        rewards: name or import path -> weight, or {weight: ..., argument: ...}; the paper's by default.
         num_iterations: optimizer steps on every rollout.
+        engine: what samples; the policy itself by default, or vLLM here or elsewhere.
     """
 
     objectives: tuple[str, ...] = ("grpo",)
@@ -63,187 +74,182 @@ class GRPO(PolicyModule):
         max_grad_norm: float = 1.0,
         micro_batch_size: int = 1,
         rollout: Rollout | None = None,
-        clip: Clip | None = None,
-        rewards: dict[str, float] | None = None,
+        objective: Objective | None = None,
+        rewards: dict[str, float | dict] | None = None,
         num_iterations: int = 1,
+        engine: Engine | None = None,
     ) -> None:
-        self_rollout = rollout or Rollout()
-        super().__init__(policy, optimizer, schedule, max_grad_norm, micro_batch_size, self_rollout.max_new_tokens)
-        self.rollout, self.clip = self_rollout, clip or Clip()
-        self.rewards = {path: (reward_function(path), weight) for path, weight in (rewards or PAPER_REWARDS).items()}
+        how = rollout or Rollout()
+        super().__init__(policy, optimizer, schedule, max_grad_norm, micro_batch_size, how.max_new_tokens)
+        self.rollout, self.objective = how, objective or Objective()
+        self.loss = loss_named(self.objective.loss)
+        self.rewards = Rewards(rewards or PAPER_REWARDS)
         self.num_iterations = num_iterations
-        self._frozen: list[OmniPolicy] = []  # in a list: neither saved, nor trained, nor sharded
+        self.engine: Engine = engine or PolicyEngine()
+        self._references: list[Reference] = []  # in a list: neither saved, nor trained, nor sharded
+        self.experiences: list[Experience] = []  # of the step that just ended, for callbacks
+        self.phases = Phases()
+        self._started = False
 
     def configure_model(self) -> None:
         """Loads the policy, and with full fine-tuning a frozen copy of where it started, also when resuming."""
         super().configure_model()
-        if self.clip.beta and not self.net.adapted and not self._frozen:
-            self._frozen = [self.make_policy().requires_grad_(False)]
+        if self.objective.beta and not self._references:
+            self._references = [Reference(self.net, self.make_policy, self.objective.offload_reference)]
+
+    def on_train_start(self) -> None:
+        """Starts the engine."""
+        if not self._started:
+            self.engine.start(self.net, self.trainer.global_rank, self.trainer.world_size)
+            self._started = True
+
+    def on_train_end(self) -> None:
+        """Ends the engine."""
+        if self._started:
+            self.engine.close()
+            self._started = False
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Lets go of the rollout; callbacks have seen it."""
+        self.experiences = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One rollout, its rewards and advantages, and `num_iterations` optimizer steps on it."""
-        uids = [s.question.uid for s in batch.samples]
-        done = sample(
-            self.net,
-            batch.prompts,
-            max_new_tokens=self.rollout.max_new_tokens,
-            group_size=self.rollout.group_size,
-            temperature=self.rollout.temperature,
-            keys=completion_keys(uids, self.rollout.group_size, self.rollout.seed, "rollout", batch.step),
-        )
-        texts = self.net.processor.decode(done.ids, done.mask)
-        rewards, parts = weighted_rewards(self.rewards, texts, self._columns(batch))
-        advantages = group_advantages(rewards, done.prompt_of_row.cpu()).float().to(self.device)
-        advantages = advantages * (batch.weights > 0)[done.prompt_of_row]
-        (count,) = self.over_ranks(float((batch.weights > 0).sum()) * self.rollout.group_size)
-        references, olds = self._fixed_logprobs(batch, done)
+        self.phases.begin()
+        found = self.experiences = self._roll_out(batch)
+        advantages_over_ranks(self, found)
+        denominator = self._denominator(found)
+        with self.phases("logprob"):
+            work = self._fixed(self._work(found))
         log: dict[str, float] = {}
-        for _ in range(self.num_iterations):
-            sums = torch.zeros(2, dtype=torch.float64)
-            jobs = [
-                partial(self._loss, batch, done, rows, advantages, references[i], olds[i], count, sums)
-                for i, rows in enumerate(self.micro_batches(len(batch)))
-            ]
-            log = self.descend(jobs, batch.step)
-            kl, tokens = self.over_ranks(float(sums[0]), float(sums[1]))
-            log["train/kl"] = kl / max(tokens, 1.0)
-        log |= self._by_label(batch, done, rewards, parts, advantages)
-        log |= self._feed_back(batch, texts, advantages)
-        self.log_dict(log | self.data_facts(batch))
+        for number in range(self.num_iterations):
+            meter = Meter()
+            jobs = [partial(self._loss, micro, denominator, meter, number == 0) for micro in work]
+            with self.phases("update"):
+                log |= self.descend(jobs, batch.step)
+            log |= mean_facts(self, meter, first=number == 0)
+        log |= by_label(self, found) | feed_back(self, found)
+        self.log_dict(log | self.data_facts(batch) | batch_facts(self, batch) | self.phases.seconds())
         self.log("reward", log["reward/all"], prog_bar=True, logger=False)
 
-    def _feed_back(self, batch: Batch, texts: list[str], advantages: Tensor) -> dict[str, float]:
-        """Tells an adaptive stage how its cells fared, over all ranks; returns what it has learnt so far."""
-        data, size = self.trainer.datamodule, self.rollout.group_size  # type: ignore[attr-defined]
-        if data.cursor is None or not data.cursor.adapts:
-            return {}
-        stage = data.plan.dealt(data.training.stage).stage
-        if stage.on_zero_advantage != "keep":
-            raise InputError(f"stage {stage.name!r}: GRPO keeps groups without an advantage; on_zero_advantage: keep")
-        real = [s.weight > 0 for s in batch.samples]
-        cells = data.cells_of([s.row for s in batch.samples])[real]
-        truths = [s.question.answer for s in batch.samples for _ in range(size)]
-        right = [float(is_right(text, truth)) for text, truth in zip(texts, truths, strict=True)]
-        accuracy = torch.tensor(right, dtype=torch.float64).view(-1, size).mean(1).numpy()
-        gain = advantages.detach().cpu().double().view(-1, size).abs().mean(1).numpy()
-        sums = Observations(cells, accuracy[real], "audio", gain[real]).sums(len(data.plan.cells))
-        log: dict[str, float] = {}
-        if stage.probe is not None and due(batch.step, stage.probe.rate):
-            silent = self._probe(batch, stage.probe.how).cpu().numpy()[real]
-            sums = sums + Observations(cells, silent, "silence").sums(len(data.plan.cells))
-        sums = np.array(self.over_ranks(*sums.ravel())).reshape(sums.shape)
-        data.cursor.observe(sums)
-        seen = dict(zip(SUMS, sums.sum(1).tolist(), strict=True))
-        if seen["silent_prompts"]:
-            log["silent/all"] = seen["silent_right"] / seen["silent_prompts"]
-        live = data.cursor.live()
-        shown = [name for name in ("ac", "necessity", "useful") if name in live]
-        return log | {f"live/{name}": float(live[name].mean()) for name in shown}
+    def _roll_out(self, batch: Batch) -> list[Experience]:
+        """The batch's experience, and those of what came for groups that taught nothing."""
+        self.engine.sync(self.net)
+        found = [self.experience(batch, 0)]
+        found += refill(self, found[0])
+        self.engine.rest()
+        return found
 
-    def _probe(self, batch: Batch, how: str) -> Tensor:
-        """[B] accuracy of the present policy without the audio."""
-        silent, rollout = silent_prompts(self.net, batch), self.rollout
-        if how == "option_logprob":
-            return torch.cat([option_accuracy(self.net, silent, rows) for rows in self.micro_batches(len(batch))])
-        return torch.cat(
-            [
-                rollout_accuracy(
-                    self.net,
-                    silent,
-                    rows,
-                    group_size=rollout.group_size,
-                    temperature=rollout.temperature,
-                    max_new_tokens=rollout.max_new_tokens,
-                    name=(rollout.seed, batch.step),
-                )
-                for rows in self.micro_batches(len(batch))
-            ]
-        )
+    def experience(self, batch: Batch, number: int) -> Experience:
+        """Completions of the batch's prompts and their rewards. number: of the round within the step."""
+        uids = [s.question.uid for s in batch.samples]
+        name = ("rollout", batch.step) if number == 0 else ("rollout", batch.step, number)
+        keys = completion_keys(uids, self.rollout.group_size, self.rollout.seed, *name)
+        with self.phases("rollout"):
+            done = self.engine.complete(batch, self.rollout, keys)
+        with self.phases("reward"):
+            texts = self.net.processor.decode(done.ids, done.mask)
+            silence = silent_accuracy(self, batch) if self.rewards.needs_silence else None
+            columns = columns_of(batch, done, self.rollout.max_new_tokens, silence)
+            scored = self.rewards(texts, columns, columns["key"])
+        return Experience(batch, done, texts, scored, silence)
 
-    def _columns(self, batch: Batch) -> dict[str, list]:
-        """What reward functions may ask for, repeated over the group."""
-        size = self.rollout.group_size
-        columns: dict[str, list] = {
-            "solution": [s.question.answer for s in batch.samples],
-            "choices": [list(s.choices) for s in batch.samples],
-            "question": [s.question.question for s in batch.samples],
-            "question_type": [s.question.question_type for s in batch.samples],
-            "label": [s.label for s in batch.samples],
+    def _denominator(self, found: list[Experience]) -> float:
+        """What the loss is divided by, over all micro-batches and ranks; at least 1."""
+        masks = [each.mask(not self.objective.mask_truncated) for each in found]
+        completions = sum(int(each.kept.sum()) * each.group_size for each in found)
+        if self.objective.drop_empty:
+            completions = sum(int(mask.any(1).sum()) for mask in masks)
+        counts = {
+            "completions": float(completions),
+            "tokens": float(sum(int(mask.sum()) for mask in masks)),
+            "budget": float(completions * self.rollout.max_new_tokens),
         }
-        return {name: [value for value in values for _ in range(size)] for name, values in columns.items()}
+        (total,) = self.over_ranks(counts[self.loss.denominator])
+        return max(total, 1.0)
 
-    def _rows(self, done: Completions, prompts: slice) -> Completions:
-        size = self.rollout.group_size
-        rows = torch.arange(prompts.start * size, prompts.stop * size, device=done.ids.device)
-        return done.select(rows, prompts.start)
+    def _work(self, found: list[Experience]) -> list[Micro]:
+        """The step's micro-batches, as many on every rank: weights that are sharded wait for all ranks."""
+        work = [Micro(each, prompts, True) for each, prompts in micro_batches(found, self.micro_batch_size)]
+        most = int(self.greatest(len(work)))
+        return work + [work[0]._replace(counts=False)] * (most - len(work))
 
-    def _logprob(self, policy: OmniPolicy, batch: Batch, part: Completions, prompts: slice) -> Tensor:
+    def _logprobs(self, policy: OmniPolicy, micro: Micro, entropy: bool = False):
+        part = micro.experience.part(micro.prompts)
+        done = part.done
         return policy(
-            batch.prompts.select(prompts), part.ids, part.mask, part.prompt_of_row, self.rollout.temperature
-        ).logprob
-
-    def _reference(self) -> AbstractContextManager[OmniPolicy]:
-        return nullcontext(self._frozen[0]) if self._frozen else self.net.reference()
+            part.prompts, done.ids, done.mask, done.prompt_of_row, self.rollout.temperature, entropy, done.support
+        )
 
     @torch.no_grad()
-    def _fixed_logprobs(self, batch: Batch, done: Completions) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """Reference log-probs (None where beta is 0) and old ones (None where the first pass gives them anyway)."""
-        references: list[Tensor | None] = []
-        olds: list[Tensor | None] = []
-        for prompts in self.micro_batches(len(batch)):
-            part = self._rows(done, prompts)
-            reference = None
-            if self.clip.beta:
-                if self._frozen:
-                    self._frozen[0] = self._frozen[0].to(self.device)
-                with self._reference() as frozen:
-                    reference = self._logprob(frozen, batch, part, prompts)
-            references.append(reference)
-            olds.append(self._logprob(self.net, batch, part, prompts) if self.num_iterations > 1 else None)
-        return references, olds
+    def _fixed(self, work: list[Micro]) -> list[Micro]:
+        """Reference log-probs (beta not 0), and old ones where the first pass does not give them anyway."""
+        if self._references:
+            with self._references[0].at(self.device) as frozen:
+                work = [micro._replace(reference=self._logprobs(frozen, micro).logprob) for micro in work]
+        if self.num_iterations > 1:
+            work = [micro._replace(old=self._logprobs(self.net, micro).logprob) for micro in work]
+        return work
 
-    def _loss(self, batch, done, prompts, advantages, reference, old, count, sums) -> Tensor:
-        """One micro-batch's loss; adds its KL and its number of tokens to `sums` [2]."""
-        part, size = self._rows(done, prompts), self.rollout.group_size
-        logprob = self._logprob(self.net, batch, part, prompts)
-        # The padding of a last batch must not count, not even through the KL term.
-        real = (batch.weights[prompts] > 0).repeat_interleave(size)
-        mask = part.mask * real[:, None]
-        if reference is not None:
-            estimate = (k3(logprob.detach(), reference) * mask).sum()
-            sums += torch.tensor([float(estimate), float(mask.sum())], dtype=torch.float64)
-        return grpo_loss(
-            logprob,
-            logprob.detach() if old is None else old,
-            reference,
-            advantages[prompts.start * size : prompts.stop * size],
+    def _loss(self, micro: Micro, denominator: float, meter: Meter, first: bool) -> Tensor:
+        """One micro-batch's loss; adds what is worth logging to the meter."""
+        how, each = self.objective, micro.experience
+        part = each.part(micro.prompts)
+        out = self._logprobs(self.net, micro, entropy=True)
+        mask = each.mask(not how.mask_truncated)[part.rows, : part.done.ids.shape[1]] * micro.counts
+        old = out.logprob.detach() if micro.old is None else micro.old
+        advantages = each.advantages[part.rows.cpu()].to(self.device, out.logprob.dtype)
+        rho = ratio(out.logprob, old, mask)
+        penalty = None
+        if micro.reference is not None:
+            divergence = kl(
+                out.logprob, micro.reference, mask, estimator=how.kl, ratio=rho if how.kl_correction else None
+            )
+            penalty = how.beta * divergence
+            meter.add("kl", kl(out.logprob.detach(), micro.reference, mask).sum())
+        correction = self._correction(part, old, mask, meter)
+        if first:
+            self._compare(part, out.logprob.detach(), mask, meter)
+        for name, total in clip_shares(rho.detach(), advantages, mask, how.clip).items():
+            meter.add(name, total)
+        meter.add("entropy", (out.entropy.detach() * mask).sum())
+        weights = each.batch.weights[each.done.prompt_of_row[part.rows]]
+        return self.loss.function(
+            out.logprob,
+            old,
+            advantages,
             mask,
-            num_completions=count,
-            eps_low=self.clip.low,
-            eps_high=self.clip.high,
-            beta=self.clip.beta,
-            weights=batch.weights[prompts].repeat_interleave(size),
+            denominator=denominator,
+            clip=how.clip,
+            penalty=penalty,
+            correction=correction,
+            weights=weights,
         )
 
-    def _by_label(
-        self, batch: Batch, done: Completions, rewards: Tensor, parts: dict[str, Tensor], advantages: Tensor
-    ) -> dict[str, float]:
-        """`reward/{label}`, `accuracy/{label}` and `zero_advantage/{label}` over all ranks, and completion lengths."""
-        size = self.rollout.group_size
-        groups = rewards.nan_to_num(0.0).view(-1, size)
-        flat = (advantages.cpu().view(-1, size) == 0).all(1).double()
-        accuracy = parts.get("accuracy", torch.zeros_like(rewards)).nan_to_num(0.0).view(-1, size).mean(1)
-        real = [s.weight > 0 for s in batch.samples]
-        names, sums = [], []
-        for label in ("all", *LABELS):
-            mine = torch.tensor(
-                [r and label in ("all", s.label or "unlabelled") for r, s in zip(real, batch.samples, strict=True)]
+    def _correction(self, part, old: Tensor, mask: Tensor, meter: Meter) -> Tensor | None:
+        """The importance weight from the engine's distribution to the policy's, where one is wanted."""
+        how = self.objective.correction
+        if how is None:
+            return None
+        if part.done.logprob is None:
+            raise InputError(f"objective.correction: {type(self.engine).__name__} gives no log-probs of its own")
+        weight, raw = importance(
+            old.detach(), part.done.logprob, mask, level=how.level, how=how.how, cap=how.cap, floor=how.floor
+        )
+        spread = weight.expand_as(mask)
+        meter.add("correction", (spread * mask).sum())
+        meter.add("corrected", ((raw != weight).expand_as(mask) * mask).sum())
+        return weight
+
+    def _compare(self, part, logprob: Tensor, mask: Tensor, meter: Meter) -> None:
+        """How far the engine's log-probs are from the policy's; far off, something else was sampled from."""
+        if part.done.logprob is None:
+            return
+        gap = ((logprob - part.done.logprob).abs() * mask).sum()
+        meter.add("gap", gap)
+        if float(gap) > _MOST_DIFFERENCE * max(float(mask.sum()), 8.0):
+            raise InputError(
+                f"the completions were not sampled from this policy: its log-probs differ from the engine's by "
+                f"{float(gap) / float(mask.sum()):.2f} nats per token; other weights, another temperature, or audio "
+                "that belongs to other prompts"
             )
-            for name, value in (("reward", groups.mean(1)), ("accuracy", accuracy), ("zero_advantage", flat)):
-                names.append(f"{name}/{label}")
-                sums += [float(value[mine].sum()), float(mine.sum())]
-        lengths, finished = float(done.mask.sum()), float(done.finished.sum())
-        *reduced, lengths, finished, rows = self.over_ranks(*sums, lengths, finished, float(len(done.ids)))
-        pairs = zip(names, reduced[::2], reduced[1::2], strict=True)
-        log = {name: total / number for name, total, number in pairs if number}
-        return log | {"rollout/mean_tokens": lengths / rows, "rollout/finished": finished / rows}

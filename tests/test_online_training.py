@@ -15,10 +15,12 @@ from earwitness.curriculum.cursor import read_state
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.datamodules.requests import Asking, Training
 from earwitness.errors import InputError
-from earwitness.lightning_modules.grpo import GRPO, Clip, Rollout
+from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.interleaved import Interleaved
+from earwitness.lightning_modules.objective import Objective
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.probing import due, option_accuracy, rollout_accuracy, silent_prompts
+from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.sft import SFT
 from earwitness.tests.trainers import trainer_of
 
@@ -50,7 +52,12 @@ def data_of(small, curriculum, stage: str = "grpo", workers: int = 0, **training
 def grpo_of(small, kind: type = GRPO, **options):
     rollout = Rollout(group_size=2, max_new_tokens=3, seed=1)
     return kind(
-        partial(OmniPolicy, small.tiny), SGD, rollout=rollout, clip=Clip(beta=0.0), micro_batch_size=4, **options
+        partial(OmniPolicy, small.tiny),
+        SGD,
+        rollout=rollout,
+        objective=Objective(beta=0.0),
+        micro_batch_size=4,
+        **options,
     )
 
 

@@ -13,8 +13,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.datamodules.requests import Asking, Augmentation, Training
 from earwitness.errors import InputError
-from earwitness.lightning_modules.grpo import GRPO, Clip, Rollout
+from earwitness.lightning_modules.grpo import GRPO
+from earwitness.lightning_modules.objective import Objective
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.schedule import Schedule
 from earwitness.lightning_modules.sft import SFT
 from earwitness.tests.trainers import trainer_of
@@ -83,7 +85,7 @@ def test_grpo_is_the_same_for_every_micro_batch_size(small, tmp_path, iterations
             SGD,
             micro_batch_size=size,
             rollout=Rollout(group_size=4, max_new_tokens=6),
-            clip=Clip(beta=0.05),
+            objective=Objective(beta=0.05),
             rewards=rewards,
             num_iterations=iterations,
         )
@@ -98,7 +100,7 @@ def test_equal_rewards_without_kl_change_nothing(small, tmp_path) -> None:
         policy_of(small),
         SGD,
         rollout=Rollout(4, 1.0, 6),
-        clip=Clip(beta=0.0),
+        objective=Objective(beta=0.0),
         rewards={"earwitness.tests.tests_rewards.constant": 1.0},
     )
     assert torch.equal(trained(small, tmp_path, module, "grpo", 1), weights_before(small))
@@ -230,8 +232,9 @@ def test_loss_curves_are_those_of_the_naive_logits(small, tmp_path, monkeypatch,
 
     def naive(hidden, weight, targets, *, temperature, exclude, return_entropy) -> LogProbOutput:
         logits = (hidden @ weight.T / temperature).index_fill(-1, exclude, -torch.inf)
-        logprob = log_softmax(logits, -1).gather(-1, targets.clamp(min=0)[..., None]).squeeze(-1)
-        return LogProbOutput(logprob.where(targets >= 0, 0.0), None)
+        every = log_softmax(logits, -1)
+        logprob = every.gather(-1, targets.clamp(min=0)[..., None]).squeeze(-1)
+        return LogProbOutput(logprob.where(targets >= 0, 0.0), -(every.exp() * every.clamp(min=-1e4)).sum(-1))
 
     curves, ends = [], []
     for function in (None, naive):
@@ -243,7 +246,12 @@ def test_loss_curves_are_those_of_the_naive_logits(small, tmp_path, monkeypatch,
         else:
             rewards, rollout = {"earwitness.tests.tests_rewards.length": 1.0}, Rollout(group_size=4, max_new_tokens=6)
             module = GRPO(
-                policy_of(small), SGD, rollout=rollout, clip=Clip(beta=0.05), rewards=rewards, num_iterations=2
+                policy_of(small),
+                SGD,
+                rollout=rollout,
+                objective=Objective(beta=0.05),
+                rewards=rewards,
+                num_iterations=2,
             )
         trainer_of(tmp_path, callbacks=[seen]).fit(module, data_of(small, stage))
         curves.append(torch.tensor(seen.values, dtype=torch.float64))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Rollout:
         top_k: only the so many likeliest tokens; 0 for all. top_p: only the likeliest tokens that together have this
             probability; 1 for all. What was kept is remembered with every token (its support), and all log-probs are
             renormalised over it: the ratio is then that of the truncated distributions, 1 where nothing was learnt.
+        refill_rounds: how often a stage with `on_zero_advantage: refill_same_cell` tries other questions in a step.
     """
 
     group_size: int = 8
@@ -33,6 +34,7 @@ class Rollout:
     seed: int = 0
     top_k: int = 0
     top_p: float = 1.0
+    refill_rounds: int = 4
 
     def __post_init__(self) -> None:
         if self.group_size < 2 or not self.temperature > 0 or self.max_new_tokens < 1:
@@ -78,21 +80,26 @@ class Completions:
         )
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """Samples completions. Within a step: `sync`, `complete` once or more, `rest`."""
 
+    @abstractmethod
     def start(self, policy: OmniPolicy, rank: int, world_size: int) -> None:
         """Called once on every rank before the first step, with the policy on its device."""
 
+    @abstractmethod
     def sync(self, policy: OmniPolicy) -> None:
         """From now on completions come from the policy's present weights."""
 
+    @abstractmethod
     def complete(self, batch: Batch, rollout: Rollout, keys: Sequence[int]) -> Completions:
         """[N = B x group_size] completions; keys [N] name the draws, for engines that can use them."""
 
+    @abstractmethod
     def rest(self) -> None:
         """Gives memory back for the update; the next `sync` wakes the engine."""
 
+    @abstractmethod
     def close(self) -> None:
         """Frees everything."""
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from ...curriculum.identity import uniforms
 from ...datamodules.batch import Batch, Prompts
 from ..policy.omni import OmniPolicy
-from .engine import Completions, Rollout, completion_keys, prompt_of_row
+from .engine import Completions, Engine, Rollout, completion_keys, prompt_of_row
 
 __all__ = ["PolicyEngine", "completion_keys", "sample"]
 
 
-class PolicyEngine:
+class PolicyEngine(Engine):
     """Samples from the policy itself, on its device; draws are hashes, so runs repeat and resume bit for bit."""
 
     def start(self, policy: OmniPolicy, rank: int, world_size: int) -> None:

@@ -1,0 +1,42 @@
+"""Knows how to watch whether the policy comes to need the audio: its accuracy on the batch without it, now and then."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import lightning as L
+import torch
+
+from ...errors import InputError
+from ..base import LABELS
+from ..observing import silent_accuracy
+
+
+class SilentProbe(L.Callback):
+    """Logs `silent/{label}`: accuracy of the present policy on the batch's questions under 30 s of silence.
+
+    Args:
+        every_n_steps: optimizer steps between two probes. how: "option_logprob" scores the options, without noise;
+            "rollout" samples a group as in training (GRPO only).
+    """
+
+    def __init__(self, every_n_steps: int = 25, how: Literal["option_logprob", "rollout"] = "option_logprob") -> None:
+        if every_n_steps < 1:
+            raise InputError(f"SilentProbe: every_n_steps must be at least 1, got {every_n_steps}")
+        self.every_n_steps, self.how = every_n_steps, how
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Before the step, so that the policy has not seen these questions yet."""
+        if batch.step % self.every_n_steps:
+            return
+        accuracy = silent_accuracy(pl_module, batch, self.how)
+        real = [s.weight > 0 for s in batch.samples]
+        sums: list[float] = []
+        for label in ("all", *LABELS):
+            mine = torch.tensor(
+                [r and label in ("all", s.label or "unlabelled") for r, s in zip(real, batch.samples, strict=True)]
+            )
+            sums += [float(accuracy[mine].sum()), float(mine.sum())]
+        totals = pl_module.over_ranks(*sums)
+        pairs = zip(("all", *LABELS), totals[::2], totals[1::2], strict=True)
+        pl_module.log_dict({f"silent/{label}": total / count for label, total, count in pairs if count})
