@@ -206,8 +206,11 @@ def cispo(
 ) -> Tensor:
     """The policy gradient with a bounded ratio as its weight: no token loses its gradient (MiniMax 2025).
 
-    Arguments as in grpo; only `clip.high` is used, the largest ratio itself.
+    Arguments as in grpo; only `clip.high` is used, the largest ratio itself: InputError below 1, since the distance 0.2
+    of the other losses would silently be a factor of 0.2.
     """
+    if clip.high < 1:
+        raise InputError(f"loss cispo: clip.high is the largest ratio itself, at least 1, as in 5.0; got {clip.high}")
     weight = ratio(logprob, old, mask).detach().clamp(max=clip.high)
     counts = difference(logprob, old, mask)[1]
     score = torch.where(counts, logprob, torch.zeros_like(logprob))
@@ -216,26 +219,14 @@ def cispo(
 
 
 def grpo_loss(
-    logprob: Tensor,
-    old: Tensor,
-    reference: Tensor | None,
-    advantages: Tensor,
-    mask: Tensor,
-    *,
-    num_completions: float,
-    eps_low: float = 0.2,
-    eps_high: float = 0.2,
-    beta: float = 0.001,
-    weights: Tensor | None = None,
+    logprob, old, reference, advantages, mask, *, num_completions, eps_low=0.2, eps_high=0.2, beta=0.001, weights=None
 ) -> Tensor:
     """grpo with the penalty made here: beta times k3. reference may be None where beta is 0."""
     if beta and reference is None:
         raise InputError(f"beta {beta} needs the log-probs of a reference policy")
-    penalty = beta * kl(logprob, reference, mask) if beta and reference is not None else None
-    clip = Clip(eps_low, eps_high)
-    return grpo(
-        logprob, old, advantages, mask, denominator=num_completions, clip=clip, penalty=penalty, weights=weights
-    )
+    given, clip = (logprob, old, advantages, mask), Clip(eps_low, eps_high)
+    penalty = beta * kl(logprob, reference, mask) if beta else None
+    return grpo(*given, denominator=num_completions, clip=clip, penalty=penalty, weights=weights)
 
 
 bnpo = dr_grpo = dapo
