@@ -48,12 +48,21 @@ data:
         cells: [label]
         stages: [{{name: {stage}, objective: {stage}, pool: {{label: strong}}, batch_size: 4, budget: {{samples: 7}}}}]
 """
-GROUP = "rollout: {group_size: 4, max_new_tokens: 6}\n    clip: {beta: 0.05}"
+GROUP = "rollout: {group_size: 4, max_new_tokens: 6}\n    objective: {beta: 0.05}"
+
+
+REWARDS = {"GRPO": "tests_rewards.length", "refill": "grpo_parts.half"}
 
 
 def write_config(small, out: Path, module: str = "SFT") -> str:
-    more = GROUP + "\n    rewards: {earwitness.tests.tests_rewards.length: 1.0}" if module == "GRPO" else ""
+    """`refill`: GRPO whose groups without an advantage get a successor, advantages scaled over the batch."""
+    more = f"{GROUP}\n    rewards: {{earwitness.tests.{REWARDS[module]}: 1.0}}" if module != "SFT" else ""
+    refills = module == "refill"
+    if refills:
+        more, module = more.replace("beta: 0.05", "beta: 0.05, advantages: batch"), "GRPO"
     text = CONFIG.format(root=small.root, tiny=small.tiny, out=out, module=module, stage=module.lower(), more=more)
+    if refills:
+        text = text.replace("batch_size: 4, budget", "batch_size: 4, on_zero_advantage: refill_same_cell, budget")
     path = out.with_suffix(".yaml")
     path.write_text(text)
     return str(path)
@@ -84,12 +93,12 @@ def same_weights(a: Path, b: Path) -> None:
 def alone(small, tmp_path_factory) -> dict[str, Path]:
     """SFT and GRPO by one process; the weights have moved away from the start."""
     folder = tmp_path_factory.mktemp("alone")
-    for module in ("SFT", "GRPO"):
+    for module in ("SFT", "GRPO", "refill"):
         run(sys.executable, "-m", "earwitness", "fit", "--config", write_config(small, folder / module, module))
         trained = load_file(folder / module / "model" / "model.safetensors")
         start = load_file(Path(small.tiny) / "model.safetensors")
         assert max(float((trained[name] - start[name]).abs().max()) for name in start) > 1e-4
-    return {module: folder / module for module in ("SFT", "GRPO")}
+    return {module: folder / module for module in ("SFT", "GRPO", "refill")}
 
 
 LAUNCHERS = {
@@ -114,11 +123,13 @@ def test_two_processes_train_what_one_trains(launcher, small, alone, tmp_path) -
     same_weights(alone["SFT"], out)
 
 
-def test_two_processes_roll_out_what_one_rolls_out(small, alone, tmp_path) -> None:
+@pytest.mark.parametrize("module", ["GRPO", "refill"])
+def test_two_processes_roll_out_what_one_rolls_out(small, alone, tmp_path, module) -> None:
+    """With refills too: which question a rank gets in place of another does not matter, only which ones there are."""
     out = tmp_path / "two"
-    config = write_config(small, out, "GRPO")
+    config = write_config(small, out, module)
     run(script("lightning"), "run", "--devices", "2", "--", "fit", "--config", config, "--trainer.strategy", "ddp")
-    same_weights(alone["GRPO"], out)
+    same_weights(alone[module], out)
 
 
 def test_a_slurm_step_joins_by_its_environment(small, alone, tmp_path) -> None:
