@@ -80,14 +80,8 @@ def length(
     """
     if not 0 <= buffer <= 1:
         raise ValueError(f"buffer is a share of max_new_tokens, from 0 to 1; got {buffer}")
-    return [
-        0.0
-        if done and size <= most * (1 - buffer)
-        else max((most - size) / (most * buffer) - 1, -1.0)
-        if done
-        else -1.0
-        for size, done, most in zip(num_tokens, finished, max_new_tokens, strict=True)
-    ]
+    scored = zip(num_tokens, finished, max_new_tokens, strict=True)
+    return [_overlong(size, most, most * buffer) if done else -1.0 for size, done, most in scored]
 
 
 def contribution(
@@ -125,6 +119,14 @@ def shuffled(completions: Sequence[str], solution: Sequence[str], group: Sequenc
         members.setdefault(int(number), []).append(place)
     following = {a: b for places in members.values() for a, b in zip(places, places[1:] + places[:1], strict=True)}
     return [right[following[place]] for place in range(len(right))]
+
+
+def _overlong(size: int, most: int, buffer: float) -> float:
+    """From 0 at most - buffer tokens to -1 at most tokens, and no further on either side."""
+    over = size - (most - buffer)
+    if over <= 0:
+        return 0.0
+    return -min(over / buffer, 1.0) if buffer else -1.0
 
 
 def _judged(

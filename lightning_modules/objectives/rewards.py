@@ -211,14 +211,3 @@ def _weighted(parts: Mapping[str, Tensor], weights: Mapping[str, float], count: 
         total += weights[name] * part.nan_to_num(0.0)
         scored |= ~part.isnan()
     return total.masked_fill(~scored, math.nan)
-
-
-def weighted_rewards(
-    rewards: Mapping[str, tuple[Reward, float]], completions: Sequence[str], columns: Mapping[str, Sequence]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum [N] and every function's own [N], of functions that are at hand."""
-    known = Rewards.__new__(Rewards)
-    known.weights = {name: weight for name, (_, weight) in rewards.items()}
-    known._functions = {name: function for name, (function, _) in rewards.items()}
-    scored = known(completions, columns, [str(place) for place in range(len(completions))])
-    return scored.total, scored.parts
