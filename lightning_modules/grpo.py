@@ -210,7 +210,9 @@ class GRPO(PolicyModule):
         correction = self._correction(part, old, mask, meter)
         if first:
             self._compare(part, out.logprob.detach(), mask, meter)
-        for name, total in clip_shares(rho.detach(), advantages, mask, how.clip).items():
+        level, bounds = how.shown
+        shown = rho.detach() if level == "token" else ratio(out.logprob.detach(), old, mask, level).expand_as(mask)
+        for name, total in clip_shares(shown, advantages, mask, bounds).items():
             meter.add(name, total)
         meter.add("entropy", (out.entropy.detach() * mask).sum())
         weights = each.batch.weights[each.done.prompt_of_row[part.rows]]

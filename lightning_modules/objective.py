@@ -69,6 +69,12 @@ class Objective:
         """The trust region."""
         return Clip(self.low, self.high, self.delta)
 
+    @property
+    def shown(self) -> tuple[str, Clip]:
+        """The ratio's level and the bounds at which a token loses its gradient, for the log."""
+        bounds = Clip(1.0, self.high - 1) if self.loss == "cispo" else self.clip
+        return "sequence" if self.loss == "gspo" else "token", bounds
+
 
 def advantages_over_ranks(module: GRPO, found: Sequence[Experience]) -> None:
     """Gives every experience its advantages [N]; statistics of the batch are over all ranks' prompts that train."""

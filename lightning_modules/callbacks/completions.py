@@ -114,18 +114,21 @@ td.said{font-family:ui-monospace,monospace;white-space:pre-wrap;word-break:break
 
 
 def completions_page(rows: list[dict[str, Any]], prompts: int) -> str:
-    """HTML: each question with its options and its group, best first; green was worth more than the group's mean."""
+    """HTML: each question with its options and its group, best first; green was worth more than the group's mean.
+
+    Questions that taught something come first; completions with the same words and reward are one line.
+    """
     groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["uid"], row["key"]), []).append(row)
-    shown = list(groups.values())[:prompts]
+    shown = sorted(groups.values(), key=lambda group: all(row["advantage"] == 0 for row in group))[:prompts]
     step = rows[0]["step"] if rows else 0
     body = "".join(_section(group) for group in shown)
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Completions, step {step}</title>"
         f"<style>{_STYLE}</style><h1>Completions of step {step}</h1>"
-        f"<p class='meta'>{len(shown)} of {len(groups)} questions. Green: worth more than the mean of its group, "
-        f"red: less, grey: the same, nothing to learn.</p>{body}</html>"
+        f"<p class='meta'>{len(shown)} of {len(groups)} questions, those that taught something first. Green: worth "
+        f"more than the mean of its group, red: less, grey: nothing to learn.</p>{body}</html>"
     )
 
 
@@ -143,17 +146,23 @@ def _section(group: list[dict[str, Any]]) -> str:
     names = [name for name, _ in first["parts"]]
     head = "".join(f"<th>{escape(name)}</th>" for name in ("said", *names, "reward", "advantage", "tokens"))
     ordered = sorted(group, key=lambda row: -(row["reward"] if row["reward"] is not None else float("-inf")))
-    lines = "".join(_line(row) for row in ordered)
+    same: dict[tuple, list[dict[str, Any]]] = {}
+    for row in ordered:
+        same.setdefault((row["completion"], row["reward"], row["finished"]), []).append(row)
+    lines = "".join(_line(alike[0], len(alike)) for alike in same.values())
     return (
         f"<section><div>{escape(first['question'])}</div><div>{choices}</div>"
         f"<div class='meta'>{' | '.join(meta)}</div><table><tr>{head}</tr>{lines}</table></section>"
     )
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: dict[str, Any], times: int) -> str:
     kind = "flat" if row["advantage"] == 0 else "up" if row["advantage"] > 0 else "down"
     cut = "" if row["finished"] else " <span class='cut'>(cut)</span>"
     values = [*(value for _, value in row["parts"]), row["reward"], row["advantage"]]
     cells = "".join(f"<td class='n'>{'&ndash;' if value is None else f'{value:.2f}'}</td>" for value in values)
     said = escape(row["completion"]) or "<span class='meta'>nothing</span>"
-    return f"<tr class='{kind}'><td class='said'>{said}{cut}</td>{cells}<td class='n'>{row['num_tokens']}</td></tr>"
+    often = f" <span class='meta'>&times; {times}</span>" if times > 1 else ""
+    return (
+        f"<tr class='{kind}'><td class='said'>{said}{cut}{often}</td>{cells}<td class='n'>{row['num_tokens']}</td></tr>"
+    )
