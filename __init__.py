@@ -19,6 +19,8 @@ _PUBLIC = {
     "PolicyModule": "earwitness.lightning_modules.base",
     "SilentProbe": "earwitness.lightning_modules.callbacks.silent_probe",
     "SFT": "earwitness.lightning_modules.sft",
+    "VllmEngine": "earwitness.lightning_modules.rollout.vllm_engine",
+    "VllmServer": "earwitness.lightning_modules.rollout.remote",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -67,10 +67,27 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--out", help="folder for plan.json and plan.png; default runs/plans/NAME")
     plan.add_argument("--compare", action="store_true", help="the control sheet of several curricula, or of one's arms")
     plan.add_argument("--match", choices=("none", "samples", "steps", "tokens", "flops"), help="equal budgets of arms")
+    _add_serve(commands)
     report = commands.add_parser("report", help="write the HTML report of a finished run again")
     report.add_argument("results", help="results.json of the run")
     report.add_argument("--out", help="HTML file; default report.html beside the results")
     return parser
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="a vLLM that samples for training processes on other nodes")
+    serve.add_argument("checkpoint", help="folder or hub id; the weights are replaced by the policy's")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for other nodes")
+    serve.add_argument("--port", type=int, default=8437, help="0 for a free one")
+    serve.add_argument("--gpu-memory-utilization", type=float, default=0.9, help="share of the GPU's memory")
+    serve.add_argument("--max-model-len", type=int, default=4096, help="positions of a prompt and its completion")
+    serve.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs")
+    serve.add_argument("--dtype", default="auto", help="of vLLM's weights, e.g. bfloat16; auto: vLLM decides")
+    serve.add_argument("--enforce-eager", action="store_true", help="no CUDA graphs: slower, starts sooner")
+    serve.add_argument("--max-num-seqs", type=int, default=256, help="completions sampled at once")
+    serve.add_argument("--sync", choices=("merged", "adapter"), default="merged", help="what an update brings")
+    serve.add_argument("--seed", type=int, default=0, help="of the draws")
+    serve.add_argument("--options", default="{}", metavar="JSON", help="more of vLLM's: '{\"max_lora_rank\": 32}'")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -137,10 +154,30 @@ def _dispatch(args: argparse.Namespace) -> None:
             raise InputError("--match equalises the arms of an experiment; add --compare")
         for curriculum in () if args.compare else args.curricula:
             show_plan(curriculum, args.index, args.labels, args.out)
+    elif args.command == "serve":
+        _serve(args)
     elif args.command == "report":
         from .report import build_report
 
         _print(build_report(args.results, args.out))
+
+
+def _serve(args: argparse.Namespace) -> None:
+    import json
+
+    from .errors import InputError
+    from .lightning_modules.rollout.server import serve
+    from .lightning_modules.rollout.vllm_engine import VllmEngine
+
+    try:
+        options = json.loads(args.options)
+    except ValueError as error:
+        raise InputError(f"--options: not JSON ({error})") from None
+    if not isinstance(options, dict):
+        raise InputError("--options: a JSON object of vLLM's argument names is needed")
+    named = {name: value for name, value in vars(args).items() if name not in ("command", "checkpoint", "host", "port")}
+    engine = VllmEngine(**named | {"options": options})
+    serve(args.checkpoint, engine, args.host, args.port)
 
 
 def _label(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""A real vLLM server on the CPU, serving a checkpoint folder; started and stopped by a test.
+"""A real vLLM on the CPU: a server that a test starts and stops, and, run as a program, Python with what vLLM needs.
 
 The environment is vLLM's own. Its CPU build carries another package name than the one it asks for, and its Omni
 processor imports torchvision, whose CUDA build finds two of its operators missing beside a CPU torch: a folder put in
@@ -12,6 +12,8 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -108,3 +110,8 @@ def serving(python: str, checkpoint: str, folder: Path) -> Iterator[Server]:
         yield server
     finally:
         server.kill()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as shim:
+        sys.exit(subprocess.call([sys.executable, *sys.argv[1:]], env=environment(write_shim(Path(shim)))))

@@ -1,0 +1,101 @@
+"""Knows how a policy's weights travel to an engine: one tensor after the other, adapters merged on the way or alone.
+
+Names are the thinker's own (`model.layers.0...`), without the `thinker.` of the published layout. Reading weights that
+are sharded over ranks is a collective operation: every rank has to read them to the end, in step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from .omni import OmniPolicy
+
+CHUNK_BYTES = 256 << 20
+_ADAPTER = "default"
+Weights = Iterable[tuple[str, Tensor]]
+
+
+def merged_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of the whole thinker as `thinker_state` names it, on the policy's device, detached.
+
+    An adapted layer's weight is W + s B A, in the dtype of W, computed when its turn comes: the only copy is of one
+    layer (Hu et al. 2021, eq. 3). Other weights are not copied: use each before asking for the next.
+    """
+    return _read(policy, merge=True)
+
+
+def base_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
+    """As `merged_weights`, without what the adapters add."""
+    return _read(policy, merge=False)
+
+
+def adapter_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of the adapters alone, named as peft saves those of a published checkpoint."""
+    _adapter_config(policy)
+    for name, tensor in policy.base.state_dict().items():
+        if ".lora_" in name:
+            yield f"base_model.model.thinker.{name.replace(f'.{_ADAPTER}', '')}", _whole(tensor)
+
+
+def adapter_config(policy: OmniPolicy) -> dict[str, Any]:
+    """What peft's adapter_config.json has to say of these adapters. InputError where there are none."""
+    config = _adapter_config(policy)
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "bias": "none",
+        "target_modules": sorted({name.rpartition(".")[2] for name in config.target_modules}),
+    }
+
+
+def without_vision(weights: Weights) -> Iterator[tuple[str, Tensor]]:
+    """The weights that an engine for sound has: a tower for images is not built there."""
+    return ((name, tensor) for name, tensor in weights if not name.startswith("visual."))
+
+
+def chunks(weights: Weights, limit_bytes: int) -> Iterator[dict[str, Tensor]]:
+    """The weights in dicts of at most so many bytes; a larger tensor comes alone. Tensors are copied to the CPU."""
+    part: dict[str, Tensor] = {}
+    filled = 0
+    for name, tensor in weights:
+        size = tensor.numel() * tensor.element_size()
+        if part and filled + size > limit_bytes:
+            yield part
+            part, filled = {}, 0
+        part[name] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)  # contiguous, and ours
+        filled += size
+    if part:
+        yield part
+
+
+@torch.no_grad()
+def _read(policy: OmniPolicy, merge: bool) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in policy.base.state_dict().items():
+        if ".lora_" in name:
+            continue
+        whole = _whole(tensor)
+        if merge and name.endswith(".base_layer.weight"):
+            layer = policy.base.get_submodule(name.removesuffix(".base_layer.weight"))
+            down, up = _whole(layer.lora_A[_ADAPTER].weight), _whole(layer.lora_B[_ADAPTER].weight)
+            whole = whole + ((up @ down) * layer.scaling[_ADAPTER]).to(whole.dtype)
+        yield name.replace(".base_layer.", "."), whole
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, or, where every rank holds a part of it, all of it on every rank."""
+    gather = getattr(tensor, "full_tensor", None)
+    return (tensor if gather is None else gather()).detach()
+
+
+def _adapter_config(policy: OmniPolicy) -> Any:
+    if not policy.adapted:
+        raise InputError('rollout engine: sync "adapter" needs policy.lora; with full fine-tuning it is "merged"')
+    return policy.thinker.peft_config[_ADAPTER]

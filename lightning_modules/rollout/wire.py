@@ -1,0 +1,49 @@
+"""Knows the bodies that a rollout server and its clients exchange: a JSON header and safetensors, never pickle.
+
+Layout: 8 bytes, little-endian, the header's length; the header; a safetensors file of the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ...datamodules.batch import Prompts
+from ...errors import InputError
+from .engine import Completions
+
+TOKEN = "EARWITNESS_TOKEN"  # the environment variable of the secret that clients and servers share
+Message = tuple[dict[str, Any], dict[str, Tensor]]
+
+
+def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> bytes:
+    """The body of a message. Tensors are copied to the CPU."""
+    text = json.dumps(header).encode()
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in (tensors or {}).items()})
+    return b"".join((len(text).to_bytes(8, "little"), text, data))
+
+
+def unpack(body: bytes) -> Message:
+    """Header and tensors of a body. InputError where it is not one."""
+    view = memoryview(body)
+    length = int.from_bytes(view[:8], "little")
+    try:
+        header = json.loads(bytes(view[8 : 8 + length]))
+        tensors = load(bytes(view[8 + length :]))
+    except (ValueError, SafetensorError) as error:
+        raise InputError(f"not a message of a rollout server or its client ({error})") from None
+    if not isinstance(header, dict):
+        raise InputError("not a message of a rollout server or its client (its header is no object)")
+    return header, tensors
+
+
+def tensors_of(record: Prompts | Completions) -> dict[str, Tensor]:
+    """The tensors of a record by name, those that are None left out."""
+    found = {f.name: getattr(record, f.name) for f in fields(record)}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
