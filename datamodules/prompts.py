@@ -1,10 +1,10 @@
 """Knows how a question is put to a model: the paper's words, or those another model was trained on.
 
 paper      the options as Python prints a list, the answer between <answer> tags (AudioMCQ, R1-AQA)
-think      the same, with the thinking between <think> tags before it (R1-AQA's variant)
 letters    one option per line as "A. text", a letter wanted
 inline     "Question? (A) text. (B) text.", as Audio Flamingo 2 shows them
 lines      the options one per line without letters, their text wanted (MMAR)
+think      as paper, with the thinking between <think> tags before the answer (R1-AQA's variant)
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def _lines(question: str, choices: Sequence[str]) -> str:
 
 STYLES: dict[str, Callable[[str, Sequence[str]], str]] = {
     "paper": question_text,
-    "think": _think,
     "letters": _letters,
     "inline": _inline,
     "lines": _lines,
+    "think": _think,
 }
 LETTERED = ("letters", "inline")
 
