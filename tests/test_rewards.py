@@ -197,7 +197,7 @@ def test_contribution_and_heard_by_hand():
 def test_silence_is_asked_for_by_those_that_need_it():
     needing = [name for name in BUILT_IN if Rewards({name: 1.0}).needs_silence]
     assert needing == ["contribution", "heard"]
-    assert Rewards({"accuracy": 1.0, MINE + "Scaled": 0.0}).needs_silence
+    assert Rewards({MINE + "Scaled": 0.0, "accuracy": 1.0}).needs_silence
     assert not Rewards({"accuracy": 1.0, MINE + "length": 1.0}).needs_silence
 
 
@@ -309,6 +309,11 @@ def test_a_failure_names_the_function_and_the_sample(name, message):
         score({"accuracy": 1.0, MINE + name: 1.0, MINE + "constant": 1.0}, ["one", "two", LONG, "bad four"])
     assert LONG[:80] in str(caught.value) or "bad" not in message
     assert LONG[:81] not in str(caught.value)
+
+
+def test_a_failure_is_looked_for_with_the_sample_s_own_columns():
+    with pytest.raises(InputError, match=r"raised KeyError: 'what is bad' for sample 'clotho/1', completion 'b'"):
+        score({MINE + "raises_on_bad_solution": 1.0}, ["a", "b", "c"], solution=["fine", "bad", "fine"])
 
 
 def test_infinity_is_no_reward():

@@ -151,6 +151,11 @@ async def raises_later(completions, **columns):
     return raises_on_bad(completions)
 
 
+def raises_on_bad_solution(completions, solution, **columns):
+    """Fails for a solution that says so."""
+    return raises_on_bad(solution)
+
+
 def raises_on_two(completions, **columns):
     """Fails for several completions at once."""
     if len(completions) > 1:

@@ -60,7 +60,8 @@ def kl(
     if estimator not in ESTIMATORS:
         raise InputError(f"kl: no estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
     gap, counts = difference(logprob, reference, mask)
+    # Every estimate of equal log-probs is 0, and so is it where the gap does not count.
     estimate = ESTIMATORS[estimator](gap, torch.zeros_like(gap))
     if ratio is not None:
         estimate = estimate * torch.where(counts, ratio, torch.zeros_like(ratio))
-    return torch.where(counts, estimate, torch.zeros_like(estimate))
+    return estimate
