@@ -25,7 +25,6 @@ from earwitness.datamodules.reader import ShardReader
 from earwitness.datamodules.requests import Asking, Request, Training
 from earwitness.datamodules.storage import Reading
 from earwitness.errors import InputError
-from earwitness.lightning_modules import sft
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
 from earwitness.lightning_modules.policy.tiny import build_tiny
 from earwitness.lightning_modules.probing import option_accuracy, silent_prompts
@@ -262,12 +261,6 @@ def test_other_kinds_of_reasoning_and_another_kind_than_the_checkpoints_are_refu
 # What counts
 
 
-@pytest.fixture
-def no_facts(monkeypatch) -> None:
-    """What is logged of a batch needs a trainer and its plan; it is tested in whole runs below."""
-    monkeypatch.setattr(sft, "batch_facts", lambda *_: {})
-
-
 class Bench:
     """What `sft_step` needs of a module: gradients of the policy are added up, none is applied; logs are kept."""
 
@@ -305,7 +298,7 @@ def batch_of(processor: OmniProcessor, data: AudioQuestions, rows: list[int], we
     return data.prepare(Request(**vars(data.training_request(0)) | own))
 
 
-def test_the_positions_that_count_are_those_of_the_target_by_hand(no_facts):
+def test_the_positions_that_count_are_those_of_the_target_by_hand():
     """Position t has log-prob -2^t. Targets of 3, 5 and 2 tokens of weights 1, 0.5 and 0, padded to 5.
 
     1 x (1 + 2 + 4) + 0.5 x (1 + 2 + 4 + 8 + 16) = 22.5, over the 3 + 5 tokens of what is real; padding adds nothing.
@@ -342,7 +335,7 @@ def test_the_positions_that_count_are_those_of_the_target_by_hand(no_facts):
         assert "loss/strong" not in bench.logged
 
 
-def test_a_steps_loss_is_that_of_whole_sequences_read_one_by_one_from_raw_logits(corpus, tiny, no_facts):
+def test_a_steps_loss_is_that_of_whole_sequences_read_one_by_one_from_raw_logits(corpus, tiny):
     """Every sample alone and unpadded through transformers' own forward; placeholders have no probability.
 
     What is summed are the log-probs of the reasoning, the answer and the end of the turn, and of no token before.
@@ -379,7 +372,7 @@ def gradient(policy: OmniPolicy) -> torch.Tensor:
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in policy.parameters()])
 
 
-def test_a_sample_of_weight_two_is_the_sample_twice_apart_from_the_denominator(corpus, tiny, no_facts):
+def test_a_sample_of_weight_two_is_the_sample_twice_apart_from_the_denominator(corpus, tiny):
     """The sums of the gradients agree; once they are divided by the tokens of two samples, once by those of three."""
     data = fit_data(corpus, tiny)
     data.setup("fit")
