@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compile import Dealt
+from .compile import Dealt, pool_of
 from .decks import among
 from .plan import Plan
 
@@ -42,11 +42,13 @@ class Refill:
         self._spare: dict[int, np.ndarray] = {}
 
     def take(self, wanted: np.ndarray) -> dict[int, np.ndarray]:
-        """Cell -> its next rows, `wanted` [Q] of each or what is left."""
-        found = {}
+        """Cell -> its next rows, `wanted` [Q] of each or what is left; an adaptive stage keeps what its budget needs."""
+        found, allowed = {}, self._allowed()
         for cell in np.flatnonzero(wanted).tolist():
-            cards = self._cards(cell)[self.taken[cell] : self.taken[cell] + int(wanted[cell])]
+            most = min(int(wanted[cell]), allowed)
+            cards = self._cards(cell)[self.taken[cell] : self.taken[cell] + most]
             self.taken[cell] += len(cards)
+            allowed -= len(cards)
             if len(cards):
                 found[cell] = cards
         return found
@@ -55,6 +57,12 @@ class Refill:
         """All rows taken so far."""
         cells = np.flatnonzero(self.taken).tolist()
         return np.concatenate([np.empty(0, np.int64), *(self._cards(cell)[: self.taken[cell]] for cell in cells)])
+
+    def _allowed(self) -> int:
+        """How many more cards the stage can spare: all that its matrix does not deal, or will not have to."""
+        dealt = self.plan.dealt(self.stage)
+        pool = pool_of(dealt.stage, self.plan.cells)
+        return int(dealt.left[pool].sum()) - dealt.rows - int(self.taken.sum())
 
     def _cards(self, cell: int) -> np.ndarray:
         """An adaptive stage deals on from the top, so its pool shrinks; what was taken lies at the bottom and stays."""

@@ -21,12 +21,11 @@ from ..datamodules.batch import Batch
 from ..datamodules.conditions import KINDS
 from ..errors import InputError
 from .callbacks.position import PlanPosition
+from .facts import LABELS, batch_facts
 from .policy.omni import OmniPolicy
 from .rollout.engine import completion_keys
 from .rollout.sampling import sample
 from .schedule import Schedule
-
-LABELS = ("weak", "strong", "unlabelled")
 
 
 class AccuracyByLabel(Metric):
@@ -183,11 +182,14 @@ class PolicyModule(L.LightningModule):
         return [slice(i, min(i + self.micro_batch_size, rows)) for i in range(0, rows, self.micro_batch_size)]
 
     def data_facts(self, batch: Batch) -> dict[str, float]:
-        """`data/padding`: share of the frames that are computed for nothing; `data/replaced`: bad samples so far."""
+        """What the batch is, over all ranks; see `facts`, and here
+
+        `data/padding`: share of the frames that are computed for nothing; `data/replaced`: bad samples so far.
+        """
         real, padded = batch.prompts.frames(self.micro_batches(len(batch)))
         self._replaced += len(batch.replaced)
         heard, computed, replaced = self.over_ranks(real, padded, self._replaced)
-        return {"data/padding": 1 - heard / computed, "data/replaced": replaced}
+        return {"data/padding": 1 - heard / computed, "data/replaced": replaced} | batch_facts(self, batch)
 
     def answer(self, batch: Batch) -> list[dict[str, Any]]:
         """Answers to a batch: one record per question, without the padding of a last batch."""

@@ -5,8 +5,17 @@ Every number is over all ranks and without the padding of a last batch, whose we
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..curriculum.moment import moment, shares
 from ..datamodules.batch import Batch
-from .base import LABELS, PolicyModule
+
+if TYPE_CHECKING:
+    from .base import PolicyModule
+
+LABELS = ("weak", "strong", "unlabelled")
 
 
 def batch_facts(module: PolicyModule, batch: Batch) -> dict[str, float]:
@@ -22,5 +31,15 @@ def batch_facts(module: PolicyModule, batch: Batch) -> dict[str, float]:
     repeats = sum(r and number > 0 for r, number in zip(real, passes, strict=True))
     *counts, repeated = module.over_ranks(*(float(labels.count(label)) for label in LABELS), float(repeats))
     total = sum(counts)
-    shares = {f"data/share/{label}": count / total for label, count in zip(LABELS, counts, strict=True)}
-    return shares | {"seen/unique": total - repeated, "seen/repeat": repeated}
+    found = {f"data/share/{label}": count / total for label, count in zip(LABELS, counts, strict=True)}
+    return found | {"seen/unique": total - repeated, "seen/repeat": repeated} | _of_the_plan(module, batch)
+
+
+def _of_the_plan(module: PolicyModule, batch: Batch) -> dict[str, float]:
+    """Where the curriculum is (see `curriculum.moment`), and the mix of the batch over its axes beside the planned."""
+    data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
+    rows = [sample.row for sample in batch.samples if sample.weight > 0]
+    counts = np.bincount(data.cells_of(rows) if rows else np.empty(0, np.int64), minlength=len(data.plan.cells))
+    seen = np.array(module.over_ranks(*counts.astype(float)))
+    stage = data.training.stage
+    return moment(data.plan, stage, batch.step, data.cursor) | shares(data.plan, seen, "data/share")

@@ -19,13 +19,12 @@ from torch import Tensor
 from ..datamodules.batch import Batch
 from ..errors import InputError
 from .base import PolicyModule
-from .experience import Experience, columns_of, micro_batches
-from .facts import batch_facts
-from .grpo_log import Meter, by_label, mean_facts
+from .experience import Experience, Part, columns_of, micro_batches
+from .grpo_log import Meter, by_label, label_places, mean_facts
 from .objective import Objective, advantages_over_ranks
 from .objectives.correction import importance
 from .objectives.kl import kl
-from .objectives.losses import clip_shares, loss_named, ratio
+from .objectives.losses import clip_facts, loss_named, ratio
 from .objectives.rewards import Rewards
 from .observing import feed_back, refill, silent_accuracy
 from .phases import Phases
@@ -127,9 +126,10 @@ class GRPO(PolicyModule):
             jobs = [partial(self._loss, micro, denominator, meter, number == 0) for micro in work]
             with self.phases("update"):
                 log |= self.descend(jobs, batch.step)
-            log |= mean_facts(self, meter, first=number == 0)
+            means = mean_facts(self, meter)
+            log |= {name: value for name, value in means.items() if number == 0 or "logprob_gap" not in name}
         log |= by_label(self, found) | feed_back(self, found)
-        self.log_dict(log | self.data_facts(batch) | batch_facts(self, batch) | self.phases.seconds())
+        self.log_dict(log | self.data_facts(batch) | self.phases.seconds())
         self.log("reward", log["reward/all"], prog_bar=True, logger=False)
 
     def _roll_out(self, batch: Batch) -> list[Experience]:
@@ -197,6 +197,7 @@ class GRPO(PolicyModule):
         part = each.part(micro.prompts)
         out = self._logprobs(self.net, micro, entropy=True)
         mask = each.mask(not how.mask_truncated)[part.rows, : part.done.ids.shape[1]] * micro.counts
+        labels = label_places(each, part.rows)
         old = out.logprob.detach() if micro.old is None else micro.old
         advantages = each.advantages[part.rows.cpu()].to(self.device, out.logprob.dtype)
         rho = ratio(out.logprob, old, mask)
@@ -206,15 +207,15 @@ class GRPO(PolicyModule):
                 out.logprob, micro.reference, mask, estimator=how.kl, ratio=rho if how.kl_correction else None
             )
             penalty = how.beta * divergence
-            meter.add("kl", kl(out.logprob.detach(), micro.reference, mask).sum())
-        correction = self._correction(part, old, mask, meter)
+            meter.add("kl", kl(out.logprob.detach(), micro.reference, mask), labels)
+        correction = self._correction(part, old, mask, meter, labels)
         if first:
-            self._compare(part, out.logprob.detach(), mask, meter)
+            self._compare(part, out.logprob.detach(), mask, meter, labels)
         level, bounds = how.shown
         shown = rho.detach() if level == "token" else ratio(out.logprob.detach(), old, mask, level).expand_as(mask)
-        for name, total in clip_shares(shown, advantages, mask, bounds).items():
-            meter.add(name, total)
-        meter.add("entropy", (out.entropy.detach() * mask).sum())
+        for name, values in clip_facts(shown, advantages, mask, bounds).items():
+            meter.add(name, values, labels)
+        meter.add("entropy", out.entropy * mask, labels)
         weights = each.batch.weights[each.done.prompt_of_row[part.rows]]
         return self.loss.function(
             out.logprob,
@@ -228,7 +229,7 @@ class GRPO(PolicyModule):
             weights=weights,
         )
 
-    def _correction(self, part, old: Tensor, mask: Tensor, meter: Meter) -> Tensor | None:
+    def _correction(self, part: Part, old: Tensor, mask: Tensor, meter: Meter, labels: Tensor) -> Tensor | None:
         """The importance weight from the engine's distribution to the policy's, where one is wanted."""
         how = self.objective.correction
         if how is None:
@@ -238,20 +239,20 @@ class GRPO(PolicyModule):
         weight, raw = importance(
             old.detach(), part.done.logprob, mask, level=how.level, how=how.how, cap=how.cap, floor=how.floor
         )
-        spread = weight.expand_as(mask)
-        meter.add("correction", (spread * mask).sum())
-        meter.add("corrected", ((raw != weight).expand_as(mask) * mask).sum())
+        meter.add("correction", weight.expand_as(mask) * mask, labels)
+        meter.add("corrected", (raw != weight).expand_as(mask) * mask, labels)
         return weight
 
-    def _compare(self, part, logprob: Tensor, mask: Tensor, meter: Meter) -> None:
+    def _compare(self, part: Part, logprob: Tensor, mask: Tensor, meter: Meter, labels: Tensor) -> None:
         """How far the engine's log-probs are from the policy's; far off, something else was sampled from."""
         if part.done.logprob is None:
             return
-        gap = ((logprob - part.done.logprob).abs() * mask).sum()
-        meter.add("gap", gap)
-        if float(gap) > _MOST_DIFFERENCE * max(float(mask.sum()), 8.0):
+        gaps = (logprob - part.done.logprob).abs() * mask
+        meter.add("gap", gaps, labels)
+        gap, tokens = float(gaps.sum()), float(mask.sum())
+        if gap > _MOST_DIFFERENCE * max(tokens, 8.0):
             raise InputError(
                 f"the completions were not sampled from this policy: its log-probs differ from the engine's by "
-                f"{float(gap) / float(mask.sum()):.2f} nats per token; other weights, another temperature, or audio "
-                "that belongs to other prompts"
+                f"{gap / tokens:.2f} nats per token; other weights, another temperature, or audio that belongs to "
+                "other prompts"
             )

@@ -15,32 +15,52 @@ if TYPE_CHECKING:
     from .grpo import GRPO
 
 SUMS = ("tokens", "kl", "ratio", "clip_low", "clip_high", "entropy", "gap", "correction", "corrected")
+_NAMES = {
+    "kl": "train/kl",
+    "ratio": "train/ratio",
+    "clip_low": "train/clip_low",
+    "clip_high": "train/clip_high",
+    "entropy": "train/entropy",
+    "gap": "rollout/logprob_gap",
+    "correction": "rollout/correction",
+    "corrected": "rollout/corrected",
+}
 
 
 class Meter:
-    """Sums over the tokens of a step's micro-batches on this rank."""
+    """Sums over the tokens of a step's micro-batches on this rank, by label."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = dict.fromkeys(SUMS, 0.0)
+        self.sums = torch.zeros(len(SUMS), len(LABELS), dtype=torch.float64)
 
-    def add(self, name: str, value: Tensor) -> None:
-        """Adds a scalar."""
-        self.sums[name] += float(value)
+    def add(self, name: str, values: Tensor, labels: Tensor) -> None:
+        """Adds values [n, C], 0 where nothing counts, of completions whose labels are these places in LABELS [n]."""
+        rows = values.detach().sum(-1).double().cpu()
+        self.sums[SUMS.index(name)].index_add_(0, labels, rows)
 
 
-def mean_facts(module: GRPO, meter: Meter, first: bool) -> dict[str, float]:
-    """Means per token over all ranks; with several iterations per rollout those of the last."""
-    sums = dict(zip(SUMS, module.over_ranks(*(meter.sums[name] for name in SUMS)), strict=True))
-    tokens = max(sums["tokens"], 1.0)
-    shown = {"kl": "train/kl", "ratio": "train/ratio", "clip_low": "train/clip_low", "clip_high": "train/clip_high"}
-    shown["entropy"] = "train/entropy"
-    if module.objective.correction is not None:
-        shown |= {"correction": "rollout/correction", "corrected": "rollout/corrected"}
-    if first:
-        shown["gap"] = "rollout/logprob_gap"
-    if not module.objective.beta:
-        del shown["kl"]
-    return {name: sums[key] / tokens for key, name in shown.items()}
+def label_places(each: Experience, rows: Tensor) -> Tensor:
+    """[n] places in LABELS of these completions' labels, on the CPU."""
+    places = torch.tensor([LABELS.index(s.label or "unlabelled") for s in each.batch.samples])
+    return places[each.group[rows.cpu()]]
+
+
+def mean_facts(module: GRPO, meter: Meter) -> dict[str, float]:
+    """Means per token over all ranks, of all and by label; with several iterations per rollout those of the last.
+
+    The gap to the engine's log-probs is that of the first: later ones have learnt.
+    """
+    sums = torch.tensor(module.over_ranks(*meter.sums.ravel().tolist()), dtype=torch.float64).view_as(meter.sums)
+    log: dict[str, float] = {}
+    for place, label in [(slice(None), ""), *((slice(k, k + 1), f"/{name}") for k, name in enumerate(LABELS))]:
+        totals = dict(zip(SUMS, sums[:, place].sum(1).tolist(), strict=True))
+        if label and not totals["tokens"]:
+            continue
+        log |= {f"{shown}{label}": totals[name] / max(totals["tokens"], 1.0) for name, shown in _NAMES.items()}
+    skipped = [] if module.objective.beta else ["train/kl"]
+    if module.objective.correction is None:
+        skipped += ["rollout/correction", "rollout/corrected"]
+    return {name: value for name, value in log.items() if "/".join(name.split("/")[:2]) not in skipped}
 
 
 def by_label(module: GRPO, found: list[Experience]) -> dict[str, float]:
@@ -102,7 +122,7 @@ def _filter_facts(module: GRPO, found: list[Experience]) -> dict[str, float]:
     kept = [(s.label, bool(k)) for each in found for s, k in zip(each.batch.samples, each.kept, strict=True)]
     discarded = float(sum(int((each.real & ~each.kept).sum()) for each in found))
     discarded, trained = module.over_ranks(discarded, float(sum(k for _, k in kept)))
-    log = {"filter/rounds": float(len(found) - 1), "filter/discarded": discarded, "filter/kept": trained}
+    log = {"filter/rounds": float(len(found) - 1), "filter/discarded_valid": discarded, "filter/kept": trained}
     log |= {f"filter/mix_before/{label}": share for label, share in mix_of(module, tried).items()}
     return log | {f"filter/mix_after/{label}": share for label, share in mix_of(module, kept).items()}
 

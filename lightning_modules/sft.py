@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..datamodules.batch import Batch
 from .base import LABELS, PolicyModule
-from .facts import batch_facts
 from .objectives.losses import nll_loss
 
 
@@ -34,8 +33,7 @@ def sft_step(module: PolicyModule, batch: Batch) -> None:
     losses = torch.zeros(len(batch), dtype=torch.float64)
     rows = module.micro_batches(len(batch))
     log = module.descend([partial(_loss, module, batch, part, denominator, losses) for part in rows], batch.step)
-    facts = module.data_facts(batch) | batch_facts(module, batch)
-    module.log_dict(log | _by_label(module, batch, losses) | facts, prog_bar=False)
+    module.log_dict(log | _by_label(module, batch, losses) | module.data_facts(batch), prog_bar=False)
     module.log("loss", log["train/loss"], prog_bar=True, logger=False)
 
 

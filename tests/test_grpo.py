@@ -71,8 +71,8 @@ def test_kept_groups_stay_in_the_denominator_dropped_ones_do_not(small, tmp_path
     teach = sum(not flat(s.question.key) for s in log.experiences[0][0].batch.samples)
     assert 0 < teach < 4 and log.logs[0]["zero_adv/all"] == 1 - teach / 4
     close(dropped, kept * 4 / teach)
-    assert other.logs[0]["filter/discarded"] == 4 - teach and other.logs[0]["filter/kept"] == teach
-    assert "filter/discarded" not in log.logs[0]
+    assert other.logs[0]["filter/discarded_valid"] == 4 - teach and other.logs[0]["filter/kept"] == teach
+    assert "filter/discarded_valid" not in log.logs[0]
 
 
 @pytest.mark.parametrize(("action", "moves"), [("keep", True), ("drop", False)])

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from earwitness.kernels.linear_logprob import linear_grpo_loss, linear_logprob
-from earwitness.lightning_modules.objectives.losses import grpo_loss, k3
+from earwitness.lightning_modules.objectives.kl import k3, kl
+from earwitness.lightning_modules.objectives.losses import Clip, grpo
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "conformance" / "grpo_golden.json"
 CASES = {
@@ -84,13 +85,14 @@ def test_it_is_the_objective_of_the_log_probs(train_head, chunk, first_pass):
     found = torch.autograd.grad(loss, [hidden, weight] if train_head else [hidden])
     logprob = linear_logprob(hidden, weight, targets.masked_fill(mask == 0, -100), temperature=0.7).logprob
     old = logprob.detach() if first_pass else old
-    plain = grpo_loss(logprob, old, reference, advantages, mask, num_completions=7.0, **options)
+    penalty, clip = 0.04 * kl(logprob, reference, mask), Clip(0.2, 0.28)
+    plain = grpo(logprob, old, advantages, mask, denominator=7.0, clip=clip, penalty=penalty)
     expected = torch.autograd.grad(plain, [hidden, weight] if train_head else [hidden])
     assert loss.item() == pytest.approx(plain.item(), abs=1e-14)
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=0, atol=1e-14)
-    kl = (k3(logprob.detach(), reference) * mask).sum() / mask.sum()
-    assert metrics["kl"].item() == pytest.approx(kl.item(), abs=1e-14)
+    divergence = (k3(logprob.detach(), reference) * mask).sum() / mask.sum()
+    assert metrics["kl"].item() == pytest.approx(divergence.item(), abs=1e-14)
     ratio = ((logprob.detach() - old).exp() * mask).sum() / mask.sum()
     assert metrics["ratio"].item() == pytest.approx(ratio.item(), abs=1e-14)
 

@@ -20,7 +20,7 @@ from earwitness.lightning_modules.objectives.kl import ESTIMATORS, k3, kl
 from earwitness.lightning_modules.objectives.losses import (
     LOSSES,
     Clip,
-    clip_shares,
+    clip_facts,
     clipped_surrogate,
     grpo,
     loss_named,
@@ -177,6 +177,21 @@ def test_what_stands_outside_the_mask_does_not_matter(loss, filler):
             got, gradient = value_and_gradient(loss, **{name: values.masked_fill(outside, filler)})
             assert got == expected and torch.equal(gradient, slope), name
     assert not slope[outside].any() and slope[~outside].all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_penalty_outside_the_mask_does_not_matter(loss):
+    """Edge case 18: also one that was made without a mask, from a reference with probabilities 0."""
+    logprob, old, _, mask, advantages, _ = golden_batch()
+    how = {"denominator": 4.0, "clip": BOUNDS.get(loss, Clip())}
+    values = []
+    for filler in (0.0, NAN, INF):
+        penalty = (logprob.square() / 8).masked_fill(mask == 0, filler).requires_grad_()
+        value = LOSSES[loss].function(logprob, old, advantages, mask, penalty=penalty, **how)
+        (slope,) = torch.autograd.grad(value, penalty)
+        values.append(value.item())
+        assert not slope[mask == 0].any()
+    assert values[0] == values[1] == values[2]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -548,6 +563,11 @@ def test_a_correction_that_cannot_be_is_refused(given, message):
 
 
 # ---- logging
+def clip_shares(*given) -> dict[str, torch.Tensor]:
+    """Sums over the tokens."""
+    return {name: values.sum(dtype=torch.float64) for name, values in clip_facts(*given).items()}
+
+
 def test_clip_shares_by_hand():
     """Bounds 0.9 and 1.3: with A > 0 the ratios above count as high, with A < 0 those below as low, with 0 none."""
     rho = f64([[1.5, 0.5, NAN], [0.5, 1.5, 0.8], [2.0, 0.1, 1.0]])

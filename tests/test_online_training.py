@@ -176,11 +176,6 @@ def test_a_stage_meant_for_another_algorithm_is_refused(small, tmp_path, module,
         trainer_of(tmp_path).fit(module(partial(OmniPolicy, small.tiny), SGD), data_of(small, {"stages": [stage]}, "s"))
 
 
-def test_groups_without_an_advantage_are_kept_and_nothing_else_is_pretended(small, tmp_path) -> None:
-    with pytest.raises(InputError, match="on_zero_advantage: keep"):
-        trainer_of(tmp_path).fit(grpo_of(small), data_of(small, online(on_zero_advantage="refill_same_cell")))
-
-
 def test_probes_are_spread_evenly() -> None:
     assert [due(step, 0.25) for step in range(8)] == [False, False, False, True] * 2
     assert all(due(step, 1.0) for step in range(5)) and sum(due(step, 0.3) for step in range(1000)) == 300

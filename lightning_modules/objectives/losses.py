@@ -33,7 +33,6 @@ from torch import Tensor
 from ...curriculum.components import find
 from ...errors import InputError
 from .differences import difference
-from .kl import k3, kl  # noqa: F401
 
 DENOMINATORS = ("completions", "tokens", "budget")
 SAPO_TEMPERATURES = (1.0, 1.05)  # where the advantage is positive, and elsewhere
@@ -218,17 +217,6 @@ def cispo(
     return _token_sum(_whole(policy, counts, correction, penalty), denominator, weights)
 
 
-def grpo_loss(
-    logprob, old, reference, advantages, mask, *, num_completions, eps_low=0.2, eps_high=0.2, beta=0.001, weights=None
-) -> Tensor:
-    """grpo with the penalty made here: beta times k3. reference may be None where beta is 0."""
-    if beta and reference is None:
-        raise InputError(f"beta {beta} needs the log-probs of a reference policy")
-    given, clip = (logprob, old, advantages, mask), Clip(eps_low, eps_high)
-    penalty = beta * kl(logprob, reference, mask) if beta else None
-    return grpo(*given, denominator=num_completions, clip=clip, penalty=penalty, weights=weights)
-
-
 bnpo = dr_grpo = dapo
 
 LOSSES: dict[str, Loss] = {
@@ -255,19 +243,18 @@ def loss_named(name: str) -> Loss:
     return Loss(function, denominator)
 
 
-def clip_shares(ratio: Tensor, advantages: Tensor, mask: Tensor, clip: Clip) -> dict[str, Tensor]:
-    """Sums over the tokens that count, float64 scalars to add up over ranks before they are divided by `tokens`.
+def clip_facts(ratio: Tensor, advantages: Tensor, mask: Tensor, clip: Clip) -> dict[str, Tensor]:
+    """What is worth logging of every token, [N, C], 0 where nothing counts; means are sums over those of `tokens`.
 
     ratio: the ratios; clip_low: tokens with ratio < 1 - low and A < 0, clip_high: ratio > 1 + high and A > 0, which are
-    those without a policy gradient. ratio: [N, C] or [N, 1]. cispo bounds at high itself: give Clip(1, high - 1).
+    those without a policy gradient; tokens: 1. ratio: [N, C]. cispo bounds at high itself: give Clip(1, high - 1).
     """
     counts = mask != 0
     gain = advantages[:, None]
     low = (ratio < 1 - clip.low) & (gain < 0) & counts
     high = (ratio > 1 + clip.high) & (gain > 0) & counts
     kept = torch.where(counts, ratio.detach(), torch.zeros_like(ratio))
-    sums = {"ratio": kept, "clip_low": low, "clip_high": high, "tokens": counts}
-    return {name: values.sum(dtype=torch.float64) for name, values in sums.items()}
+    return {"ratio": kept, "clip_low": low, "clip_high": high, "tokens": counts}
 
 
 def _whole(policy: Tensor, counts: Tensor, correction: Tensor | None, penalty: Tensor | None) -> Tensor:

@@ -137,7 +137,7 @@ class OmniPolicy(nn.Module):
         else:
             hidden = self._plain(prompts, completion_ids, completion_mask, rows)
         targets = completion_ids.masked_fill(completion_mask == 0, -100)
-        more = {} if support is None else {"support": support}
+        more: dict[str, Any] = {} if support is None else {"support": support}
         return linear_logprob(
             hidden, self.head, targets, temperature=temperature, exclude=self.suppressed, return_entropy=entropy, **more
         )
