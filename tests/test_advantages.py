@@ -239,7 +239,7 @@ def test_gdpo_leaves_out_what_cannot_be_scored():
     got = gdpo_advantages(parts, [1.0, 1.0], group)
     assert got[2:].tolist() == [0.0] * 4 and got[0] > 0 and got[0] == -got[1]
     # Beside a group whose own advantages do not add up to 0 to the last bit.
-    beside = f64([[0.1, 0.2, 0.7, 0.3, 0.3]])
+    beside = f64([[0.0, 0.0, 0.1, 0.3, 0.3]])
     assert gdpo_advantages(beside, [1.0], torch.tensor([0, 0, 0, 1, 1]))[3:].tolist() == [0.0, 0.0]
     assert gdpo_advantages(parts * NAN, [1.0, 1.0], group).tolist() == [0.0] * 6
     assert gdpo_advantages(parts.float(), [1.0, 1.0], group).dtype == torch.float32
