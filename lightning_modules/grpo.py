@@ -23,6 +23,7 @@ from .experience import Experience, Part, columns_of, micro_batches
 from .grpo_log import Meter, by_label, label_places, mean_facts
 from .objective import Objective, advantages_over_ranks
 from .objectives.correction import importance
+from .objectives.differences import difference
 from .objectives.kl import kl
 from .objectives.losses import clip_facts, loss_named, ratio
 from .objectives.rewards import Rewards
@@ -247,7 +248,7 @@ class GRPO(PolicyModule):
         """How far the engine's log-probs are from the policy's; far off, something else was sampled from."""
         if part.done.logprob is None:
             return
-        gaps = (logprob - part.done.logprob).abs() * mask
+        gaps = difference(logprob, part.done.logprob, mask)[0].abs()
         meter.add("gap", gaps, labels)
         gap, tokens = float(gaps.sum()), float(mask.sum())
         if gap > _MOST_DIFFERENCE * max(tokens, 8.0):

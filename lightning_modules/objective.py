@@ -14,7 +14,7 @@ from .experience import Experience
 from .objectives.advantages import gdpo_advantages, group_advantages
 from .objectives.correction import Correction
 from .objectives.kl import ESTIMATORS
-from .objectives.losses import Clip
+from .objectives.losses import Clip, loss_named
 
 if TYPE_CHECKING:
     from .grpo import GRPO
@@ -61,8 +61,12 @@ class Objective:
             raise InputError(f"objective.kl: there are {', '.join(ESTIMATORS)}, got {self.kl!r}")
         if self.leave_one_out and self.advantages == "gdpo":
             raise InputError("objective: gdpo has no leave_one_out")
-        if self.beta < 0 or self.low < 0 or self.high < 0:
-            raise InputError("objective: beta, low and high must not be negative")
+        if self.beta < 0:
+            raise InputError(f"objective.beta: {self.beta} must not be negative")
+        if self.loss == "cispo" and self.high < 1:
+            raise InputError(f"objective.high: for cispo the largest ratio itself, at least 1, as 5.0; got {self.high}")
+        loss_named(self.loss)
+        Clip(self.low, self.high, self.delta)
 
     @property
     def clip(self) -> Clip:

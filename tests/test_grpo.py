@@ -343,6 +343,10 @@ def test_a_users_loss_is_named_by_its_import_path(small, tmp_path):
         ({"kl": "k4"}, "objective.kl: there are k1, k2, k3, k3\\+, got 'k4'"),
         ({"advantages": "gdpo", "leave_one_out": True}, "gdpo has no leave_one_out"),
         ({"beta": -1.0}, "must not be negative"),
+        ({"low": 1.5}, "0 <= low <= 1 and high >= 0 are needed"),
+        ({"delta": 0.9}, "delta is a ratio above 1"),
+        ({"loss": "cispo"}, "for cispo the largest ratio itself, at least 1"),
+        ({"loss": "grop"}, "did you mean 'grpo'"),
     ],
 )
 def test_what_cannot_be_optimised_is_refused(wrong, message):
