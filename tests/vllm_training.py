@@ -34,12 +34,6 @@ def data_of(small, *stages: dict, name: str = "grpo") -> AudioQuestions:
 
 GRPO_STAGE = {"name": "grpo", "objective": "grpo", "pool": {"source": "sounds"}, "batch_size": 4}
 GRPO_STAGE["budget"] = {"steps": 3}
-    "name": "grpo",
-    "objective": "grpo",
-    "pool": {"source": "sounds"},
-    "batch_size": 4,
-    "budget": {"steps": 3},
-}
 
 
 def engine(**options) -> VllmEngine:

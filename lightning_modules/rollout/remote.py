@@ -35,7 +35,7 @@ from ..policy.weights import (
     merged_weights,
     without_vision,
 )
-from .engine import Completions, Rollout
+from .engine import Completions, Engine, Rollout
 from .requests import Tokens, architecture, joined, vocabulary_hash
 from .wire import TOKEN, Message, pack, tensors_of, unpack
 
@@ -43,7 +43,7 @@ _FIRST_PAUSE_S = 0.5
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the nodes of one cluster need no proxy
 
 
-class VllmServer:
+class VllmServer(Engine):
     """Samples from servers that `earwitness serve` runs; one run per server.
 
     Args:
@@ -111,7 +111,8 @@ class VllmServer:
         edges = [len(prompts) * number // count for number in range(count + 1)]
         parts: list[tuple[str, str, dict[str, Any], dict[str, Tensor]]] = []
         for url, first, last in zip(self.mine, edges, edges[1:], strict=False):
-            header: dict[str, Any] = {"version": self.version, "rollout": asdict(rollout), "tokens": self.tokens.header()}
+            header: dict[str, Any] = {"version": self.version, "rollout": asdict(rollout)}
+            header["tokens"] = self.tokens.header()
             header["keys"] = [int(key) for key in keys[first * size : last * size]]
             parts.append((url, "complete", header, tensors_of(prompts.select(slice(first, last)))))
         found = []

@@ -35,7 +35,7 @@ from ..policy.weights import (
     merged_weights,
     without_vision,
 )
-from .engine import Completions, Rollout
+from .engine import Completions, Engine, Rollout
 from .requests import Tokens, completions, num_alternatives, num_positions, requests
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those vLLM has room for
@@ -48,7 +48,7 @@ _SETTINGS = {  # what exact log-probs, features instead of waves, and stops of o
 }
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """A vLLM on the training process's own device; one per rank, each with the whole model.
 
     Args:
