@@ -31,6 +31,18 @@ def test_every_shipped_file_parses(path: Path) -> None:
     check([COMMAND[path.stem], "--config", str(path)])
 
 
+@pytest.mark.parametrize("key", ["VllmEngine", "VllmServer", "correction"])
+def test_what_the_grpo_file_shows_in_comments_works(key, tmp_path) -> None:
+    """The line without its mark is a valid part of the file."""
+    lines = (CONFIGS / "grpo.yaml").read_text().splitlines()
+    (place,) = [n for n, line in enumerate(lines) if line.strip().startswith("# ") and key in line and "{" in line]
+    lines[place] = lines[place].replace("# ", "", 1)
+    (tmp_path / "grpo.yaml").write_text("\n".join(lines))
+    check(["fit", "--config", str(tmp_path / "grpo.yaml")])
+    init = parsed("fit", "--config", str(tmp_path / "grpo.yaml")).model.init_args
+    assert init.engine is not None or init.objective.correction is not None
+
+
 @pytest.mark.parametrize("path", sorted((CONFIGS / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_recipe_is_checked_whole(path: Path, tmp_path, capsys) -> None:
     run_recipe(str(path), [f"out={tmp_path}", *(["data.source=x.tar"] if "digits" in path.stem else [])], dry_run=True)
