@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..curriculum.cells import Cells
 from ..curriculum.feedback import SUMS, Observations
 from ..datamodules.batch import Batch
 from ..datamodules.requests import Request
@@ -57,13 +58,19 @@ def feed_back(module: GRPO, found: list[Experience]) -> dict[str, float]:
             sums = sums + Observations(cells, silent, "silence").sums(len(data.plan.cells))
     sums = np.array(module.over_ranks(*sums.ravel())).reshape(sums.shape)
     data.cursor.observe(sums)
-    seen = dict(zip(SUMS, sums.sum(1).tolist(), strict=True))
-    log: dict[str, float] = {}
-    if seen["silent_prompts"]:
-        log["silent/all"] = seen["silent_right"] / seen["silent_prompts"]
     live = data.cursor.live()
     shown = [name for name in ("ac", "necessity", "useful") if name in live]
-    return log | {f"live/{name}": float(live[name].mean()) for name in shown}
+    return silent_facts(data.plan.cells, sums) | {f"live/{name}": float(live[name].mean()) for name in shown}
+
+
+def silent_facts(cells: Cells, sums: np.ndarray) -> dict[str, float]:
+    """`silent/all`, and `silent/{label}` where the label is an axis of the cells, of the prompts that were probed."""
+    prompts, right = sums[SUMS.index("silent_prompts")], sums[SUMS.index("silent_right")]
+    groups = {"all": np.ones(len(cells), bool)}
+    if "label" in cells.axes:
+        groups |= {str(name): cells.values("label") == name for name in cells.axes["label"]}
+    counts = {name: (right[mine].sum(), prompts[mine].sum()) for name, mine in groups.items()}
+    return {f"silent/{name}": float(total / count) for name, (total, count) in counts.items() if count}
 
 
 def refill(module: GRPO, first: Experience) -> list[Experience]:

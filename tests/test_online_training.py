@@ -18,6 +18,7 @@ from earwitness.errors import InputError
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.interleaved import Interleaved
 from earwitness.lightning_modules.objective import Objective
+from earwitness.lightning_modules.observing import silent_facts
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.probing import due, option_accuracy, rollout_accuracy, silent_prompts
 from earwitness.lightning_modules.rollout.engine import Rollout
@@ -85,6 +86,19 @@ def test_every_window_is_planned_and_dealt_once(whole) -> None:
     # Probed are steps 1, 3 and 5 (rate 1/2): four silent prompts in each of the first three windows.
     silent = data.cursor.state()["adaptive"]["state"]["contribution"][2]
     assert sum(silent) == pytest.approx(4 * 0.729 + 4 * 0.81 + 4 * 0.9)
+
+
+def test_what_was_probed_is_told_by_label(whole) -> None:
+    """Of ten prompts of weak cells four are right, of five strong ones one; cells that were not probed say nothing."""
+    cells = whole[0].plan.cells
+    labels = cells.values("label")
+    sums = np.zeros((8, len(cells)))
+    first = {name: int(np.flatnonzero(labels == name)[0]) for name in ("weak", "strong")}
+    sums[2, first["weak"]], sums[3, first["weak"]] = 10, 4
+    sums[2, first["strong"]], sums[3, first["strong"]] = 5, 1
+    expected = {"silent/all": 5 / 15, "silent/weak": 0.4, "silent/strong": 0.2}
+    assert silent_facts(cells, sums) == pytest.approx(expected)
+    assert silent_facts(cells, sums * 0) == {}
 
 
 @pytest.mark.parametrize(("cut", "workers"), [(1, 0), (3, 0), (4, 2)])
