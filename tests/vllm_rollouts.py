@@ -5,8 +5,15 @@ Run by `make test-vllm` in vLLM's own environment.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,6 +24,7 @@ from earwitness.datamodules.question import parse_question
 from earwitness.errors import InputError
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Completions, Rollout, completion_keys
+from earwitness.lightning_modules.rollout.remote import VllmServer
 from earwitness.lightning_modules.rollout.vllm_engine import VllmEngine
 
 pytest.importorskip("vllm", reason="no vLLM in this environment; use make test-vllm")
@@ -233,3 +241,90 @@ def test_what_cannot_work_is_said_at_once(engine, small):
     with pytest.raises(InputError, match="did not start on .*no_such"):
         VllmEngine(**SIZE).open(str(small.root / "no_such"), "float32")
     assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+
+
+class Served:
+    """An `earwitness serve` in a process of its own; `url` waits until it serves."""
+
+    def __init__(self, checkpoint: str, folder, sync: str) -> None:
+        command = [sys.executable, "-m", "earwitness", "serve", checkpoint, "--port", "0", "--sync", sync]
+        command += ["--dtype", "float32", "--max-model-len", "512", "--enforce-eager", "--max-num-seqs", "64"]
+        command += ["--options", '{"max_lora_rank": 8}'] if sync == "adapter" else []
+        self.log = folder / f"{sync}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            )
+
+    @property
+    def url(self) -> str:
+        if not hasattr(self, "_url"):
+            line = next((line for line in self.process.stdout if line.startswith("serving ")), "")
+            assert " at http" in line, self.log.read_text(errors="replace")[-3_000:]
+            self._url = line.split()[-1]
+        return self._url
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def servers(small, tmp_path_factory) -> Iterator[dict[str, Served]]:
+    folder = tmp_path_factory.mktemp("served")
+    made = {sync: Served(small.tiny, folder, sync) for sync in ("merged", "adapter")}
+    yield made
+    for server in made.values():
+        server.kill()
+
+
+@pytest.mark.parametrize("sync", ["merged", "adapter"])
+def test_a_server_samples_for_the_policy(servers, small, sync):
+    policy = new_policy(small.tiny, lora=True)
+    batch = questions(policy)
+    client = VllmServer([servers[sync].url], sync=sync)
+    client.start(policy, 0, 1)
+    for step in (0, 1, 2):
+        client.sync(policy)
+        for rollout in (ROLLOUT, dataclasses.replace(ROLLOUT, top_k=4)):
+            done = client.complete(batch, rollout, keys(batch, rollout, step))
+            assert done.ids.shape == (32, 12) and gap(policy, batch, done, rollout) < 1e-4
+        assert done.support.shape == (32, 12, 4)
+        perturb(policy, step, 0.1)
+        assert gap(policy, batch, done, rollout) > 0.1
+
+
+def test_full_weights_move_a_server_too_and_half_of_them_do_not(servers, small):
+    policy = new_policy(small.tiny)
+    batch = questions(policy)
+    client = VllmServer([servers["merged"].url])
+    client.start(policy, 0, 1)
+    perturb(policy, 3)
+    client.sync(policy)
+    client._post(client.urls[0], "begin", {"version": "x.1", "kind": "merged"}, {})
+    half = {"lm_head.weight": torch.zeros(policy.head.shape)}
+    client._post(client.urls[0], "part", {"version": "x.1", "number": 0}, half)
+    with pytest.raises(InputError, match="half-finished"):
+        client.complete(batch, ROLLOUT, keys(batch, ROLLOUT))
+    client.sync(policy)
+    assert gap(policy, batch, client.complete(batch, ROLLOUT, keys(batch, ROLLOUT))) < 1e-4
+
+
+def test_a_server_says_what_it_cannot_do_and_one_that_is_killed_is_named(servers, small):
+    policy = new_policy(small.tiny)
+    batch = questions(policy)
+    url = servers["merged"].url
+    client = VllmServer([url], retries=1)
+    client.start(policy, 0, 1)
+    client.sync(policy)
+    with pytest.raises(InputError, match=f"{url}: engine.max_model_len: 512"):
+        client.complete(batch, dataclasses.replace(ROLLOUT, max_new_tokens=480), keys(batch, ROLLOUT))
+    long = dataclasses.replace(ROLLOUT, max_new_tokens=350, group_size=16)
+    threading.Timer(0.5, servers["merged"].kill).start()
+    begun = time.monotonic()
+    with pytest.raises(InputError, match=f"{url}: nobody answers .*earwitness serve"):
+        client.complete(batch, long, keys(batch, long))
+    assert time.monotonic() - begun > 0.5, "it was killed in the middle"
+    with pytest.raises(InputError, match="nobody answers"):
+        client.sync(policy)
