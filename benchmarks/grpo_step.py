@@ -3,8 +3,8 @@
     python benchmarks/grpo_step.py                 both, in turns, each in a process of its own
     python benchmarks/grpo_step.py --vocabulary 32768
 
-Both train the same tiny Qwen2.5-Omni on the same questions with the same hashed draws, so their gradients agree. Time is
-the median of the steps after the first, memory the growth of the process's peak over its size before the first step.
+Both train the same tiny Qwen2.5-Omni on the same questions with the same hashed draws, so their gradients agree. Time
+is the median of the steps after the first, memory the growth of the process's peak over its size before the first step.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def test_rules_of_answers_are_rewards(completion, by_choice, by_contains, by_mma
     [
         ("<think>It drips.</think><answer>Rain</answer>", 1),
         (" <think>\nIt\ndrips.</think>\n\n<answer>Rain\n</answer>\n", 1),
-        ("<think></think><answer></answer>", 1),
+        ("<think></think><answer></answer>", 0),
         ("<answer>Rain</answer>", 0),
         ("<think>It drips.</think>", 0),
         ("<answer>Rain</answer><think>It drips.</think>", 0),

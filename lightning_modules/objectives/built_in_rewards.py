@@ -13,14 +13,10 @@ Each is `(completions, **columns) -> list`, one value per completion, and ignore
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...datamodules.answers import is_right, is_well_formed, judge
-
-_THOUGHT_THEN_ANSWER = re.compile(r"<think>.*</think>\s*<answer>.*</answer>", re.DOTALL)
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+from ...datamodules.answers import is_right, is_well_formed, is_well_thought, judge
 
 
 def accuracy(completions: Sequence[str], solution: Sequence[str], **_: Any) -> list[float]:
@@ -55,14 +51,8 @@ def mmau(
 
 
 def format_think(completions: Sequence[str], **_: Any) -> list[float]:
-    """1 where the stripped completion is one <think>...</think>, then one <answer>...</answer>; case-sensitive.
-
-    Only white space may stand between the two, and each of the four tags occurs once.
-    """
-    return [
-        float(bool(_THOUGHT_THEN_ANSWER.fullmatch(said.strip())) and all(said.count(tag) == 1 for tag in _TAGS))
-        for said in completions
-    ]
+    """1 where the completion is one <think>...</think> around something, then one <answer>...</answer> pair."""
+    return [float(is_well_thought(said)) for said in completions]
 
 
 def length(
