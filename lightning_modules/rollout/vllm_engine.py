@@ -39,6 +39,7 @@ from .engine import Completions, Engine, Rollout
 from .requests import Tokens, completions, num_alternatives, num_positions, requests
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those vLLM has room for
+_SERVED_LORA_RANK = 64  # room for adapters that a server does not know yet
 _MAX_LOGPROBS = 128
 _SETTINGS = {  # what exact log-probs, features instead of waves, and stops of our own need
     "logprobs_mode": "processed_logprobs",
@@ -115,16 +116,17 @@ class VllmEngine(Engine):
 
     def open(self, checkpoint: str, dtype: str, rank: int = 0, **settings: Any) -> None:
         """Starts vLLM on a checkpoint; `settings` win over the constructor's."""
-        # A process of its own could not be handed tensors; both must be set before vLLM is imported.
+        # A process of its own could not be handed tensors; all must be set before vLLM is imported.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         try:
             from vllm import LLM
         except ImportError as error:
             raise InputError(f"engine: vLLM cannot be imported ({error}); pip install 'earwitness[vllm]'") from error
         settings = self.settings | settings
         if self.by == "adapter":
-            rank_needed = settings.get("max_lora_rank", _LORA_RANKS[3])
+            rank_needed = settings.get("max_lora_rank", _SERVED_LORA_RANK)
             fitting = [size for size in _LORA_RANKS if size >= rank_needed]
             if not fitting:
                 raise InputError(f"policy.lora.rank: {rank_needed}, vLLM takes at most {_LORA_RANKS[-1]}; sync: merged")
