@@ -19,6 +19,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from earwitness.cli import main
 from earwitness.datamodules.batch import Batch, Prompts, Sample
@@ -128,14 +129,29 @@ class TestWeights:
             with pytest.raises(InputError, match="needs policy.lora"):
                 ask(new_policy(small.tiny))
 
-    def test_sharded_weights_are_gathered(self, small, tmp_path):
-        """Two ranks that each hold half of every weight send what one that holds all would send."""
+    def test_sharded_weights_are_gathered_and_reach_a_server(self, small, tmp_path):
+        """Two ranks that each hold half of every weight send what one that holds all would send. When a server
+        refuses, both hear of it: the one that only helps to gather does not wait for ever."""
         script = tmp_path / "sharded.py"
         script.write_text(_SHARDED)
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
-        command += ["--rdzv-endpoint=localhost:0", str(script), small.tiny]
-        ended = subprocess.run(command, capture_output=True, text=True)
-        assert ended.returncode == 0 and ended.stdout.count("gathered 8 merged") == 2, ended.stderr[-2_000:]
+        with serving(small.tiny) as server:
+            begin, server.begun = server.serving.begin, 0
+
+            def once(*message):
+                server.begun += 1
+                if server.begun > 1:
+                    raise InputError("the disk is full")
+                return begin(*message)
+
+            server.serving.begin = once
+            command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+            command += ["--rdzv-endpoint=localhost:0", str(script), small.tiny, server.url, str(tmp_path / "sent")]
+            ended = subprocess.run(command, capture_output=True, text=True)
+            assert ended.returncode == 0 and ended.stdout.count("gathered 8 adapters") == 2, ended.stderr[-2_000:]
+            assert ended.stdout.count(f"{server.url}: the disk is full") == 2
+            arrived = server.behind.policy.thinker.state_dict()
+        expected = load_file(tmp_path / "sent")
+        same({name: arrived[name] for name in expected}, expected, atol=1e-6)
 
     def test_chunks_are_bounded_and_whole(self):
         """Sizes 40, 40, 80, 8 and 400 bytes in chunks of 100: the third does not fit behind the first two."""
@@ -158,7 +174,10 @@ torch.set_num_threads(1)
 from torch.distributed.fsdp import fully_shard
 from earwitness.lightning_modules.policy.checkpoint import thinker_state
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.errors import InputError
 from earwitness.lightning_modules.policy.weights import adapter_weights, merged_weights
+from earwitness.lightning_modules.rollout.remote import VllmServer
+from safetensors.torch import save_file
 
 torch.manual_seed(1)  # adapters begin at random
 policy = OmniPolicy(sys.argv[1], dtype="float32", lora=Lora(rank=4))
@@ -175,7 +194,18 @@ for found, expected in ((merged_weights(policy), whole), (adapter_weights(policy
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=0)
-print("gathered", sum("lora_A" in name for name in alone), "merged")
+sys.stdout.write(f"gathered {sum('lora_A' in name for name in alone)} adapters\\n")
+rank = torch.distributed.get_rank()
+if rank == 0:
+    save_file(whole, sys.argv[3])
+client = VllmServer([sys.argv[2]])
+client.start(policy, rank, 2)
+client.sync(policy)
+try:
+    client.sync(policy)
+except InputError as error:
+    sys.stdout.write(f"{error}\\n")
+torch.distributed.barrier()
 """
 
 
