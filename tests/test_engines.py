@@ -409,16 +409,22 @@ class TestSleep:
         policy = new_policy(small.tiny)
         batch = questions(policy)
         engine = awake_on_a_gpu(policy, sleep=True)
-        for spoil in (lambda: None, engine.rest):
-            spoil()
-            with pytest.raises(ValueError, match="sync comes before complete"):
-                engine.complete(batch, ROLLOUT, keys(batch))
-        fake.made[0].fail = "load"
-        with pytest.raises(RuntimeError, match="out of memory"):
-            engine.sync(policy)
-        assert "wake kv_cache" not in fake.calls
-        with pytest.raises(ValueError, match="sync comes before complete"):
+        refused = pytest.raises(ValueError, match="sync comes before complete")
+        with refused:
             engine.complete(batch, ROLLOUT, keys(batch))
+        engine.sync(policy)
+        engine.rest()
+        with refused:
+            engine.complete(batch, ROLLOUT, keys(batch))
+        engine.sync(policy)
+        fake.made[0].fail = "load"
+        for _ in range(2):  # awake, and asleep
+            with pytest.raises(RuntimeError, match="out of memory"):
+                engine.sync(policy)
+            with refused:
+                engine.complete(batch, ROLLOUT, keys(batch))
+            engine.rest()
+        assert fake.calls[-2:] == ["sleep 2", "wake weights"], "the rest is not woken for weights that did not come"
         assert "generate" not in fake.calls
 
     def test_under_adapters_the_base_is_kept_and_the_adapters_are_new(self, fake, small, tmp_path):
