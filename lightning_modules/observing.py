@@ -115,7 +115,9 @@ def _next_batch(module: GRPO, batch: Batch, flat: list[int]) -> Batch | None:
         mine, weights = np.array([batch.samples[0].row]), np.zeros(1, np.float32)
     passes = np.zeros(len(mine), np.int64)
     request = Request(mine, weights, batch.samples[0].condition, batch.step, passes, stage)
-    return data.prepare(request).to(module.device)
+    more = data.prepare(request)
+    data.told(more)  # its bad samples count as those of any batch
+    return more.to(module.device)
 
 
 def mix_of(module: Any, prompts: list[tuple[str, bool]]) -> dict[str, float]:
