@@ -63,8 +63,19 @@ class Cursor:
             self._open = self._open + sums
 
     def refill(self, stage: str, wanted: np.ndarray) -> dict[int, np.ndarray]:
-        """Cell -> rows that nobody deals, `wanted` [Q] of each or what is left; they count as used from now on."""
-        return self._refills[stage].take(wanted)
+        """Cell -> rows that nobody deals, `wanted` [Q] of each or what is left; they count as used from now on.
+
+        An adaptive stage keeps, of the cells that its weight wants now, the cards that its budget still needs.
+        """
+        refill = self._refills[stage]
+        if self._adaptive is None:
+            return refill.take(wanted)
+        dealt, cells = self._adaptive, self.plan.cells
+        left = dealt.left - dealt.dealt() - refill.taken
+        here = cells.at(left, pool_of(dealt.stage, cells), self.live())
+        t = float(dealt.edges[dealt.planned - 1] + dealt.edges[dealt.planned]) / 2 / dealt.rows
+        scarce = dealt.stage.weight.amounts(here, t, dealt.stage.mass_rule, may_be_empty=True) > 0
+        return refill.take(wanted, scarce, int(left[scarce].sum()) - dealt.rows + int(dealt.edges[dealt.planned]))
 
     def trained(self, steps: int = 1) -> None:
         """Moves on by trained steps; the end of a window folds its sums in and plans another window."""
@@ -152,8 +163,8 @@ class Cursor:
         if state["fingerprint"] != self.plan.fingerprint:
             raise InputError(f"{self._changed(state)}; start the stage anew, or fork it with `replan`")
         self.step = int(state["step"])
-        for name, taken in state.get("refilled", {}).items():
-            self._refills[name].taken[:] = taken
+        for name, refill in self._refills.items():
+            refill.taken[:] = state.get("refilled", {}).get(name, 0)
         if self._adaptive is not None:
             kept = state["adaptive"]
             self._closed = int(kept["closed"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .cursor import Cursor
+from .interleave import turn_of
 from .plan import Plan
 
 MOST_VALUES = 12  # of an axis; a finer one is for the report, not for a log of every step
@@ -24,6 +25,9 @@ def moment(plan: Plan, stage: str, step: int, cursor: Cursor | None = None) -> d
     place = min(position, dealt.presented - 1) % dealt.rows
     block = int(np.searchsorted(dealt.edges, place, "right")) - 1
     middle = float(dealt.edges[block] + dealt.edges[block + 1]) / 2 / dealt.rows
+    if stage in plan.turns:  # a member was dealt by the progress of the whole
+        turns = plan.turns[stage]
+        middle = turn_of(np.flatnonzero(turns == plan.members(stage).index(name)), len(turns), middle)
     live = cursor.live() if cursor is not None else {}
     facts = {"curriculum/progress": position / dealt.presented}
     weight = dealt.stage.weight

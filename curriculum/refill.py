@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compile import Dealt, pool_of
+from .compile import Dealt
 from .decks import among
+from .identity import splitmix64
 from .plan import Plan
+from .stand_ins import claimed
 
 
 def spare(plan: Plan, stage: str, cell: int) -> np.ndarray:
     """Rows of the cell that the stage neither deals nor shares with another stage, the bottom of the deck first.
 
-    Of an adaptive stage, what is not planned yet; its later windows are planned without the cards taken here. With
+    Of an adaptive stage, what is not planned yet; its later windows are planned without the cards taken here. Where
+    several stages refill, each has its own part of the cards, since their runs do not know of each other. With
     `disjoint: [clip]` no row whose recording another stage has.
     """
     dealt = plan.dealt(stage)
     first, left = int(dealt.first[cell]), int(dealt.left[cell])
     cards = dealt.deck[first + int(dealt.dealt()[cell]) : first + left][::-1].astype(np.int64)
-    others = [one.row_set().astype(np.int64) for name, one in plan.stages.items() if name != stage]
+    refilling = [name for name, one in plan.stages.items() if one.stage.on_zero_advantage == "refill_same_cell"]
+    if len(refilling) > 1 and stage in refilling:
+        cards = cards[splitmix64(plan.table.uid[cards]) % len(refilling) == refilling.index(stage)]
+    others = [claimed(plan, one) for name, one in plan.stages.items() if name != stage]
     if not others:
         return cards
     rows = np.concatenate(others)
@@ -41,14 +47,15 @@ class Refill:
         self.taken = np.zeros(len(plan.cells), np.int64)
         self._spare: dict[int, np.ndarray] = {}
 
-    def take(self, wanted: np.ndarray) -> dict[int, np.ndarray]:
-        """Cell -> its next rows, `wanted` [Q] of each or what is left; an adaptive stage keeps what its budget needs."""
-        found, allowed = {}, self._allowed()
+    def take(self, wanted: np.ndarray, scarce: np.ndarray | None = None, room: int = 0) -> dict[int, np.ndarray]:
+        """Cell -> its next rows, `wanted` [Q] of each or what is left; of `scarce` [Q] cells `room` cards at most."""
+        found = {}
         for cell in np.flatnonzero(wanted).tolist():
-            most = min(int(wanted[cell]), allowed)
+            bounded = scarce is not None and bool(scarce[cell])
+            most = min(int(wanted[cell]), max(room, 0)) if bounded else int(wanted[cell])
             cards = self._cards(cell)[self.taken[cell] : self.taken[cell] + most]
             self.taken[cell] += len(cards)
-            allowed -= len(cards)
+            room -= len(cards) * bounded
             if len(cards):
                 found[cell] = cards
         return found
@@ -57,12 +64,6 @@ class Refill:
         """All rows taken so far."""
         cells = np.flatnonzero(self.taken).tolist()
         return np.concatenate([np.empty(0, np.int64), *(self._cards(cell)[: self.taken[cell]] for cell in cells)])
-
-    def _allowed(self) -> int:
-        """How many more cards the stage can spare: all that its matrix does not deal, or will not have to."""
-        dealt = self.plan.dealt(self.stage)
-        pool = pool_of(dealt.stage, self.plan.cells)
-        return int(dealt.left[pool].sum()) - dealt.rows - int(self.taken.sum())
 
     def _cards(self, cell: int) -> np.ndarray:
         """An adaptive stage deals on from the top, so its pool shrinks; what was taken lies at the bottom and stays."""

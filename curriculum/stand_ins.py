@@ -22,12 +22,12 @@ def stand_ins(plan: Plan, stage: str, row: int) -> Iterator[int]:
     dealt, cell = plan.dealt(stage), int(plan.number[row])
     begin = int(dealt.first[cell])
     cards = dealt.deck[begin : begin + int(dealt.left[cell])].astype(np.int64)
-    rows = np.concatenate([cards[:0], *(_claimed(plan, one) for name, one in plan.stages.items() if name != stage)])
+    rows = np.concatenate([cards[:0], *(claimed(plan, one) for name, one in plan.stages.items() if name != stage)])
     usable = ~np.isin(cards, rows)
     if "clip" in plan.curriculum.disjoint:
         clips = plan.table.identity("clip")
         usable &= ~among(clips[cards], clips[rows])
-    own = np.isin(cards, _claimed(plan, dealt))
+    own = np.isin(cards, claimed(plan, dealt))
     mine = plan.table.columns.get("clip")
     for pool in (cards[usable & ~own], cards[usable & own]):
         start = hash64(plan.curriculum.seed, "stand-in", stage, int(plan.table.uid[row])) % max(1, len(pool))
@@ -36,8 +36,8 @@ def stand_ins(plan: Plan, stage: str, row: int) -> Iterator[int]:
                 yield card
 
 
-def _claimed(plan: Plan, dealt: Dealt) -> np.ndarray:
-    """The rows a stage deals; those an adaptive one may deal."""
+def claimed(plan: Plan, dealt: Dealt) -> np.ndarray:
+    """The rows a stage deals; those an adaptive one may deal: the top of each deck, as many as its budget."""
     if dealt.stage.window is None:
         return dealt.row_set().astype(np.int64)
     most = np.where(pool_of(dealt.stage, plan.cells), np.minimum(dealt.left, dealt.rows), 0)

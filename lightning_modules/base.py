@@ -88,7 +88,7 @@ class PolicyModule(L.LightningModule):
         self.max_grad_norm, self.micro_batch_size = max_grad_norm, micro_batch_size
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
         self.policy: OmniPolicy | None = None
-        self._replaced = 0
+        self.num_replaced = 0  # bad samples, with what stands in for them, on this rank
         self.val_accuracy, self.test_accuracy = AccuracyByLabel(), AccuracyByLabel()
 
     def configure_model(self) -> None:
@@ -111,6 +111,7 @@ class PolicyModule(L.LightningModule):
         return self.make_optimizer([p for p in self.net.parameters() if p.requires_grad])
 
     objectives: tuple[str, ...] = ()
+    num_iterations = 1  # optimizer steps per batch
 
     def on_fit_start(self) -> None:
         """Refuses a stage of the curriculum that is meant for another algorithm."""
@@ -124,9 +125,11 @@ class PolicyModule(L.LightningModule):
                 )
 
     def total_steps(self) -> int:
-        """Optimizer steps of this run: the plan's, or fewer where `trainer.max_steps` says so."""
+        """Batches of this run: the plan's, or fewer where `trainer.max_steps`, in optimizer steps, says so."""
         planned = self.trainer.datamodule.num_steps  # type: ignore[attr-defined]
-        return planned if self.trainer.max_steps < 0 else min(planned, self.trainer.max_steps)
+        return (
+            planned if self.trainer.max_steps < 0 else min(planned, -(-self.trainer.max_steps // self.num_iterations))
+        )
 
     def over_ranks(self, *sums: float) -> list[float]:
         """Sums over all ranks, in float64."""
@@ -139,7 +142,7 @@ class PolicyModule(L.LightningModule):
 
     def gathered(self, value: Any) -> list[Any]:
         """What every rank has, in the order of the ranks; tensors must lie on the CPU."""
-        if self.trainer.world_size == 1:
+        if self._trainer is None or self.trainer.world_size == 1:
             return [value]
         found: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(found, value)
@@ -187,8 +190,8 @@ class PolicyModule(L.LightningModule):
         `data/padding`: share of the frames that are computed for nothing; `data/replaced`: bad samples so far.
         """
         real, padded = batch.prompts.frames(self.micro_batches(len(batch)))
-        self._replaced += len(batch.replaced)
-        heard, computed, replaced = self.over_ranks(real, padded, self._replaced)
+        self.num_replaced += len(batch.replaced)
+        heard, computed, replaced = self.over_ranks(real, padded, self.num_replaced)
         return {"data/padding": 1 - heard / computed, "data/replaced": replaced} | batch_facts(self, batch)
 
     def answer(self, batch: Batch) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ class Experience:
     """B prompts and their N = B x G completions.
 
     texts: N. scored: rewards [N]. silence: [B] how well the policy does without the audio, None where not asked.
+    by_part: whether every reward has advantages of its own (GDPO), and not their sum alone.
     kept: [B] bool, prompts that train; the padding of a last batch never does. advantages: [N], given later.
     """
 
@@ -32,6 +33,7 @@ class Experience:
     texts: list[str]
     scored: Scored
     silence: Tensor | None = None
+    by_part: bool = False
     kept: Tensor = field(init=False)
     advantages: Tensor = field(init=False)
 
@@ -58,7 +60,9 @@ class Experience:
     @property
     def constant(self) -> Tensor:
         """[B] bool: prompts whose completions are all worth the same, and which so have no advantage."""
-        return self.grouped(constant_groups(self.scored.total, self.group))[:, 0]
+        values = self.scored.parts.values() if self.by_part else [self.scored.total]
+        flat = [self.grouped(constant_groups(each, self.group))[:, 0] for each in values]
+        return torch.stack(flat).all(0)
 
     def accuracy(self) -> Tensor:
         """[B, G] float64, 1 where a completion's extracted answer is the right one."""

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..curriculum.moment import moment, shares
-from ..datamodules.batch import Batch
+from ..datamodules.batch import Batch, Sample
 
 if TYPE_CHECKING:
     from .base import PolicyModule
 
 LABELS = ("weak", "strong", "unlabelled")
+
+
+def label_of(sample: Sample) -> str:
+    """The sample's label as it is logged: what is neither weak nor strong is unlabelled."""
+    return sample.label if sample.label in LABELS else LABELS[-1]
 
 
 def batch_facts(module: PolicyModule, batch: Batch) -> dict[str, float]:
@@ -26,12 +31,12 @@ def batch_facts(module: PolicyModule, batch: Batch) -> dict[str, float]:
     `data/share/{label}`: share of each label of LABELS in [0, 1]; what has another label or none is "unlabelled".
     """
     real = [sample.weight > 0 for sample in batch.samples]
-    labels = [s.label if s.label in LABELS else "unlabelled" for s, r in zip(batch.samples, real, strict=True) if r]
+    labels = [label_of(s) for s, r in zip(batch.samples, real, strict=True) if r]
     passes = batch.passes or (0,) * len(batch)
     repeats = sum(r and number > 0 for r, number in zip(real, passes, strict=True))
     *counts, repeated = module.over_ranks(*(float(labels.count(label)) for label in LABELS), float(repeats))
     total = sum(counts)
-    found = {f"data/share/{label}": count / total for label, count in zip(LABELS, counts, strict=True)}
+    found = {f"data/share/{label}": count / max(total, 1.0) for label, count in zip(LABELS, counts, strict=True)}
     return found | {"seen/unique": total - repeated, "seen/repeat": repeated} | _of_the_plan(module, batch)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
@@ -27,7 +28,7 @@ from .objectives.differences import difference
 from .objectives.kl import kl
 from .objectives.losses import clip_facts, loss_named, ratio
 from .objectives.rewards import Rewards
-from .observing import feed_back, refill, silent_accuracy
+from .observing import feed_back, probe, refill, silent_accuracy
 from .phases import Phases
 from .policy.omni import OmniPolicy
 from .reference import Reference
@@ -83,7 +84,9 @@ class GRPO(PolicyModule):
         super().__init__(policy, optimizer, schedule, max_grad_norm, micro_batch_size, how.max_new_tokens)
         self.rollout, self.objective = how, objective or Objective()
         self.loss = loss_named(self.objective.loss)
-        self.rewards = Rewards(rewards or PAPER_REWARDS)
+        self.rewards = Rewards(PAPER_REWARDS if rewards is None else rewards)
+        if num_iterations < 1:
+            raise InputError(f"num_iterations: at least one optimizer step per rollout, got {num_iterations}")
         self.num_iterations = num_iterations
         self.engine: Engine = engine or PolicyEngine()
         self._references: list[Reference] = []  # in a list: neither saved, nor trained, nor sharded
@@ -91,23 +94,31 @@ class GRPO(PolicyModule):
         self.phases = Phases()
         self._started = False
 
-    def configure_model(self) -> None:
-        """Loads the policy, and with full fine-tuning a frozen copy of where it started, also when resuming."""
-        super().configure_model()
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Ends the engine also where the run does not end by itself."""
+        return [*super().configure_callbacks(), _Closing()]
+
+    def on_fit_start(self) -> None:
+        """With full fine-tuning loads a frozen copy of where training started, also when resuming."""
+        super().on_fit_start()
         if self.objective.beta and not self._references:
             self._references = [Reference(self.net, self.make_policy, self.objective.offload_reference)]
 
     def on_train_start(self) -> None:
         """Starts the engine."""
-        if not self._started:
-            self.engine.start(self.net, self.trainer.global_rank, self.trainer.world_size)
-            self._started = True
+        self.engine.start(self.net, self.trainer.global_rank, self.trainer.world_size)
+        self._started = True
 
     def on_train_end(self) -> None:
         """Ends the engine."""
+        self.close()
+
+    def close(self) -> None:
+        """Ends the engine where it runs; another `fit` starts it anew."""
+        self.experiences = []
         if self._started:
-            self.engine.close()
             self._started = False
+            self.engine.close()
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Lets go of the rollout; callbacks have seen it."""
@@ -118,6 +129,8 @@ class GRPO(PolicyModule):
         self.phases.begin()
         found = self.experiences = self._roll_out(batch)
         advantages_over_ranks(self, found)
+        with self.phases("probe"):
+            probed = probe(self, found)
         denominator = self._denominator(found)
         with self.phases("logprob"):
             work = self._fixed(self._work(found))
@@ -129,7 +142,7 @@ class GRPO(PolicyModule):
                 log |= self.descend(jobs, batch.step)
             means = mean_facts(self, meter)
             log |= {name: value for name, value in means.items() if number == 0 or "logprob_gap" not in name}
-        log |= by_label(self, found) | feed_back(self, found)
+        log |= by_label(self, found) | feed_back(self, found, probed)
         self.log_dict(log | self.data_facts(batch) | self.phases.seconds())
         self.log("reward", log["reward/all"], prog_bar=True, logger=False)
 
@@ -153,7 +166,7 @@ class GRPO(PolicyModule):
             silence = silent_accuracy(self, batch) if self.rewards.needs_silence else None
             columns = columns_of(batch, done, self.rollout.max_new_tokens, silence)
             scored = self.rewards(texts, columns, columns["key"])
-        return Experience(batch, done, texts, scored, silence)
+        return Experience(batch, done, texts, scored, silence, self.objective.advantages == "gdpo")
 
     def _denominator(self, found: list[Experience]) -> float:
         """What the loss is divided by, over all micro-batches and ranks; at least 1."""
@@ -257,3 +270,12 @@ class GRPO(PolicyModule):
                 f"{gap / tokens:.2f} nats per token; other weights, another temperature, or audio that belongs to "
                 "other prompts"
             )
+
+
+class _Closing(L.Callback):
+    """After an error or an interruption Lightning does not end training; somebody must end the engine."""
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Whatever it was."""
+        assert isinstance(pl_module, GRPO)
+        pl_module.close()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .base import LABELS
 from .experience import Experience
+from .facts import LABELS, label_of
 from .observing import mix_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Meter:
 
 def label_places(each: Experience, rows: Tensor) -> Tensor:
     """[n] places in LABELS of these completions' labels, on the CPU."""
-    places = torch.tensor([LABELS.index(s.label or "unlabelled") for s in each.batch.samples])
+    places = torch.tensor([LABELS.index(label_of(s)) for s in each.batch.samples])
     return places[each.group[rows.cpu()]]
 
 
@@ -71,21 +71,24 @@ def by_label(module: GRPO, found: list[Experience]) -> dict[str, float]:
     """
     columns = [_columns(each) for each in found]
     table = {name: torch.cat([one[name] for one in columns]) for name in columns[0]}
-    labels = [s.label or "unlabelled" for each in found for s in each.batch.samples]
+    labels = [label_of(s) for each in found for s in each.batch.samples]
     real = torch.cat([each.real for each in found])
     sums: list[float] = []
     for label in ("all", *LABELS):
         mine = real & torch.tensor([label in ("all", name) for name in labels])
-        sums += [float(values[mine].sum()) for values in table.values()] + [float(mine.sum())]
-    reduced = module.over_ranks(*sums)
+        for values in table.values():
+            known = values[mine & ~values.isnan()]
+            sums += [float(known.sum()), float(len(known))]
+        sums.append(float(mine.sum()))
+    reduced = iter(module.over_ranks(*sums))
     log: dict[str, float] = {}
-    width = len(table) + 1
-    for place, label in enumerate(("all", *LABELS)):
-        *totals, count = reduced[place * width : (place + 1) * width]
+    size = found[0].group_size
+    for label in ("all", *LABELS):
+        pairs = {name.format(label=label): (next(reduced), next(reduced)) for name in table}
+        count = next(reduced)
+        log |= {name: total / known for name, (total, known) in pairs.items() if known}
         if count:
-            means = {name: total / count for name, total in zip(table, totals, strict=True)}
-            log |= {name.format(label=label): value for name, value in means.items()}
-            p, size = means["accuracy/{label}"], found[0].group_size
+            p = log[f"accuracy/{label}"]
             log[f"zero_adv/{label}/predicted"] = p**size + (1 - p) ** size
             log[f"seen/prompts/{label}"] = count
     log |= _filter_facts(module, found)
@@ -93,23 +96,22 @@ def by_label(module: GRPO, found: list[Experience]) -> dict[str, float]:
 
 
 def _columns(each: Experience) -> dict[str, Tensor]:
-    """[B] float64 per prompt, named as logged."""
+    """[B] float64 per prompt, named as logged; NaN where nothing of the group could be scored."""
     rewards, accuracy, constant = each.grouped(each.scored.total), each.accuracy().mean(1), each.constant
-    scorable = (~rewards.isnan()).double()
-    mean = rewards.nan_to_num(0.0).sum(1) / scorable.sum(1).clamp(min=1)
-    squares = ((rewards - mean[:, None]).nan_to_num(0.0) ** 2).sum(1)
+    scorable = (~rewards.isnan()).sum(1).double()
+    squares = (rewards - rewards.nanmean(1, keepdim=True)).square().nansum(1)
+    spread = (squares / (scorable - 1).clamp(min=1)).sqrt().where(scorable > 1, torch.nan)
     columns = {
-        "reward/{label}": mean,
+        "reward/{label}": rewards.nanmean(1),
         "accuracy/{label}": accuracy,
         "zero_adv/{label}": constant.double(),
         "zero_adv/{label}/all_right": (constant & (accuracy > 0.5)).double(),
         "zero_adv/{label}/all_wrong": (constant & (accuracy <= 0.5)).double(),
-        "group_std/{label}": (squares / (scorable.sum(1) - 1).clamp(min=1)).sqrt(),
+        "group_std/{label}": spread,
         "rollout/tokens/{label}": each.grouped(each.done.mask.sum(1).cpu().double()).mean(1),
     }
     return columns | {
-        f"reward/{name}/{{label}}": each.grouped(part).nan_to_num(0.0).mean(1)
-        for name, part in each.scored.parts.items()
+        f"reward/{name}/{{label}}": each.grouped(part).nanmean(1) for name, part in each.scored.parts.items()
     }
 
 
@@ -118,8 +120,8 @@ def _filter_facts(module: GRPO, found: list[Experience]) -> dict[str, float]:
     data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
     if data.plan.dealt(found[0].batch.stage or data.training.stage).stage.on_zero_advantage == "keep":
         return {}
-    tried = [(s.label, bool(r)) for s, r in zip(found[0].batch.samples, found[0].real, strict=True)]
-    kept = [(s.label, bool(k)) for each in found for s, k in zip(each.batch.samples, each.kept, strict=True)]
+    tried = [(label_of(s), bool(r)) for s, r in zip(found[0].batch.samples, found[0].real, strict=True)]
+    kept = [(label_of(s), bool(k)) for each in found for s, k in zip(each.batch.samples, each.kept, strict=True)]
     discarded = float(sum(int((each.real & ~each.kept).sum()) for each in found))
     discarded, trained = module.over_ranks(discarded, float(sum(k for _, k in kept)))
     log = {"filter/rounds": float(len(found) - 1), "filter/discarded_valid": discarded, "filter/kept": trained}
@@ -128,8 +130,8 @@ def _filter_facts(module: GRPO, found: list[Experience]) -> dict[str, float]:
 
 
 def _rollout_facts(module: GRPO, found: list[Experience]) -> dict[str, float]:
-    lengths = float(sum(each.done.mask.sum() for each in found))
-    finished = float(sum(each.done.finished.sum() for each in found))
-    rows = float(sum(len(each.texts) for each in found))
-    lengths, finished, rows = module.over_ranks(lengths, finished, rows)
-    return {"rollout/mean_tokens": lengths / rows, "rollout/finished": finished / rows}
+    rows = [each.real[each.group] for each in found]
+    lengths = float(sum(each.done.mask.sum(1).cpu()[mine].sum() for each, mine in zip(found, rows, strict=True)))
+    finished = float(sum(each.done.finished.cpu()[mine].sum() for each, mine in zip(found, rows, strict=True)))
+    lengths, finished, count = module.over_ranks(lengths, finished, float(sum(mine.sum() for mine in rows)))
+    return {"rollout/mean_tokens": lengths / max(count, 1.0), "rollout/finished": finished / max(count, 1.0)}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +14,9 @@ from torch import Tensor
 from ..curriculum.cells import Cells
 from ..curriculum.feedback import SUMS, Observations
 from ..datamodules.batch import Batch
-from ..datamodules.requests import Request
-from .base import LABELS
+from ..errors import InputError
 from .experience import Experience
+from .facts import LABELS
 from .probing import due, option_accuracy, rollout_accuracy, silent_prompts
 
 if TYPE_CHECKING:
@@ -27,34 +30,50 @@ def silent_accuracy(module: Any, batch: Batch, how: str = "option_logprob") -> T
     answers of a group sampled as in training.
     """
     silent, rollout = silent_prompts(module.net, batch), getattr(module, "rollout", None)
+    ask: Callable[[slice], Tensor] = partial(option_accuracy, module.net, silent)
+    if how == "rollout":
+        if rollout is None:
+            raise InputError(f"a probe by rollout: {type(module).__name__} samples nothing; use how: option_logprob")
+        options = {name: getattr(rollout, name) for name in ("group_size", "temperature", "max_new_tokens")}
+        ask = partial(rollout_accuracy, module.net, silent, **options, name=(rollout.seed, batch.step))
     parts = module.micro_batches(len(batch))
-    if how == "option_logprob" or rollout is None:
-        return torch.cat([option_accuracy(module.net, silent, rows) for rows in parts]).cpu()
-    options = {name: getattr(rollout, name) for name in ("group_size", "temperature", "max_new_tokens")}
-    name = (rollout.seed, batch.step)
-    return torch.cat([rollout_accuracy(module.net, silent, rows, **options, name=name) for rows in parts]).cpu()
+    found = [ask(rows) for rows in parts]
+    for _ in range(int(module.greatest(len(parts))) - len(parts)):  # weights that are sharded wait for all ranks
+        ask(parts[0])
+    return torch.cat(found).cpu()
 
 
-def feed_back(module: GRPO, found: list[Experience]) -> dict[str, float]:
+def probe(module: GRPO, found: list[Experience]) -> list[Tensor] | None:
+    """Every experience's accuracy in silence [B], before the update, where an adaptive stage asks for it."""
+    data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
+    if data.cursor is None or not data.cursor.adapts:
+        return None
+    wanted = data.plan.dealt(data.training.stage).stage.probe
+    if wanted is None or not due(found[0].batch.step, wanted.rate):
+        return None
+    return [silent_accuracy(module, each.batch, wanted.how) for each in found]
+
+
+def feed_back(module: GRPO, found: list[Experience], probed: list[Tensor] | None) -> dict[str, float]:
     """Tells an adaptive stage how its cells fared, over all ranks; returns what it has learnt so far.
+
+    probed: as `probe` returned it.
 
     Every prompt that was tried is told, also one whose group was dropped: estimates would lean upward without it.
     """
     data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
     if data.cursor is None or not data.cursor.adapts:
         return {}
-    stage, step = data.plan.dealt(data.training.stage).stage, found[0].batch.step
     sums = np.zeros((len(SUMS), len(data.plan.cells)))
-    probed = stage.probe is not None and due(step, stage.probe.rate)
-    for each in found:
+    for number, each in enumerate(found):
         real = each.real.numpy()
         cells = data.cells_of([s.row for s in each.batch.samples])[real]
         accuracy = each.accuracy().mean(1).numpy()
         gain = each.grouped(each.advantages.double()).abs().mean(1).numpy()
         gain = np.where(each.constant.numpy(), 0.0, np.maximum(gain, 1e-6))
         sums = sums + Observations(cells, accuracy[real], "audio", gain[real]).sums(len(data.plan.cells))
-        if probed:
-            silent = silent_accuracy(module, each.batch, stage.probe.how).numpy()[real]
+        if probed is not None:
+            silent = probed[number].numpy()[real]
             sums = sums + Observations(cells, silent, "silence").sums(len(data.plan.cells))
     sums = np.array(module.over_ranks(*sums.ravel())).reshape(sums.shape)
     data.cursor.observe(sums)
@@ -110,18 +129,20 @@ def _next_batch(module: GRPO, batch: Batch, flat: list[int]) -> Batch | None:
     before = np.sum(everyone[: module.trainer.global_rank], axis=0) if module.trainer.global_rank else counts * 0
     rows = [taken[cell][before[cell] : before[cell] + counts[cell]] for cell in sorted(taken)]
     mine = data.preparation.training_rows[np.concatenate(rows)]
-    weights = np.ones(len(mine), np.float32)
+    request = data.training_request(batch.step)
+    real = request.weights > 0
+    weight_of = dict(zip(data.cells_of(request.rows[real]).tolist(), request.weights[real].tolist(), strict=True))
+    weights = np.array([weight_of[cell] for cell in data.cells_of(mine).tolist()], np.float32)
     if not len(mine):  # where weights are sharded all ranks must sample together
         mine, weights = np.array([batch.samples[0].row]), np.zeros(1, np.float32)
-    passes = np.zeros(len(mine), np.int64)
-    request = Request(mine, weights, batch.samples[0].condition, batch.step, passes, stage)
-    more = data.prepare(request)
+    more = data.prepare(replace(request, rows=mine, weights=weights, passes=np.zeros(len(mine), np.int64)))
     data.told(more)  # its bad samples count as those of any batch
+    module.num_replaced += len(more.replaced)
     return more.to(module.device)
 
 
 def mix_of(module: Any, prompts: list[tuple[str, bool]]) -> dict[str, float]:
     """Label -> share of the prompts [(label, counts)] that count, over all ranks."""
-    counts = [float(sum(counts and (name or "unlabelled") == label for name, counts in prompts)) for label in LABELS]
+    counts = [float(sum(counts and name == label for name, counts in prompts)) for label in LABELS]
     totals = module.over_ranks(*counts)
     return {label: count / sum(totals) for label, count in zip(LABELS, totals, strict=True) if count}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..datamodules.batch import Batch
 from .base import LABELS, PolicyModule
+from .facts import label_of
 from .objectives.losses import nll_loss
 
 
@@ -29,7 +30,7 @@ class SFT(PolicyModule):
 def sft_step(module: PolicyModule, batch: Batch) -> None:
     """One optimizer step of any module's policy on the batch's targets."""
     local = float(((batch.weights > 0)[:, None] * batch.target_mask).sum())
-    (denominator,) = module.over_ranks(local)
+    denominator = max(module.over_ranks(local)[0], 1.0)
     losses = torch.zeros(len(batch), dtype=torch.float64)
     rows = module.micro_batches(len(batch))
     log = module.descend([partial(_loss, module, batch, part, denominator, losses) for part in rows], batch.step)
@@ -41,7 +42,8 @@ def _loss(module: PolicyModule, batch: Batch, rows: slice, denominator: float, l
     """One micro-batch's loss; puts the mean loss per token of its samples into `losses`."""
     width = int(batch.target_mask[rows].sum(1).max())
     ids, mask = batch.target_ids[rows, :width], batch.target_mask[rows, :width]
-    logprob = module.net(batch.prompts.select(rows), ids, mask).logprob
+    with module.net.dropout():
+        logprob = module.net(batch.prompts.select(rows), ids, mask).logprob
     losses[rows] = -(logprob.detach() * mask).sum(1).double().cpu() / mask.sum(1).clamp(min=1).cpu()
     return nll_loss(logprob, mask, batch.weights[rows], denominator=denominator)
 
@@ -51,9 +53,7 @@ def _by_label(module: PolicyModule, batch: Batch, losses: Tensor) -> dict[str, f
     real = [s.weight > 0 for s in batch.samples]
     sums = []
     for label in LABELS:
-        mine = torch.tensor(
-            [r and (s.label or "unlabelled") == label for r, s in zip(real, batch.samples, strict=True)]
-        )
+        mine = torch.tensor([r and label_of(s) == label for r, s in zip(real, batch.samples, strict=True)])
         sums += [float(losses[mine].sum()), float(mine.sum())]
     reduced = module.over_ranks(*sums)
     pairs = zip(LABELS, reduced[::2], reduced[1::2], strict=True)

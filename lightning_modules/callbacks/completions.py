@@ -10,6 +10,7 @@ import lightning as L
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...errors import InputError
 from ..experience import Experience
 
 SCHEMA = pa.schema(
@@ -41,6 +42,8 @@ class CompletionTable(L.Callback):
     """
 
     def __init__(self, folder: str, every_n_steps: int = 10, prompts: int = 12) -> None:
+        if every_n_steps < 1:
+            raise InputError(f"CompletionTable: every_n_steps must be at least 1, got {every_n_steps}")
         self.folder, self.every_n_steps, self.prompts = Path(folder), every_n_steps, prompts
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 
 from ...errors import InputError
-from ..base import LABELS
+from ..facts import LABELS, label_of
 from ..observing import silent_accuracy
 
 
@@ -33,9 +33,7 @@ class SilentProbe(L.Callback):
         real = [s.weight > 0 for s in batch.samples]
         sums: list[float] = []
         for label in ("all", *LABELS):
-            mine = torch.tensor(
-                [r and label in ("all", s.label or "unlabelled") for r, s in zip(real, batch.samples, strict=True)]
-            )
+            mine = torch.tensor([r and label in ("all", label_of(s)) for r, s in zip(real, batch.samples, strict=True)])
             sums += [float(accuracy[mine].sum()), float(mine.sum())]
         totals = pl_module.over_ranks(*sums)
         pairs = zip(("all", *LABELS), totals[::2], totals[1::2], strict=True)

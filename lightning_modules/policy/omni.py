@@ -87,7 +87,7 @@ class OmniPolicy(nn.Module):
         _select_parts(self.thinker, PARTS if train is None else tuple(train))
         self.adapted = lora is not None
         if lora is not None:
-            self.thinker = _with_lora(self.thinker, lora)
+            self.thinker = _with_lora(self.thinker, lora).eval()
         if gradient_checkpointing:
             self.thinker.gradient_checkpointing_enable({"use_reentrant": False})
         ids = self.processor.tokenizer.convert_tokens_to_ids
@@ -113,6 +113,18 @@ class OmniPolicy(nn.Module):
             raise ValueError("only a LoRA policy contains its reference; keep a frozen copy with full fine-tuning")
         with self.thinker.disable_adapter():
             yield self
+
+    @contextmanager
+    def dropout(self) -> Iterator[None]:
+        """Inside, the adapters' dropout acts. Elsewhere it never does: a ratio would compare two random networks."""
+        layers = [m for m in self.thinker.modules() if isinstance(m, nn.Dropout)] if self.adapted else []
+        for layer in layers:
+            layer.train()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.eval()
 
     def forward(
         self,

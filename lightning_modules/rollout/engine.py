@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,8 +38,10 @@ class Rollout:
     refill_rounds: int = 4
 
     def __post_init__(self) -> None:
-        if self.group_size < 2 or not self.temperature > 0 or self.max_new_tokens < 1:
-            raise InputError("rollout: group_size must be at least 2, temperature and max_new_tokens positive")
+        if self.group_size < 2 or not 0 < self.temperature < math.inf or self.max_new_tokens < 1:
+            raise InputError("rollout: group_size must be at least 2, temperature and max_new_tokens positive numbers")
+        if self.refill_rounds < 0:
+            raise InputError(f"rollout: refill_rounds must not be negative, got {self.refill_rounds}")
         if self.top_k < 0 or self.top_k == 1 or not 0 < self.top_p <= 1:
             raise InputError("rollout: top_k is 0 (all) or at least 2, top_p lies in (0, 1]")
 
