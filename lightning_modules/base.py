@@ -127,9 +127,8 @@ class PolicyModule(L.LightningModule):
     def total_steps(self) -> int:
         """Batches of this run: the plan's, or fewer where `trainer.max_steps`, in optimizer steps, says so."""
         planned = self.trainer.datamodule.num_steps  # type: ignore[attr-defined]
-        return (
-            planned if self.trainer.max_steps < 0 else min(planned, -(-self.trainer.max_steps // self.num_iterations))
-        )
+        most = -(-self.trainer.max_steps // self.num_iterations)
+        return planned if self.trainer.max_steps < 0 else min(planned, most)
 
     def over_ranks(self, *sums: float) -> list[float]:
         """Sums over all ranks, in float64."""

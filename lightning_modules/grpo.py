@@ -144,7 +144,8 @@ class GRPO(PolicyModule):
             log |= {name: value for name, value in means.items() if number == 0 or "logprob_gap" not in name}
         log |= by_label(self, found) | feed_back(self, found, probed)
         self.log_dict(log | self.data_facts(batch) | self.phases.seconds())
-        self.log("reward", log["reward/all"], prog_bar=True, logger=False)
+        if "reward/all" in log:
+            self.log("reward", log["reward/all"], prog_bar=True, logger=False)
 
     def _roll_out(self, batch: Batch) -> list[Experience]:
         """The batch's experience, and those of what came for groups that taught nothing."""

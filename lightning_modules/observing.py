@@ -34,7 +34,8 @@ def silent_accuracy(module: Any, batch: Batch, how: str = "option_logprob") -> T
     if how == "rollout":
         if rollout is None:
             raise InputError(f"a probe by rollout: {type(module).__name__} samples nothing; use how: option_logprob")
-        options = {name: getattr(rollout, name) for name in ("group_size", "temperature", "max_new_tokens")}
+        names = ("group_size", "temperature", "max_new_tokens", "top_k", "top_p")
+        options = {name: getattr(rollout, name) for name in names}
         ask = partial(rollout_accuracy, module.net, silent, **options, name=(rollout.seed, batch.step))
     parts = module.micro_batches(len(batch))
     found = [ask(rows) for rows in parts]

@@ -53,6 +53,8 @@ def rollout_accuracy(
     temperature: float,
     max_new_tokens: int,
     name: tuple,
+    top_k: int = 0,
+    top_p: float = 1.0,
 ) -> Tensor:
     """[rows] share of right answers among `group_size` sampled ones."""
     samples = batch.samples[rows]
@@ -63,6 +65,8 @@ def rollout_accuracy(
         group_size=group_size,
         temperature=temperature,
         keys=completion_keys([s.question.uid for s in samples], group_size, "probe", *name),
+        top_k=top_k,
+        top_p=top_p,
     )
     texts = policy.processor.decode(done.ids, done.mask)
     truths = [s.question.answer for s in samples for _ in range(group_size)]

@@ -1,4 +1,4 @@
-"""Corners of a GRPO step: odd data, odd settings, odd moments. What is still wrong is marked xfail."""
+"""Corners of a GRPO step: odd data, odd settings, odd moments."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from earwitness.datamodules.quarantine import Replaced
 from earwitness.datamodules.question import parse_question
 from earwitness.datamodules.requests import Asking, Training
 from earwitness.errors import InputError
+from earwitness.lightning_modules import probing
 from earwitness.lightning_modules.callbacks.completions import CompletionTable
 from earwitness.lightning_modules.callbacks.silent_probe import SilentProbe
 from earwitness.lightning_modules.grpo import GRPO
@@ -36,7 +37,7 @@ from earwitness.lightning_modules.observing import silent_accuracy
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
 from earwitness.lightning_modules.probing import option_accuracy
 from earwitness.lightning_modules.rollout.engine import Rollout
-from earwitness.lightning_modules.rollout.sampling import PolicyEngine
+from earwitness.lightning_modules.rollout.sampling import PolicyEngine, sample
 from earwitness.lightning_modules.schedule import Schedule
 from earwitness.lightning_modules.sft import SFT
 from earwitness.tests.grpo_parts import Changed, Kept
@@ -48,11 +49,6 @@ LENGTH = {"earwitness.tests.tests_rewards.length": 1.0}
 HALF = {"earwitness.tests.grpo_parts.half": 1.0}
 CONSTANT = {"earwitness.tests.tests_rewards.constant": 1.0}
 REFILL = {"on_zero_advantage": "refill_same_cell"}
-
-
-def wrong(reason: str, raises: type[BaseException] = AssertionError, **more):
-    """A fault that is known: the test fails so, and says when it no longer does."""
-    return pytest.mark.xfail(strict=True, reason=reason, raises=raises, **more)
 
 
 # ---- rewards that tests name
@@ -81,13 +77,13 @@ def even(completions, **columns):
     return [2.0 - 2.0 * (n % 2) for n in range(len(completions))]
 
 
-def flat_on_rank_1(completions, group, **columns):
-    """Equal rewards for the second rank's prompts, every other one of the batch, and for what comes in their place."""
+def flat_on_rank_0(completions, group, **columns):
+    """Equal rewards for the first rank's prompts, every other one of the batch, and for what comes in their place."""
     lengths = [float(len(text)) for text in completions]
     if torch.distributed.is_initialized():
-        return [0.5] * len(lengths) if torch.distributed.get_rank() else lengths
+        return lengths if torch.distributed.get_rank() else [0.5] * len(lengths)
     whole = len(set(group)) == 4
-    return [value if whole and prompt % 2 == 0 else 0.5 for value, prompt in zip(lengths, group, strict=True)]
+    return [value if whole and prompt % 2 else 0.5 for value, prompt in zip(lengths, group, strict=True)]
 
 
 # ---- parts
@@ -173,7 +169,6 @@ def test_questions_without_a_label_are_unlabelled(small, tmp_path):
     assert 0 < missing == kept.logs[0]["seen/prompts/unlabelled"] and "train/entropy/unlabelled" in kept.logs[0]
 
 
-@wrong("label_places looks every label up in LABELS, the first step stops with a ValueError", ValueError)
 def test_another_label_is_trained_as_unlabelled(small, tmp_path):
     labels = relabelled(small, tmp_path, "medium")
     _, kept = run(small, tmp_path, module_of(small), data=data_of(small, labels=labels))
@@ -181,7 +176,6 @@ def test_another_label_is_trained_as_unlabelled(small, tmp_path):
     assert 0 < found == kept.logs[0]["seen/prompts/unlabelled"]
 
 
-@wrong("the probe, by_label, mix_of and SFT's losses count neither weak nor strong nor unlabelled for another label")
 def test_another_label_is_probed_as_unlabelled(small, tmp_path):
     labels, found = relabelled(small, tmp_path, "medium"), []
 
@@ -195,7 +189,6 @@ def test_another_label_is_probed_as_unlabelled(small, tmp_path):
 
 
 # ---- what comes for groups that taught nothing
-@wrong("_next_batch gives the request no style: questions that fill up are asked in the style of the paper")
 def test_a_refill_asks_for_thinking_as_its_stage_does(small, tmp_path):
     data = data_of(small, training={"reasoning": "structured"}, **REFILL)
     _, kept = run(small, tmp_path, module_of(small, HALF), data=data)
@@ -204,7 +197,6 @@ def test_a_refill_asks_for_thinking_as_its_stage_does(small, tmp_path):
     assert {s.style for each in more for s in each.batch.samples} == {"think"}
 
 
-@wrong("_next_batch gives every card the weight 1, whatever the stage's loss_weight says of its cell")
 def test_a_refill_weighs_what_its_cell_weighs(small, tmp_path):
     weight = {"shares": {"weak": 0.75, "strong": 0.25}}
     _, kept = run(small, tmp_path, module_of(small, HALF), loss_weight=weight, **REFILL)
@@ -212,7 +204,6 @@ def test_a_refill_weighs_what_its_cell_weighs(small, tmp_path):
     assert found == {("weak", 1.5), ("strong", 0.5)}
 
 
-@wrong("data_facts counts what was bad in the batch that was dealt alone")
 def test_bad_samples_among_what_fills_up_are_logged(small, tmp_path):
     data = data_of(small, **REFILL)
     made = data.prepare
@@ -260,23 +251,25 @@ ADAPTIVE = {"window": 1, "feedback": {"contribution": {"silence": 0.25}}}
 
 
 def taken(cursor: Cursor, stage: str, *wanted: int) -> set[int]:
-    return set(np.concatenate(list(cursor.refill(stage, np.array(wanted)).values())).tolist())
+    found = cursor.refill(stage, np.array(wanted)).values()
+    return {row for rows in found for row in rows.tolist()}
 
 
-@wrong("every stage's refill starts at the bottom of the same deck; members of an interleave train the same cards")
 def test_members_of_an_interleave_never_fill_up_with_the_same_card():
-    entry = {"name": "both", "interleave": {"steps": 6, "share": {"a": 0.5}}, "stages": [stage_of("a"), stage_of("b")]}
+    entry = {
+        "name": "both",
+        "interleave": {"steps": 6, "share": {"a": 0.5}},
+        "stages": [stage_of("a", **REFILL), stage_of("b", **REFILL)],
+    }
     cursor = Cursor(plan_of(entry), "both")
     assert not taken(cursor, "a", 3, 3) & taken(cursor, "b", 3, 3)
 
 
-@wrong("a later stage's run knows nothing of what an earlier one filled up with, and takes the same cards")
 def test_stages_one_after_the_other_never_fill_up_with_the_same_card():
-    plan = plan_of(stage_of("a", **TWELVE), stage_of("b", **TWELVE))
+    plan = plan_of(stage_of("a", **TWELVE, **REFILL), stage_of("b", **TWELVE, **REFILL))
     assert not taken(Cursor(plan, "a"), "a", 3, 3) & taken(Cursor(plan, "b"), "b", 3, 3)
 
 
-@wrong("spare looks at the planned windows of an adaptive stage alone, not at what it may still deal, as stand-ins do")
 def test_what_an_adaptive_stage_will_deal_is_not_spare():
     plan = plan_of(stage_of("a", **TWELVE), stage_of("b", budget={"samples": 40}, **ADAPTIVE))
     first, cursor = taken(Cursor(plan, "a"), "a", 9, 9), Cursor(plan, "b")
@@ -286,7 +279,6 @@ def test_what_an_adaptive_stage_will_deal_is_not_spare():
     assert plan.dealt("b").matrix.sum() == 40 and not first & set(plan.dealt("b").row_set().tolist())
 
 
-@wrong("_allowed counts cards of cells that the weight does not want: a later window stops the run", InputError)
 def test_a_refill_leaves_the_cards_that_the_weight_will_want():
     """30 strong rows, 20 of them needed; the weight wants no weak ones, of which there are 30 to spare."""
     weight = {"product": [{"shares": {"strong": 1.0, "weak": 0.0}}, {"useful": {}}]}
@@ -299,7 +291,6 @@ def test_a_refill_leaves_the_cards_that_the_weight_will_want():
     assert plan.dealt("g").matrix.sum() == 20
 
 
-@wrong("load sets the counts that the state has and keeps the others")
 def test_a_state_without_refills_takes_them_back():
     cursor = Cursor(plan_of(stage_of(**TWELVE)), "g")
     fresh = cursor.state()
@@ -308,7 +299,6 @@ def test_a_state_without_refills_takes_them_back():
     assert "refilled" not in cursor.state()
 
 
-@wrong("moment reads a member's own progress where its matrix was dealt by that of the whole interleave")
 def test_numbers_that_move_are_those_a_member_was_dealt_with():
     """A first in a share that falls from 1 to 0: its last step is the ninth of twelve, at 8.5 / 12."""
     down, up = ({"linear": {"from": a, "to": b}} for a, b in ((1.0, 0.0), (0.0, 1.0)))
@@ -338,7 +328,6 @@ def test_the_padding_of_a_last_batch_trains_nothing(small, tmp_path):
         assert kept.logs[0][name] == pytest.approx(other.logs[0][name], abs=1e-6)
 
 
-@wrong("_rollout_facts counts padding, and what only keeps a rank busy in a refill")
 def test_mean_lengths_are_of_real_prompts(small, tmp_path):
     """Prompts of 1, 2 and 3 tokens and a padded one of 4."""
     _, kept = run(small, tmp_path, module_of(small, engine=Changed(lengths_by_prompt)), budget={"samples": 3})
@@ -358,9 +347,6 @@ def test_loss_weights_multiply_the_gradient(small, tmp_path):
     assert (moves[0] - moves[1]).abs().max() > 1e-4
 
 
-@wrong(
-    "a batch whose loss weights are all 0 has no real sample: facts divide by none, SFT by no token", ZeroDivisionError
-)
 def test_a_batch_of_weight_0_is_passed_over(small, tmp_path):
     weight = {"shares": {"weak": 0.0, "strong": 1.0}}
     more = {"batch_size": 1, "mix": "shuffle", "loss_weight": weight}
@@ -390,7 +376,6 @@ def test_rewards_of_1e30_have_the_advantages_of_1(small, tmp_path):
     close(run(small, tmp_path, module_of(small, {f"{HERE}huge": 1.0}, objective=batch))[0], plain, 2e-6)
 
 
-@wrong("_columns counts a group that could not be scored as 0, and a reward of None as 0")
 def test_mean_rewards_are_of_what_could_be_scored(small, tmp_path):
     """9, 11, 13 and 15."""
     _, kept = run(small, tmp_path, module_of(small, {f"{HERE}some": 1.0}))
@@ -398,7 +383,6 @@ def test_mean_rewards_are_of_what_could_be_scored(small, tmp_path):
     assert kept.logs[0]["reward/all"] == kept.logs[0][f"reward/{HERE}some/all"] == 12.0
 
 
-@wrong("Experience.constant looks at the sum of the rewards, gdpo at each: groups that teach are dropped")
 def test_gdpo_drops_groups_that_are_constant_in_every_reward(small, tmp_path):
     """2 x odd + even is 2 throughout; gdpo has 2 (+-0.87) - 0.87 before it is scaled again."""
     rewards, objective = {f"{HERE}odd": 2.0, f"{HERE}even": 1.0}, Objective(beta=0.0, advantages="gdpo")
@@ -469,7 +453,6 @@ def test_any_number_of_options_is_scored(small, count):
 
 
 # ---- policies
-@wrong("peft's dropout layers are in training mode in the rollout and in every log-prob")
 def test_lora_dropout_does_not_blur_the_ratio(small, tmp_path):
     """Drawn anew for each: ratios mean nothing. With 0.5 the run stops, as if other weights had sampled."""
     module = module_of(small, policy={"lora": Lora(rank=4, dropout=0.1)})
@@ -497,7 +480,6 @@ def test_gradient_checkpointing_and_shared_recordings_change_nothing(small, tmp_
     close(moves[0], moves[1])
 
 
-@wrong("configure_model loads the reference for every entry point: a second model in memory to answer questions")
 def test_answering_questions_needs_no_reference(small, tmp_path):
     module, loads = module_of(small, objective=Objective(beta=0.1)), []
     make = module.make_policy
@@ -507,7 +489,6 @@ def test_answering_questions_needs_no_reference(small, tmp_path):
 
 
 # ---- engines
-@wrong("on_train_end does not come after an exception or a Ctrl-C: the engine stays open, and is not started anew")
 def test_an_engine_is_closed_whatever_ends_the_run(small, tmp_path):
     engine = Told(fails_at=2)
     module = module_of(small, rollout=Rollout(2, 1.0, 2), engine=engine)
@@ -558,7 +539,6 @@ def test_two_iterations_cut_and_resumed_are_as_uncut(small, tmp_path, lora):
 
 
 # ---- the run around the step
-@wrong("total_steps compares the plan's batches with max_steps, which counts optimizer steps")
 def test_two_iterations_have_the_schedule_of_the_batches_that_are_trained(small, tmp_path):
     """max_steps 4 ends after two batches: the second is trained at half of the cosine, as in a run of two."""
     how = {"rollout": Rollout(2, 1.0, 2), "schedule": Schedule()}
@@ -597,7 +577,6 @@ def test_stages_that_take_turns_fill_up_and_are_probed(small, tmp_path, how):
     assert len(set(asked)) == len(asked) > 4
 
 
-@wrong("SFT has no rollout: what was asked for is silently replaced by option_logprob")
 def test_a_probe_by_rollout_is_refused_where_nothing_is_sampled(small, tmp_path):
     module = SFT(partial(OmniPolicy, small.tiny), SGD)
     refused = False
@@ -608,7 +587,23 @@ def test_a_probe_by_rollout_is_refused_where_nothing_is_sampled(small, tmp_path)
     assert refused
 
 
-@wrong("feed_back probes after the update: the accuracy in silence is another policy's than that with audio")
+def test_a_probe_by_rollout_truncates_as_training_does(small, tmp_path, monkeypatch):
+    given = []
+
+    def spy(*args, **options):
+        given.append((options.get("top_k", 0), options.get("top_p", 1.0)))
+        return sample(*args, **options)
+
+    monkeypatch.setattr(probing, "sample", spy)
+    run(
+        small,
+        tmp_path,
+        module_of(small, rollout=Rollout(2, 1.5, 2, top_k=4, top_p=0.9)),
+        callbacks=[SilentProbe(1, "rollout")],
+    )
+    assert given == [(4, 0.9)]
+
+
 def test_an_adaptive_stage_compares_audio_and_silence_of_one_policy(small, tmp_path):
     """And under the name that SilentProbe logs, which it overwrites."""
     more = {
@@ -617,12 +612,16 @@ def test_an_adaptive_stage_compares_audio_and_silence_of_one_policy(small, tmp_p
         "feedback": {"contribution": {"strength": 4}},
         "weight": {"useful": {}},
     }
-    fast = partial(torch.optim.SGD, lr=2.0)
-    _, probed = run(small, tmp_path, module_of(small, optimizer=fast), **more)
-    _, before = run(small, tmp_path, module_of(small, optimizer=fast), callbacks=[SilentProbe(1)])
-    samples = [[s.question.uid for s in kept.experiences[0][0].batch.samples] for kept in (probed, before)]
-    assert samples[0] == samples[1]
-    assert probed.logs[0]["silent/all"] == pytest.approx(before.logs[0]["silent/all"], abs=1e-6)
+    expected = []
+
+    class Before(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, number):
+            expected.append(float(silent_accuracy(module, batch).mean()))
+
+    fast = module_of(small, optimizer=partial(torch.optim.SGD, lr=2.0))
+    _, kept = run(small, tmp_path, fast, callbacks=[Before(), SilentProbe(1)], **more)
+    assert kept.logs[0]["silent/all"] == pytest.approx(expected[0], abs=1e-6)
+    assert abs(float(silent_accuracy(fast, kept.experiences[0][0].batch).mean()) - expected[0]) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -635,14 +634,12 @@ def test_an_adaptive_stage_compares_audio_and_silence_of_one_policy(small, tmp_p
         pytest.param(lambda small, tmp: CompletionTable(str(tmp), 0), id="every_n_steps 0 divides by it"),
     ],
 )
-@wrong("accepted", pytest.fail.Exception)
 def test_settings_that_mean_nothing_are_refused(small, tmp_path, make):
     with pytest.raises(InputError):
         make(small, tmp_path)
 
 
 # ---- ranks
-@wrong("silent_accuracy reads this rank's rows alone: refilled batches differ between ranks, sharded weights then hang")
 def test_every_rank_reads_the_silence_as_often(small):
     """Another rank has three micro-batches; this one has a single card that came for a dropped group."""
     module, data, calls = module_of(small, micro_batch_size=1), data_of(small), []
@@ -673,13 +670,13 @@ class Report(L.Callback):
 
 
 def test_a_rank_without_groups_to_replace_keeps_step(small, tmp_path):
-    """Rank 0 teaches with all its prompts, rank 1 with none, refilled or not: as one process with the same rewards.
+    """Rank 1 teaches with all its prompts, rank 0 with none, refilled or not: as one process with the same rewards.
 
     Rewards that need the silence, a probe, a table, two iterations and the KL: as many collective calls on either.
     """
 
     def make() -> GRPO:
-        rewards = {f"{HERE}flat_on_rank_1": 1.0, "contribution": 0.0}
+        rewards = {f"{HERE}flat_on_rank_0": 1.0, "contribution": 0.0}
         how = {"rollout": Rollout(3, 1.0, 4, refill_rounds=1), "objective": Objective(beta=0.1)}
         return module_of(small, rewards, micro_batch_size=1, num_iterations=2, **how)
 
@@ -688,7 +685,7 @@ def test_a_rank_without_groups_to_replace_keeps_step(small, tmp_path):
     callbacks = [Report(tmp_path), CompletionTable(str(tmp_path / "t"), 1), SilentProbe(1)]
     trainer_of(tmp_path, 1, strategy="ddp_fork", devices=2, callbacks=callbacks).fit(ranks, data_of(small, **REFILL))
     one, two = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1))
-    assert one["sizes"] == [(2, 2, 2), (1, 0, 0)] and two["sizes"] == [(2, 2, 0), (2, 2, 0)]
+    assert one["sizes"] == [(2, 2, 0), (2, 2, 0)] and two["sizes"] == [(2, 2, 2), (1, 0, 0)]
     assert one["log"] == two["log"] and one["refilled"] == two["refilled"]
     assert torch.equal(one["weights"], two["weights"]) and moved.abs().max() > 1e-3
     torch.testing.assert_close(one["weights"], weights(alone), rtol=0, atol=1e-6)

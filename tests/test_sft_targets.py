@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -311,6 +312,7 @@ def test_the_positions_that_count_are_those_of_the_target_by_hand():
         assert torch.equal(ids > 0, own > 0)
         return SimpleNamespace(logprob=-(2.0 ** torch.arange(ids.shape[1])).expand(ids.shape))
 
+    net.dropout = nullcontext
     labels = ("weak", "", "strong")
     batch = SimpleNamespace(
         prompts=SimpleNamespace(select=lambda rows: rows),
