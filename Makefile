@@ -41,7 +41,7 @@ $(VLLM)/installed: pyproject.toml
 
 test-vllm: $(VENV)/installed $(VLLM)/installed
 	@VLLM_PYTHON=$(VLLM)/bin/python $(BIN)/python -m pytest tests/vllm_votes.py $(ARGS)
-	@$(VLLM)/bin/python tests/vllm_server.py -m pytest tests/vllm_rollouts.py $(ARGS)
+	@$(VLLM)/bin/python tests/vllm_server.py -m pytest tests/vllm_rollouts.py tests/vllm_training.py $(ARGS)
 
 check: $(VENV)/installed
 	@$(BIN)/ruff check .
@@ -56,6 +56,7 @@ bench: $(VENV)/installed
 	@$(BIN)/python benchmarks/curriculum.py --out benchmarks/results/curriculum.json
 	@$(BIN)/python benchmarks/data.py --samples 5000
 	@$(BIN)/python benchmarks/linear_logprob.py --out benchmarks/results
+	@$(BIN)/python benchmarks/grpo_step.py --out benchmarks/results/grpo_step.json
 
 # With what is installed on the GPU host: torch, triton, pytest. Nothing is fetched, the package is a link to here.
 RESULTS ?= benchmarks/results

@@ -3,8 +3,8 @@
     python benchmarks/grpo_step.py                 both, in turns, each in a process of its own
     python benchmarks/grpo_step.py --vocabulary 32768
 
-Both train the same tiny Qwen2.5-Omni on the same questions with the same hashed draws, so their gradients agree. Time
-is the median of the steps after the first, memory the growth of the process's peak over its size before the first step.
+Both train the same tiny Qwen2.5-Omni on the same questions with the same hashed draws, so their first gradients agree.
+Time is the median of the steps after the first, memory the growth of the process's peak over its size before them.
 """
 
 from __future__ import annotations
@@ -194,8 +194,8 @@ def measure(vocabulary: int, rounds: int) -> dict[str, Any]:
                 if done.returncode:
                     sys.exit(done.stderr[-3000:])
                 results.append(json.loads(done.stdout.splitlines()[-1]))
-    pairs = zip(found["ours"][0]["gradients"], found["usual"][0]["gradients"], strict=True)
-    gap = max(abs(a / b - 1) for a, b in pairs)
+    # Later steps may part: one draw that rounding turns the other way is another rollout.
+    gap = abs(found["ours"][0]["gradients"][0] / found["usual"][0]["gradients"][0] - 1)
     whole = {name: statistics.median(r["seconds"]["whole"] for r in runs) for name, runs in found.items()}
     peaks = {name: statistics.median(r["peak_mib"] for r in runs) for name, runs in found.items()}
     return {
@@ -206,7 +206,7 @@ def measure(vocabulary: int, rounds: int) -> dict[str, Any]:
         "time_ratio": round(whole["usual"] / whole["ours"], 2),
         "memory_ratio": round(peaks["usual"] / peaks["ours"], 2),
         "peak_mib": {name: round(value) for name, value in peaks.items()},
-        "largest_gap_of_gradient_norms": gap,
+        "gap_of_the_first_gradients_norm": gap,
         "shares": {name: _shares(runs) for name, runs in found.items()},
     }
 
