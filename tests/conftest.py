@@ -49,3 +49,12 @@ def small(tmp_path_factory) -> SimpleNamespace:
         labels=str(root / "labels.arrow"),
         tiny=str(root / "tiny"),
     )
+
+
+@pytest.fixture(autouse=True)
+def same_environment():
+    """What starts ranks sets RANK, LOCAL_RANK and MASTER_PORT; a later test's launcher would take them for its own."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
