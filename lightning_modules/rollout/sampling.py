@@ -128,8 +128,7 @@ def _draw(logits: Tensor, temperature: float, draw: Tensor | None, top_k: int, t
         inside.scatter_(1, support[:, :1], True)  # the likeliest; padding pointed at token 0
         inside[:, 0] = (support == 0).any(1)
         scaled = scaled.where(inside, -torch.inf)
-    token = _pick(scaled, draw)
-    logprob = scaled.log_softmax(-1).gather(1, token[:, None]).squeeze(1)
+    token, logprob = _pick(scaled, draw)
     return _Drawn(token, logprob.float(), support)
 
 
@@ -144,7 +143,12 @@ def kept_tokens(scaled: Tensor, top_k: int, top_p: float) -> Tensor:
     return ids.where(keep, -1)[:, : max(1, int(keep.sum(1).max()))]
 
 
-def _pick(scaled: Tensor, draw: Tensor) -> Tensor:
-    """[N] token ids: the inverse of the distribution function, in the order of the vocabulary, at `draw` [N]."""
-    mass = torch.softmax(scaled, -1).cumsum(-1)
-    return (mass <= draw[:, None] * mass[:, -1:]).sum(-1).clamp(max=scaled.shape[-1] - 1)
+def _pick(scaled: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+    """[N] token ids and their log-probs: the inverse of the distribution function at `draw` [N].
+
+    In the order of the vocabulary; one softmax serves both, since vocabularies are large and scaled is float64.
+    """
+    share = torch.softmax(scaled, -1)
+    mass = share.cumsum(-1)
+    token = torch.searchsorted(mass, draw[:, None] * mass[:, -1:], right=True).clamp(max=scaled.shape[-1] - 1)
+    return token.squeeze(1), share.gather(1, token).log().squeeze(1)
