@@ -56,7 +56,7 @@ class CompletionTable(L.Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             _whole(self.folder / f"step-{batch.step:06d}.parquet", lambda path: pq.write_table(_table(rows), path))
             page = completions_page(rows, self.prompts)
-            _whole(self.folder / "latest.html", lambda path: path.write_text(page))
+            _whole(self.folder / "latest.html", lambda path: path.write_text(page, encoding="utf-8"))
 
 
 def records(each: Experience) -> list[dict[str, Any]]:
