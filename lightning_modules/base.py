@@ -6,7 +6,7 @@ is known before the first backward pass and the loss does not depend on how the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..errors import InputError
 from .callbacks.position import PlanPosition
 from .facts import LABELS, batch_facts
 from .policy.omni import OmniPolicy
-from .rollout.engine import completion_keys
+from .rollout.engine import Rollout, completion_keys
 from .rollout.sampling import sample
 from .schedule import Schedule
 
@@ -112,6 +112,8 @@ class PolicyModule(L.LightningModule):
 
     objectives: tuple[str, ...] = ()
     num_iterations = 1  # optimizer steps per batch
+    rollout: Rollout | None = None  # how completions are sampled, where they are
+    experiences: Sequence[Any] = ()  # what the step that just ended sampled, for callbacks
 
     def on_fit_start(self) -> None:
         """Refuses a stage of the curriculum that is meant for another algorithm."""

@@ -66,6 +66,7 @@ class GRPO(PolicyModule):
     """
 
     objectives: tuple[str, ...] = ("grpo",)
+    rollout: Rollout
 
     def __init__(
         self,

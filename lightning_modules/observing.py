@@ -20,16 +20,17 @@ from .facts import LABELS
 from .probing import due, option_accuracy, rollout_accuracy, silent_prompts
 
 if TYPE_CHECKING:
+    from .base import PolicyModule
     from .grpo import GRPO
 
 
-def silent_accuracy(module: Any, batch: Batch, how: str = "option_logprob") -> Tensor:
+def silent_accuracy(module: PolicyModule, batch: Batch, how: str = "option_logprob") -> Tensor:
     """[B] float64, on the CPU: accuracy of the present policy without the audio.
 
     how: "option_logprob", the probability of the right option among the options, or "rollout", the share of right
     answers of a group sampled as in training.
     """
-    silent, rollout = silent_prompts(module.net, batch), getattr(module, "rollout", None)
+    silent, rollout = silent_prompts(module.net, batch), module.rollout
     ask: Callable[[slice], Tensor] = partial(option_accuracy, module.net, silent)
     if how == "rollout":
         if rollout is None:

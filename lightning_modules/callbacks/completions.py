@@ -48,7 +48,7 @@ class CompletionTable(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Every n-th step; SFT steps have no completions."""
-        if batch.step % self.every_n_steps or not getattr(pl_module, "experiences", []):
+        if batch.step % self.every_n_steps or not pl_module.experiences:
             return
         gathered = pl_module.gathered([row for each in pl_module.experiences for row in records(each)])
         if trainer.is_global_zero:
