@@ -62,7 +62,7 @@ bench: $(VENV)/installed
 RESULTS ?= benchmarks/results
 gpu:
 	@$(PYTHON) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "make gpu needs an NVIDIA GPU and a torch that sees it")'
-	@PYTHONPATH=.typing $(PYTHON) -m pytest -q -c /dev/null --rootdir=. -p no:cacheprovider --noconftest tests/gpu_kernels.py
+	@PYTHONPATH=.typing $(PYTHON) -m pytest -q -c /dev/null --rootdir=. -p no:cacheprovider --noconftest tests/kernels/gpu_kernels.py
 	@PYTHONPATH=.typing $(PYTHON) benchmarks/linear_logprob.py --quick --out $(RESULTS)
 
 build: $(VENV)/installed

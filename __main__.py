@@ -1,6 +1,6 @@
 """`python -m earwitness`, and a script for launchers that want a file."""
 
-from earwitness.cli import main
+from earwitness.commands.cli import main
 
 if __name__ == "__main__":
     main()

@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from earwitness.configs.files import read_curriculum
 from earwitness.curriculum.identity import splitmix64
-from earwitness.curriculum.plan import Plan
-from earwitness.curriculum.stages import parse_curriculum
-from earwitness.curriculum.synthetic import audiomcq_table
+from earwitness.curriculum.plan.plan import Plan
+from earwitness.curriculum.preview.synthetic import audiomcq_table
+from earwitness.curriculum.schedule.stages import parse_curriculum
 from earwitness.curriculum.table import Categorical, Table, write_arrow
-from earwitness.datamodules.curriculum_file import read_curriculum
 
 ARMS = ("weak_to_strong", "mixed_to_strong", "mixed_to_mixed", "all_sft", "all_grpo")
 

@@ -32,13 +32,13 @@ import webdataset as wds
 from transformers import WhisperFeatureExtractor
 
 from earwitness.curriculum.identity import keyed, unit
-from earwitness.datamodules.audio import SAMPLE_RATE, decode
-from earwitness.datamodules.index import build_index
+from earwitness.datamodules.audio.waves import SAMPLE_RATE, decode
+from earwitness.datamodules.batches.requests import Training
 from earwitness.datamodules.module import AudioQuestions
-from earwitness.datamodules.processor import OmniProcessor, question_text
-from earwitness.datamodules.reader import ShardReader
-from earwitness.datamodules.requests import Training
-from earwitness.datamodules.scan import clip_of
+from earwitness.datamodules.processors.omni import OmniProcessor, question_text
+from earwitness.datamodules.shards.index import build_index
+from earwitness.datamodules.shards.reader import ShardReader
+from earwitness.datamodules.shards.scan import clip_of
 from earwitness.lightning_modules.policy.tiny import train_tokenizer
 
 SELECTIVITIES = (1.0, 0.46, 0.05)

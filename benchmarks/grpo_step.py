@@ -28,11 +28,11 @@ import lightning as L
 import torch
 
 from earwitness.datamodules.batch import Prompts
+from earwitness.datamodules.batches.requests import Training
 from earwitness.datamodules.module import AudioQuestions
-from earwitness.datamodules.requests import Training
 from earwitness.kernels.linear_logprob import LogProbOutput
 from earwitness.lightning_modules.grpo import GRPO
-from earwitness.lightning_modules.objective import Objective
+from earwitness.lightning_modules.objectives.grpo_config import Objective
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.rollout.sampling import PolicyEngine, sample
@@ -163,7 +163,7 @@ def prepare(folder: Path, vocabulary: int) -> None:
     from transformers import AutoTokenizer, WhisperFeatureExtractor
 
     from earwitness.datamodules.corpora.sounds import build_sounds
-    from earwitness.datamodules.shards import shard
+    from earwitness.datamodules.shards.packing import shard
     from earwitness.lightning_modules.policy import tiny
     from earwitness.lightning_modules.policy.checkpoint import load_thinker, save_thinker, thinker_state
 

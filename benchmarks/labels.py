@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from earwitness.curriculum.evaluation import HEARD
+from earwitness.commands.label_job import LabelJob, LocalVoter, VoterSpec
+from earwitness.commands.labelling import run_job
+from earwitness.curriculum.evaluation.evaluate import HEARD
 from earwitness.curriculum.identity import keyed, uid_of, unit
 from earwitness.curriculum.statistics import wilson_interval
 from earwitness.curriculum.table import read_arrow
-from earwitness.datamodules.voting import Manner
-from earwitness.label_job import LabelJob, LocalVoter, VoterSpec
-from earwitness.labelling import run_job
+from earwitness.datamodules.voting.tasks import Manner
 
 MANNERS = {
     "said, one order": Manner(),

@@ -15,8 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .quarantine import Replaced
-from .question import Question
+from .questions.question import Question
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """One bad sample and the key of what was served in its place ("" where the place was left empty, with weight 0)."""
+
+    key: str
+    uid: int
+    reason: str
+    served: str
+    stage: str
+    step: int
 
 
 class _Movable:

@@ -15,25 +15,25 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader, get_worker_info
 
-from ..curriculum.cursor import Cursor, fork, read_state, write_state
-from ..curriculum.fingerprint import differences
+from ..configs.files import read_curriculum
 from ..curriculum.identity import hash64
-from ..curriculum.plan import Plan
-from ..curriculum.stages import parse_curriculum
+from ..curriculum.online.cursor import Cursor, fork, read_state, write_state
+from ..curriculum.plan.fingerprint import differences
+from ..curriculum.plan.plan import Plan
+from ..curriculum.schedule.stages import parse_curriculum
 from ..curriculum.table import Table, read_table
 from ..errors import InputError
 from .batch import Batch
-from .conditions import parse_condition
-from .curriculum_file import read_curriculum
-from .pipeline import Prepared, Requests
-from .prepare import Preparation
-from .processor import OmniProcessor
-from .quarantine import Quarantine
-from .reader import ShardReader
-from .reasoning import asked_of, check_reasoning
-from .requests import Asking, Request, Training
-from .storage import Reading
-from .watchdog import Watchdog
+from .batches.builder import Preparation
+from .batches.conditions import parse_condition
+from .batches.pipeline import Prepared, Requests
+from .batches.quarantine import Quarantine
+from .batches.reasoning import asked_of, check_reasoning
+from .batches.requests import Asking, Request, Training
+from .batches.watchdog import Watchdog
+from .processors.omni import OmniProcessor
+from .shards.reader import ShardReader
+from .storage.files import Reading
 
 
 class AudioQuestions(L.LightningDataModule):

@@ -16,16 +16,16 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torchmetrics import Metric
 
-from ..datamodules.answers import extract_answer, is_right
 from ..datamodules.batch import Batch
-from ..datamodules.conditions import KINDS
+from ..datamodules.batches.conditions import KINDS
+from ..datamodules.questions.answers import extract_answer, is_right
 from ..errors import InputError
 from .callbacks.position import PlanPosition
-from .facts import LABELS, batch_facts
 from .policy.omni import OmniPolicy
 from .rollout.engine import Rollout, completion_keys
 from .rollout.sampling import sample
-from .schedule import Schedule
+from .step.data_metrics import LABELS, batch_facts
+from .step.learning_rate import Schedule
 
 
 class AccuracyByLabel(Metric):

@@ -20,21 +20,21 @@ from torch import Tensor
 from ..datamodules.batch import Batch
 from ..errors import InputError
 from .base import PolicyModule
-from .experience import Experience, Part, columns_of, micro_batches
-from .grpo_log import Meter, by_label, label_places, mean_facts
-from .objective import Objective, advantages_over_ranks
 from .objectives.correction import importance
 from .objectives.differences import difference
+from .objectives.grpo_config import Objective, advantages_over_ranks
 from .objectives.kl import kl
 from .objectives.losses import clip_facts, loss_named, ratio
 from .objectives.rewards import Rewards
-from .observing import feed_back, probe, refill, silent_accuracy
-from .phases import Phases
 from .policy.omni import OmniPolicy
-from .reference import Reference
 from .rollout.engine import Engine, Rollout, completion_keys
 from .rollout.sampling import PolicyEngine
-from .schedule import Schedule
+from .step.experience import Experience, Part, columns_of, micro_batches
+from .step.grpo_metrics import Meter, by_label, label_places, mean_facts
+from .step.learning_rate import Schedule
+from .step.observing import feed_back, probe, refill, silent_accuracy
+from .step.phases import Phases
+from .step.reference import Reference
 
 PAPER_REWARDS = {"accuracy": 2.0, "format": 0.5}
 _MOST_DIFFERENCE = 1.0  # nats per token; rounding and other kernels give hundredths

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..datamodules.batch import Batch
 from .base import LABELS, PolicyModule
-from .facts import label_of
 from .objectives.losses import nll_loss
+from .step.data_metrics import label_of
 
 
 class SFT(PolicyModule):

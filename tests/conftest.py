@@ -28,7 +28,7 @@ def small(tmp_path_factory) -> SimpleNamespace:
 
     from earwitness.curriculum.table import read_arrow, write_arrow
     from earwitness.datamodules.corpora.sounds import build_sounds
-    from earwitness.datamodules.shards import shard
+    from earwitness.datamodules.shards.packing import shard
     from earwitness.lightning_modules.policy.tiny import build_tiny
 
     root: Path = tmp_path_factory.mktemp("small")

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from earwitness.datamodules.batch import Batch, Sample
-from earwitness.datamodules.question import parse_question
+from earwitness.datamodules.questions.question import parse_question
 from earwitness.errors import InputError
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Completions, Rollout, completion_keys

@@ -12,19 +12,19 @@ import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed here; use make test-vllm")
 
+from earwitness.datamodules.batches.requests import Asking, Training
 from earwitness.datamodules.module import AudioQuestions
-from earwitness.datamodules.requests import Asking, Training
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.interleaved import Interleaved
-from earwitness.lightning_modules.objective import Objective
 from earwitness.lightning_modules.objectives.correction import Correction
+from earwitness.lightning_modules.objectives.grpo_config import Objective
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.rollout.vllm_engine import VllmEngine
 from earwitness.tests.grpo_parts import Kept
 from earwitness.tests.trainers import trainer_of
 
-LENGTH = {"earwitness.tests.tests_rewards.length": 1.0}
+LENGTH = {"earwitness.tests.lab_rewards.length": 1.0}
 
 
 def data_of(small, *stages: dict, name: str = "grpo") -> AudioQuestions:

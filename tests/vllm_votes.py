@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from earwitness.curriculum.table import read_arrow
-from earwitness.datamodules.processor import SYSTEM
-from earwitness.datamodules.reader import ShardReader
-from earwitness.datamodules.voting import Ballot, Manner
+from earwitness.datamodules.processors.omni import SYSTEM
+from earwitness.datamodules.shards.reader import ShardReader
+from earwitness.datamodules.voting.tasks import Ballot, Manner
 from earwitness.lightning_modules.voters.endpoint import Endpoint
 from earwitness.lightning_modules.voters.local import OmniVoter
 from earwitness.tests.vllm_server import serving

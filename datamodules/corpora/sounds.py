@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...curriculum.identity import hash64, uniforms
-from ..audio import SAMPLE_RATE
-from ..question import Question
+from ..audio.waves import SAMPLE_RATE
+from ..questions.question import Question
 from . import dealing
 from .dealing import Request, World
 from .writing import LOGIC, PRIOR, Draft, choose, shuffled, write_corpus

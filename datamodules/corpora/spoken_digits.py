@@ -17,9 +17,9 @@ import numpy as np
 
 from ...curriculum.identity import hash64, uniforms
 from ...errors import InputError
-from ..audio import SAMPLE_RATE, decode
-from ..question import Question
-from ..tar import walk_tar
+from ..audio.waves import SAMPLE_RATE, decode
+from ..questions.question import Question
+from ..shards.tar import walk_tar
 from . import dealing
 from .dealing import Request, World
 from .writing import LOGIC, PRIOR, Draft, choose, shuffled, write_corpus

@@ -13,8 +13,8 @@ import soundfile
 
 from ...curriculum.identity import hash64, permutation
 from ...progress import track
-from ..audio import SAMPLE_RATE
-from ..question import Question
+from ..audio.waves import SAMPLE_RATE
+from ..questions.question import Question
 
 HEARD, LOGIC, PRIOR = "heard", "logic", "prior"
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import InputError
-from ..experience import Experience
+from ..step.experience import Experience
 
 SCHEMA = pa.schema(
     {

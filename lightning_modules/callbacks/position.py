@@ -9,7 +9,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ...datamodules.module import AudioQuestions
 from ...errors import InputError
-from .whole_file import WholeFile
+from ..checkpoints.whole_file import WholeFile
 
 
 class PlanPosition(L.Callback):

@@ -8,8 +8,8 @@ import lightning as L
 import torch
 
 from ...errors import InputError
-from ..facts import LABELS, label_of
-from ..observing import silent_accuracy
+from ..step.data_metrics import LABELS, label_of
+from ..step.observing import silent_accuracy
 
 
 class SilentProbe(L.Callback):

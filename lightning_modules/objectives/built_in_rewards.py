@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...datamodules.answers import is_right, is_well_formed, is_well_thought, judge
+from ...datamodules.questions.answers import is_right, is_well_formed, is_well_thought, judge
 
 
 def accuracy(completions: Sequence[str], solution: Sequence[str], **_: Any) -> list[float]:

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...curriculum.components import find
+from ...curriculum.schedule.components import find
 from ...errors import InputError
 from .differences import difference
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...curriculum.components import find
+from ...curriculum.schedule.components import find
 from ...errors import InputError
 from .built_in_rewards import BUILT_IN
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...datamodules.batch import Prompts
-from ...datamodules.processor import AUDIO, OmniProcessor
+from ...datamodules.processors.omni import AUDIO, OmniProcessor
 from ...errors import InputError
 from ...kernels.linear_logprob import LogProbOutput, linear_logprob
 from .checkpoint import load_thinker

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ...datamodules.batch import Prompts
-from ...datamodules.processor import OmniProcessor
+from ...datamodules.processors.omni import OmniProcessor
 from ...errors import InputError
 from .engine import Rollout
 from .requests import Tokens, architecture, vocabulary_hash

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ...curriculum.identity import hash64
-from ...datamodules.address import joined, redacted
-from ...datamodules.audio import wav_bytes
-from ...datamodules.voting import Ask, Reply, Task
+from ...datamodules.audio.waves import wav_bytes
+from ...datamodules.storage.address import joined, redacted
+from ...datamodules.voting.tasks import Ask, Reply, Task
 from ...errors import InputError
 
 _TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from ...datamodules.answer_store import AnswerId
-from ...datamodules.answers import letter_of
-from ...datamodules.question import Question
-from ...datamodules.voting import Ask, Reply, Task
+from ...datamodules.questions.answers import letter_of
+from ...datamodules.questions.question import Question
+from ...datamodules.voting.answer_store import AnswerId
+from ...datamodules.voting.tasks import Ask, Reply, Task
 from .endpoint import Endpoint
 
 LOGICAL, IMPLICIT = "explicit logical reasoning", "implicit knowledge"

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ...curriculum.identity import hash64
-from ...datamodules.answer_store import AnswerStore
-from ...datamodules.answers import target_text
-from ...datamodules.audio import SAMPLE_RATE
-from ...datamodules.processor import SYSTEM, OmniProcessor
-from ...datamodules.voting import Ask, Ballot, Reply, Scoring
+from ...datamodules.audio.waves import SAMPLE_RATE
+from ...datamodules.processors.omni import SYSTEM, OmniProcessor
+from ...datamodules.questions.answers import target_text
+from ...datamodules.voting.answer_store import AnswerStore
+from ...datamodules.voting.tasks import Ask, Ballot, Reply, Scoring
 from ...errors import InputError
 from ..policy.omni import OmniPolicy
 from ..rollout.sampling import sample

@@ -1,0 +1,94 @@
+"""Knows `earwitness inspect`: what an index holds, as counts and a picture, and one sample of it to read and hear."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ..curriculum.table import Categorical, read_table
+from ..datamodules.processors.omni import question_text
+from ..datamodules.shards.reader import ShardReader
+from ..datamodules.storage.files import Reading
+
+
+def inspect_index(
+    index: str,
+    labels: str | None = None,
+    out: str | None = None,
+    sample: str | None = None,
+    shards: str | None = None,
+) -> None:
+    """Prints counts and hours and writes inspect.png; with `sample`, prints that question and writes its audio."""
+    folder = Path(out or "runs/inspect")
+    folder.mkdir(parents=True, exist_ok=True)
+    reader = ShardReader(index, Reading(shards=shards))
+    if sample is not None:
+        _show_sample(reader, sample, folder)
+        return
+    table = read_table(index, labels)
+    clips, first = np.unique(reader.numbers["clip"], return_index=True)
+    duration = table.columns["duration_s"]
+    assert isinstance(duration, np.ndarray)
+    seconds = duration[first].astype(float)
+    print(f"{len(reader):,} questions about {len(clips):,} recordings, {seconds.sum() / 3600:,.2f} hours")
+    print(f"length {seconds.min():.2f} to {seconds.max():.2f} s, half of them under {np.median(seconds):.2f} s")
+    print(
+        f"{len(reader) / len(clips):.2f} questions a recording, {len(reader.files.shards):,} shards in {reader.place}"
+    )
+    counted: dict[str, dict[str, int]] = {}
+    for name in ("split", "source", "question_type", "audio_contribution", "label"):
+        column = table.columns.get(name)
+        if isinstance(column, Categorical) and (column.codes >= 0).any():
+            counted[name] = _counts(column)
+    choices = table.columns["num_choices"]
+    assert isinstance(choices, np.ndarray)
+    kinds, numbers = np.unique(choices.astype(int), return_counts=True)
+    counted["options"] = {str(kind): int(number) for kind, number in zip(kinds, numbers, strict=True)}
+    for name, counts in counted.items():
+        print(f"\n{name}")
+        for value, count in counts.items():
+            print(f"  {value:<32.32} {count:>10,}  {count / len(reader):6.1%}")
+    from ..reports.figures import corpus
+
+    # A pair of dollars would be set as a formula, or fail to be one.
+    shown = {name: {value.replace("$", r"\$"): n for value, n in counts.items()} for name, counts in counted.items()}
+    (folder / "inspect.png").write_bytes(corpus(seconds, shown))
+    print(f"\nwritten: {folder / 'inspect.png'}")
+
+
+def _counts(column: Categorical) -> dict[str, int]:
+    """Most frequent first; rows without a value last."""
+    counts = np.bincount(column.codes + 1, minlength=len(column.names) + 1)
+    found = {name: int(count) for name, count in zip(column.names, counts[1:], strict=True) if count}
+    found = dict(sorted(found.items(), key=lambda item: -item[1]))
+    return found | ({"(none)": int(counts[0])} if counts[0] else {})
+
+
+def _plain(text: str) -> str:
+    """The text without what a terminal would obey."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+
+
+def _show_sample(reader: ShardReader, key: str, folder: Path) -> None:
+    row = reader.row_of(key)
+    question = reader.question(row)
+    data = reader.sound(row)
+    reader.wave(row)  # an error rather than a file that cannot be played
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in key)[:60]
+    path = folder / f"{name}.{reader.text('audio_ext', row)}"
+    path.write_bytes(data)
+    print(f"{key}  ({reader.text('split', row)}, {question.question_type}, {reader.num_samples(row) / 16_000:.2f} s)")
+    print(f"\n{_plain(question.question)}")
+    for choice in question.choices:
+        print(f"  {'*' if choice == question.answer else ' '} {_plain(choice)}")
+    for what, text in (
+        ("published contribution", question.audio_contribution),
+        ("structured reasoning", question.structured_cot),
+        ("unstructured reasoning", question.unstructured_cot),
+    ):
+        if text:
+            print(f"\n{what}: {_plain(text)}")
+    print(f"\nasked as: {_plain(question_text(question.question, question.choices))}")
+    print(f"\n{reader.where(row)}\nwritten: {path}")

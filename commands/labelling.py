@@ -1,0 +1,273 @@
+"""Knows `earwitness label FILE.yaml`: asks every voter what it was not asked yet, then labels, statistics and a report.
+
+A file of this kind:
+    index: data/shards/index.arrow
+    out: runs/labels
+    conditions: [audio, silence]
+    rule: majority
+    voters:
+      - name: kimi
+        endpoint: {url: "http://host:8000/v1", model: moonshotai/Kimi-Audio-7B-Instruct}
+        style: letters
+        rule: letter
+      - {name: r1-aqa, checkpoint: mispeech/r1-aqa, scoring: generate}
+      - {name: omni, checkpoint: Qwen/Qwen2.5-Omni-7B, scoring: options, rotations: all}
+      - {name: earlier, answers: runs/votes/earlier.arrow}
+Answers are kept one by one, so an interrupted job goes on where it stopped and asks nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..curriculum.contribution.jury import parse_rule
+from ..curriculum.contribution.jury_report import describe_jury
+from ..curriculum.contribution.labels import label, read_about
+from ..curriculum.contribution.votes import read_tallies
+from ..curriculum.identity import hash64
+from ..curriculum.statistics import wilson_interval
+from ..curriculum.table import read_arrow, read_table
+from ..datamodules.questions.prompts import prompt_text
+from ..datamodules.questions.question import Question
+from ..datamodules.shards.reader import ShardReader
+from ..datamodules.storage.files import Reading
+from ..datamodules.voting.answer_store import AnswerStore
+from ..datamodules.voting.tasks import NO_AUDIO, Ask, Ballot, Reply, Task, price
+from ..errors import InputError
+from ..lightning_modules.voters.endpoint import Endpoint
+from ..progress import counter
+from .label_job import LabelJob, LocalVoter, VoterSpec, load_job
+
+__all__ = ["load_job", "run_job"]
+
+
+def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
+    """Asks, labels and reports; with dry_run only tells what asking would take."""
+    table = read_table(job.index)
+    rows = table.where(job.pool).tolist()
+    if not rows:
+        raise InputError(f"no question in the pool {job.pool}")
+    reader = ShardReader(job.index, Reading(shards=job.shards))
+    folder = Path(job.out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: out must be a folder")
+    for voter in job.voters:
+        _check_checkpoint(voter, job.conditions)
+    answers: dict[str, str] = {}
+    totals: dict[str, Any] = {}
+    for voter in job.voters:
+        if voter.answers is not None:
+            answers[voter.name] = voter.answers
+            continue
+        ballot = Ballot(reader, voter.manner, job.seed)
+        store = AnswerStore(folder / "answers" / f"{voter.name}.arrow")
+        tasks = ballot.tasks(rows, job.conditions)
+        described = _described(voter, ballot)
+        store.refuse_changed(voter.name, described)
+        missing = set(store.missing([task.id for task in tasks]))
+        todo = [task for task in tasks if task.id in missing]
+        if dry_run:
+            print(f"{voter.name}: {_priced(price(ballot, todo, voter.price), len(tasks) - len(todo))}")
+            continue
+        if not _rank():
+            store.remember(described)
+        totals[voter.name] = _ask(voter, ballot, store, todo, len(tasks))
+        answers[voter.name] = str(store.file)
+    if dry_run or _rank():
+        return {}
+    return totals_line(totals) | finish_job(job, answers)
+
+
+def _check_checkpoint(voter: VoterSpec, conditions: Sequence[str]) -> None:
+    """Before the first voter is asked, what would stop the last."""
+    if voter.local is not None:
+        from ..lightning_modules.voters.local import kind_of
+
+        if kind_of(voter.local.checkpoint) == "omni" and NO_AUDIO in conditions:
+            raise InputError(f"{voter.name}: Qwen2.5-Omni is asked with a recording here; use silence, or an endpoint")
+
+
+def _priced(found: Mapping[str, Any], done: int) -> str:
+    text = f"{found['requests']:,} requests, {found['audio_minutes']:,} minutes of audio, "
+    text += f"about {found['input_tokens']:,} input tokens"
+    if "cost" in found:
+        text += f", about {found['cost']:,} in money"
+    return text + (f" ({done:,} are answered already)" if done else "")
+
+
+def _described(voter: VoterSpec, ballot: Ballot) -> dict[str, Any]:
+    """What makes answers those to the same words and recordings, by the same model."""
+    words = prompt_text(voter.manner.style, "{question}", ("{first}", "{second}"))
+    return voter.described() | {"prompt": words, "content": ballot.reader.content(), "seed": ballot.seed}
+
+
+def _ask(voter: VoterSpec, ballot: Ballot, store: AnswerStore, todo: list[Task], total: int) -> dict[str, Any]:
+    found = {"asked": len(todo), "failed": 0, "input_tokens": 0, "output_tokens": 0}
+    if voter.endpoint is not None and todo and not _rank():
+        failures: list[dict[str, Any]] = []
+        with counter(f"asking {voter.name}", total, total - len(todo)) as advance:
+
+            def take(ask: Ask, reply: Reply) -> None:
+                if reply.error:
+                    failures.append({**ask.task.id._asdict(), "error": reply.error})
+                else:
+                    store.append([ballot.record(ask, reply)])
+                found["input_tokens"] += reply.prompt_tokens
+                found["output_tokens"] += reply.completion_tokens
+                advance()
+
+            try:
+                voter.endpoint.ask_all(map(ballot.ask, todo), take, works=len(todo) < total)
+            finally:
+                _tell_failures(store.file.with_suffix(".failed.jsonl"), failures)
+        found["failed"] = len(failures)
+    elif voter.local is not None and todo:
+        _ask_local(voter, voter.local, ballot, store, todo)
+    if not _rank():
+        store.finish()
+    return found
+
+
+def _rank() -> int:
+    """This process's number where a launcher started several: only the first talks to servers and writes tables."""
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return max(int(os.environ.get(name, "0")) for name in ("NODE_RANK", "LOCAL_RANK"))  # Lightning's own launcher
+
+
+def _tell_failures(path: Path, failures: Iterable[Mapping[str, Any]]) -> None:
+    lines = "".join(json.dumps(failure) + "\n" for failure in failures)
+    if lines:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(lines)
+        print(f"some requests failed, see {path}; the same command asks them again", file=sys.stderr)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _ask_local(voter: VoterSpec, local: LocalVoter, ballot: Ballot, store: AnswerStore, todo: list[Task]) -> None:
+    """Under Lightning's predict: each rank answers every world-th batch."""
+    import lightning as L
+    from torch.utils.data import DataLoader
+
+    from ..lightning_modules.voters.local import ChatVoter, OmniVoter, VoterModule, kind_of
+
+    model = (OmniVoter if kind_of(local.checkpoint) == "omni" else ChatVoter)(
+        local.checkpoint,
+        voter.manner.scoring,
+        voter.manner.style,
+        local.dtype,
+        local.attention,
+        local.system,
+        local.max_new_tokens,
+        local.temperature,
+        hash64(voter.name, ballot.seed),
+    )
+    trainer = L.Trainer(
+        accelerator=local.accelerator,
+        devices=local.devices,
+        num_nodes=local.num_nodes,
+        strategy=local.strategy,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    tasks: Any = todo  # the trainer deals them to its ranks, none twice
+    loader = DataLoader(tasks, batch_size=local.batch_size, collate_fn=_Made(ballot), num_workers=local.num_workers)
+    trainer.predict(VoterModule(model, ballot, store), loader, return_predictions=False)
+    trainer.strategy.barrier("votes")
+
+
+class _Made:
+    """Makes a batch of tasks ready in a loader process."""
+
+    def __init__(self, ballot: Ballot) -> None:
+        self.ballot = ballot
+
+    def __call__(self, tasks: list[Task]) -> list[Ask]:
+        return [self.ballot.ask(task) for task in tasks]
+
+
+def finish_job(job: LabelJob, answers: Mapping[str, str]) -> dict[str, Any]:
+    """Labels, statistics and report from the voters' answer tables."""
+    folder = Path(job.out)
+    about = {
+        "conditions": job.conditions,
+        "asked": [voter.described() for voter in job.voters],
+        "seed": job.seed,
+    }
+    labels = folder / "labels.arrow"
+    table = read_table(job.index)
+    table = table.take(table.where(job.pool))
+    options: dict[str, Any] = {"index": job.index, "rule": job.rule, "condition": job.condition, "about": about}
+    counts = label(dict(answers), str(labels), allow_missing=job.allow_missing, only=table.uid, **options)
+    tallies = {name: read_tallies(path) for name, path in answers.items()}
+    found = describe_jury(tallies, table, parse_rule(job.rule), job.condition, job.bootstrap)
+    found |= {"title": job.title, "about": read_about(labels), "index": job.index}
+    if job.judge is not None:
+        found["categories"] = _categories(job, job.judge, labels)
+    (folder / "jury.json").write_text(json.dumps(_finite(found), indent=1, default=str, allow_nan=False))
+    from ..reports.label_page import build_jury_page
+
+    page = build_jury_page(found, job, answers, folder / "report.html")
+    return counts | {"labels": str(labels), "report": str(page)}
+
+
+def _finite(value: Any) -> Any:
+    """Null where a number is missing: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _categories(job: LabelJob, judge: Endpoint, labels: Path) -> dict[str, Any]:
+    """Why the weak questions need no audio: counts, and a table of every judgement; judged ones are not asked again."""
+    from ..lightning_modules.voters.judge import CATEGORIES, PROMPT, judge_questions
+
+    reader = ShardReader(job.index, Reading(shards=job.shards))
+    table = read_arrow(labels)
+    weak = {
+        u for u, name in zip(*(table.column(c).to_pylist() for c in ("uid", "label")), strict=True) if name == "weak"
+    }
+    store = AnswerStore(Path(job.out) / "answers" / "categories.arrow")
+    asked = {name: getattr(judge, name) for name in ("model", "system", "temperature", "max_tokens", "body")}
+    asked |= {"prompt": PROMPT, "content": reader.content()}
+    store.refuse_changed("the judge", asked)
+    store.remember(asked)
+    done = {record["uid"] for record in store.read()}
+    rows = [row for row, uid in enumerate(reader.numbers["uid"].tolist()) if uid in weak and uid not in done]
+
+    def take(question: Question, category: str, reply: Reply) -> None:
+        if not reply.error:
+            record = {"uid": question.uid, "key": question.key, "condition": "category", "raw": reply.text}
+            record |= {"num_tokens": reply.completion_tokens, "finished": reply.finished}
+            store.append([record | {"answer": category}])
+        advance()
+
+    with counter("judging weak questions", len(weak), len(weak) - len(rows)) as advance:
+        judge_questions(judge, [reader.question(row) for row in rows], take, works=bool(done))
+    store.finish()
+    said = [record["answer"] for record in store.read() if record["uid"] in weak]
+    counts = {name: said.count(name) for name in CATEGORIES}
+    named = sum(counts.values())
+    return {
+        "judge": judge.model,
+        "weak": len(weak),
+        "counts": counts,
+        "undecided": len(weak) - named,
+        "implicit": [counts[CATEGORIES[1]] / max(1, named), *wilson_interval(counts[CATEGORIES[1]], named)],
+    }
+
+
+def totals_line(totals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What was asked in this run, over all voters."""
+    return {key: sum(found[key] for found in totals.values()) for key in ("asked", "failed")} if totals else {}

@@ -1,0 +1,1 @@
+"""Votes, juries, labels and measures of what the audio contributes."""

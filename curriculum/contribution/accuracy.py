@@ -1,0 +1,114 @@
+"""Knows what the audio contributed: accuracy with it, without it, and the difference, for every label."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ...errors import InputError
+from ..statistics import mcnemar, paired_difference, wilson_interval
+from ..table import Categorical, Table, read_arrow
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """The 2x2 table audio x silence of one group of questions, and what follows from it."""
+
+    questions: int
+    both: int
+    audio_only: int
+    silence_only: int
+    neither: int
+
+    @property
+    def audio_accuracy(self) -> float:
+        return (self.both + self.audio_only) / self.questions
+
+    @property
+    def silence_accuracy(self) -> float:
+        return (self.both + self.silence_only) / self.questions
+
+    def summary(self, with_audio: np.ndarray, with_silence: np.ndarray) -> dict:
+        """Counts, shares with 95 % intervals, and McNemar's mid-p, ready for JSON."""
+        difference = paired_difference(with_silence, with_audio)
+        return asdict(self) | {
+            "audio": [self.audio_accuracy, *wilson_interval(with_audio.sum(), self.questions)],
+            "silence": [self.silence_accuracy, *wilson_interval(with_silence.sum(), self.questions)],
+            "contribution": list(difference),
+            "mcnemar_mid_p": mcnemar(self.audio_only, self.silence_only),
+        }
+
+
+def audio_contribution(with_audio: np.ndarray, with_silence: np.ndarray) -> np.ndarray:
+    """The paper's measure per question: AC = 1[right with audio] - 1[right with 30 s of silence], in {-1, 0, 1}."""
+    return np.asarray(with_audio, np.int8) - np.asarray(with_silence, np.int8)
+
+
+def contribution(with_audio: np.ndarray, with_silence: np.ndarray) -> Contribution:
+    """The 2x2 table of two [N] 0/1 vectors over the same questions."""
+    a, s = np.asarray(with_audio, bool), np.asarray(with_silence, bool)
+    return Contribution(len(a), int((a & s).sum()), int((a & ~s).sum()), int((~a & s).sum()), int((~a & ~s).sum()))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One model's right and wrong answers, aligned by uid: `correct[condition]` is [N] of 0/1."""
+
+    uid: np.ndarray
+    correct: dict[str, np.ndarray]
+
+
+def read_answers(path: str | Path) -> Answers:
+    """Reads an answer table; every question must have been asked under every condition of the file, once."""
+    table = read_arrow(path)
+    condition = np.asarray(table.column("condition").to_pylist())
+    if table.column("correct").null_count:
+        raise InputError(f"{path}: {table.column('correct').null_count} answers were not judged; ask them again")
+    uid = table.column("uid").to_numpy().astype(np.uint64)
+    right = table.column("correct").cast(pa.float64()).to_numpy()
+    correct, reference = {}, np.unique(uid)
+    for name in np.unique(condition).tolist():
+        rows = np.flatnonzero(condition == name)
+        rows = rows[np.argsort(uid[rows])]
+        if not np.array_equal(uid[rows], reference):
+            raise InputError(
+                f"{path}: condition {name!r} has {len(rows)} answers to {len(np.unique(uid[rows]))} of "
+                f"{len(reference)} questions; every question must be asked once under every condition"
+            )
+        correct[name] = right[rows]
+    return Answers(reference, correct)
+
+
+def group_rows(answers: Answers, table: Table, columns: list[str]) -> dict[str, np.ndarray]:
+    """Groups as [N] bool over the answered questions: "all", and "column=value" for each value of each text column."""
+    order = np.argsort(table.uid)
+    slot = order[np.minimum(np.searchsorted(table.uid[order], answers.uid), len(table) - 1)]
+    if not np.array_equal(table.uid[slot], answers.uid):
+        raise InputError("answers name questions that the index does not hold; they belong to another corpus")
+    groups = {"all": np.ones(len(slot), bool)}
+    for column in columns:
+        text: Categorical = table.text(column)
+        for code, name in enumerate(text.names):
+            rows = text.codes[slot] == code
+            if rows.any():
+                groups[f"{column}={name}"] = rows
+    return groups
+
+
+def contribution_by_group(answers: Answers, groups: dict[str, np.ndarray]) -> dict[str, dict]:
+    """The contribution summary of every group."""
+    audio, silence = _pair(answers)
+    return {
+        name: contribution(audio[rows], silence[rows]).summary(audio[rows], silence[rows])
+        for name, rows in groups.items()
+    }
+
+
+def _pair(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+    missing = {"audio", "silence"} - set(answers.correct)
+    if missing:
+        raise InputError(f"answers lack the condition {sorted(missing)[0]!r}; both audio and silence are needed")
+    return answers.correct["audio"], answers.correct["silence"]

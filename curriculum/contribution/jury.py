@@ -1,0 +1,194 @@
+"""Knows how a jury's answers without the audio become labels: audio-contribution filtering (ACF) and its variations.
+
+A ballot is how often each voter was right of how often it was asked: once in the paper, more often with rotated options
+or repeated samples. A missing vote was not asked (0 of 0) and is never a wrong one. A voter that was right in just half
+of its answers is half a voter.
+
+Deviation from the paper: none in the rule `majority` with three voters. The paper does not say what happens to ties,
+to missing votes or to unequal numbers of options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import comb
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from ...errors import InputError
+from ..identity import keyed
+
+WEAK, STRONG = "weak", "strong"
+Tie = Literal["strong", "weak", "drop", "random"]
+
+
+@dataclass(frozen=True)
+class Ballots:
+    """Answers without the audio: `right` [N, m] of `asked` [N, m] (0: missing), over [N] numbers of options."""
+
+    right: np.ndarray
+    asked: np.ndarray
+    num_choices: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.right.shape != self.asked.shape or self.right.ndim != 2 or len(self.num_choices) != len(self.right):
+            raise ValueError(f"ballots of shapes {self.right.shape}, {self.asked.shape}, {self.num_choices.shape}")
+        if ((self.right < 0) | (self.right > self.asked)).any():
+            raise ValueError("a voter cannot be right more often than it was asked")
+
+    @property
+    def votes(self) -> np.ndarray:
+        """[N, m] 1 where a voter was right in more than half of its answers, 0.5 in just half, NaN where missing."""
+        share = np.divide(self.right, self.asked, out=np.full(self.right.shape, np.nan), where=self.asked > 0)
+        return np.where(np.isnan(share), np.nan, (np.sign(share - 0.5) + 1) / 2)
+
+    def without(self, voter: int) -> Ballots:
+        """The other voters' ballots."""
+        keep = np.arange(self.right.shape[1]) != voter
+        return Ballots(self.right[:, keep], self.asked[:, keep], self.num_choices)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a question is weak. Exactly one of the first four is given.
+
+    majority: more than half of the voters are right (the paper). at_least: so many voters are. fraction: at least this
+    share of all answers is right. chance_test: the answers are right more often than guessing explains at this level.
+    tie: what just half of the voters means under `majority`; the paper's "otherwise" is strong.
+    """
+
+    majority: bool = False
+    at_least: int | None = None
+    fraction: float | None = None
+    chance_test: float | None = None
+    tie: Tie = "strong"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.majority, bool):
+            raise InputError(f"rule.majority is true or left out, got {self.majority!r}")
+        given = [self.majority, *(v is not None for v in (self.at_least, self.fraction, self.chance_test))]
+        if sum(given) != 1:
+            raise InputError("a rule is one of majority, at_least, fraction, chance_test")
+        if self.tie not in get_args(Tie):
+            raise InputError(f"rule.tie must be one of {', '.join(get_args(Tie))}, got {self.tie!r}")
+        if self.tie != "strong" and not self.majority:
+            raise InputError(f"rule.tie ({self.tie}) means nothing beside another rule than majority")
+        if self.at_least is not None and not (_number(self.at_least, int) and self.at_least >= 1):
+            raise InputError(f"rule.at_least must be a whole number from 1 on, got {self.at_least!r}")
+        for name in ("fraction", "chance_test"):
+            value = getattr(self, name)
+            if value is not None and not (_number(value, int, float) and 0 < value <= 1):
+                raise InputError(f"rule.{name} must lie in (0, 1], got {value!r}")
+
+    def describe(self) -> str:
+        """In words."""
+        if self.majority:
+            return f"majority of the voters (tie: {self.tie})"
+        if self.at_least is not None:
+            return f"at least {self.at_least} voters"
+        if self.fraction is not None:
+            return f"at least {100 * self.fraction:g} % of the answers"
+        return f"more right answers than guessing explains at {self.chance_test}"
+
+
+def _number(value: Any, *kinds: type) -> bool:
+    return isinstance(value, (*kinds, np.integer)) and not isinstance(value, bool)
+
+
+def parse_rule(spec: Mapping[str, Any] | str) -> Rule:
+    """A rule as a file writes it: "majority", or a mapping like {at_least: 2} or {majority: true, tie: drop}."""
+    if spec == "majority":
+        return Rule(majority=True)
+    if not isinstance(spec, Mapping) or set(spec) - set(Rule.__dataclass_fields__):
+        raise InputError(f"rule {spec!r}: write majority, or a mapping of {', '.join(Rule.__dataclass_fields__)}")
+    return Rule(**spec)
+
+
+def jury_labels(ballots: Ballots, rule: Rule, uid: np.ndarray) -> np.ndarray:
+    """[N] str: "weak", "strong", or "" where missing votes leave it open or a tie is dropped. uid: for random ties.
+
+    Under the rules that count voters a label is given where every way of filling in the missing votes gives it.
+    """
+    if rule.fraction is not None or rule.chance_test is not None:
+        return _by_answers(ballots, rule)
+    votes = ballots.votes
+    voters = votes.shape[1]
+    if rule.at_least is not None and rule.at_least > voters:
+        raise InputError(f"rule.at_least is {rule.at_least}, there are {voters} voters")
+    tie = np.full(len(votes), "" if rule.tie == "drop" else rule.tie)
+    if rule.tie == "random":
+        tie = np.where(keyed(uid, "tie") & np.uint64(1), WEAK, STRONG)
+    least = np.nansum(votes, axis=1)
+    lowest = _by_voters(least, voters, rule, tie)
+    highest = _by_voters(least + np.isnan(votes).sum(axis=1), voters, rule, tie)
+    return np.where(lowest == highest, lowest, "")
+
+
+def _by_voters(right: np.ndarray, voters: int, rule: Rule, tie: np.ndarray) -> np.ndarray:
+    """Labels of so many right voters of all; one voter more never turns weak into strong."""
+    if rule.at_least is not None:
+        return np.where(right >= rule.at_least, WEAK, STRONG)
+    return np.where(right > voters / 2, WEAK, np.where(right < voters / 2, STRONG, tie))
+
+
+def _by_answers(ballots: Ballots, rule: Rule) -> np.ndarray:
+    """Rules over all answers alike; a voter that was not asked changes the number of answers, nothing else."""
+    right, asked = ballots.right.sum(axis=1), ballots.asked.sum(axis=1)
+    if rule.fraction is not None:
+        weak = right >= rule.fraction * asked - 1e-9
+    else:
+        assert rule.chance_test is not None
+        weak = right >= chance_threshold(asked, ballots.num_choices, rule.chance_test)
+    return np.where(asked == 0, "", np.where(weak, WEAK, STRONG))
+
+
+def chance_threshold(asked: np.ndarray, num_choices: np.ndarray, level: float) -> np.ndarray:
+    """[N] smallest k with P[Bin(asked, 1 / options) >= k] <= level."""
+    from scipy.stats import binom
+
+    pairs, back = np.unique(np.stack([asked, num_choices], axis=1), axis=0, return_inverse=True)
+    return np.array([_smallest(int(n), int(k), level, binom) for n, k in pairs])[back.ravel()]
+
+
+def _smallest(trials: int, choices: int, level: float, binom: Any) -> int:
+    counts = np.arange(trials + 2)
+    # The last bits of a tail that equals the level are not the level's.
+    return int(counts[binom.sf(counts - 1, trials, 1 / choices) <= level * (1 + 1e-12)][0])
+
+
+def lucky_weak_share(num_choices: np.ndarray, voters: int = 3, at_least: int = 2) -> float:
+    """Expected share of questions that independent guessing alone makes weak: mean of P[Bin(voters, 1/K) >= k]."""
+    guess = 1 / np.asarray(num_choices, float)
+    terms = [comb(voters, k) * guess**k * (1 - guess) ** (voters - k) for k in range(at_least, voters + 1)]
+    return float(np.mean(np.sum(terms, axis=0)))
+
+
+def expected_lucky_weak(ballots: Ballots, rule: Rule) -> float:
+    """Share of the questions that this rule would call weak if every answer were an independent guess."""
+    packed = np.column_stack([np.sort(ballots.asked, axis=1), ballots.num_choices])
+    kinds, counts = np.unique(packed, axis=0, return_counts=True)
+    each = [_lucky_weak(kind[:-1], int(kind[-1]), rule) for kind in kinds]
+    return float(np.average(each, weights=counts))
+
+
+def _lucky_weak(asked: np.ndarray, choices: int, rule: Rule) -> float:
+    """The chance that guesses, so many by each voter, make one question weak; exact."""
+    from scipy.stats import binom
+
+    if rule.tie == "random":
+        return sum(_lucky_weak(asked, choices, replace(rule, tie=tie)) for tie in ("weak", "strong")) / 2
+    if rule.fraction is not None or rule.chance_test is not None:
+        total = int(asked.sum())
+        right = np.arange(total + 1)
+        every = Ballots(right[:, None], np.full((total + 1, 1), total), np.full(total + 1, choices))
+        return float(binom.pmf(right, total, 1 / choices)[_by_answers(every, rule) == WEAK].sum())
+    chance = np.ones(1)  # of 0, 1, 2, ... halves of a voter being right
+    for answers in asked[asked > 0].tolist():
+        right = np.arange(answers + 1)
+        halves = np.sign(2 * right - answers) + 1
+        chance = np.convolve(chance, np.bincount(halves, binom.pmf(right, answers, 1 / choices), 3))
+    # Missing votes leave open what they could decide: weak is what is weak with all of them wrong.
+    tie = np.array("" if rule.tie == "drop" else rule.tie)
+    return float(chance[_by_voters(np.arange(len(chance)) / 2, len(asked), rule, tie) == WEAK].sum())

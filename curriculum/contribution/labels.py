@@ -1,0 +1,233 @@
+"""Knows the label table: what a jury's silent answers say of every question, and exactly how it came about.
+
+Columns: uid, label ("weak", "strong", null where votes are missing or a tie was dropped), votes (voters right in
+silence, two halves are one), vote_0 ... (one column per voter: share of its answers that were right, null where it was
+not asked), ac_vote (probability that the audio is required, from the latent classes) and, where voters also heard the
+audio, p_audio, p_silence, ac_p, ac_log, ac_cal, necessity; where they heard a mismatched recording susceptibility; with
+five voters and more difficulty. Shards are never touched: other voters are another table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...errors import InputError
+from ..table import read_arrow, write_arrow
+from .jury import STRONG, WEAK, Ballots, Rule, jury_labels, lucky_weak_share, parse_rule
+from .latent import latent_class, three_parameter
+from .measures import expected_contribution, log_contribution, necessity, susceptibility
+from .votes import Tally, ballots_of, matched, over_voters, read_tallies
+
+__all__ = ["STRONG", "WEAK", "acf_labels", "label", "lucky_weak_share", "make_labels", "published_labels"]
+_FORMAT = 2
+_ENOUGH_FOR_3PL = 5
+
+
+def acf_labels(votes: np.ndarray, at_least: int = 2) -> np.ndarray:
+    """Labels from votes under silence.
+
+    votes: [N, voters] of 1 (right without the audio), 0 (wrong) or NaN (missing: no vote, never a wrong one); shares
+    of right answers, as in the columns vote_0 ..., count as right above one half.
+    Returns [N] str: "weak" where `at_least` or more voters were right, "strong" where too few can still be,
+    "" where missing votes leave it open.
+    """
+    votes = np.asarray(votes, float)
+    asked = 2 * (~np.isnan(votes)).astype(np.int64)
+    right = np.sign(np.nan_to_num(votes) - 0.5).astype(np.int64) + 1
+    ballots = Ballots(right, asked, np.full(len(votes), 4))
+    return jury_labels(ballots, Rule(at_least=at_least), np.zeros(len(votes), np.uint64))
+
+
+def label(
+    votes: Sequence[str] | Mapping[str, str],
+    out: str,
+    at_least: int | None = None,
+    index: str | None = None,
+    rule: Mapping[str, Any] | str | None = None,
+    condition: str = "silence",
+    allow_missing: bool = False,
+    about: Mapping[str, Any] | None = None,
+    only: np.ndarray | None = None,
+) -> dict:
+    """Reads one answer table per voter, labels every question of the index (or of the votes) and writes the labels.
+
+    Args:
+        votes: answer tables, one per voter, or voter -> table (columns uid, condition, correct; see `votes.py`).
+        out: label table to write.
+        at_least: right voters that make a question weak; short for the rule {at_least: ...}.
+        index: where given, only its questions are labelled, and every one of them must have been voted on.
+        rule: see `Rule`; the paper's majority by default.
+        condition: the condition without the audio.
+        allow_missing: leave the label of questions without enough votes null instead of refusing.
+        about: what else the table should remember: models, prompts, matching rules.
+        only: uids to label instead of all.
+
+    Returns counts for the recipe's log.
+    """
+    tables = dict(votes) if isinstance(votes, Mapping) else {f"voter {n}": path for n, path in enumerate(votes)}
+    if rule is not None and at_least is not None:
+        raise InputError("give either at_least or rule")
+    if not tables:
+        raise InputError("there is no voter; give one answer table per voter")
+    if at_least is not None and not 1 <= at_least <= len(tables):
+        raise InputError(f"at_least must be between 1 and the number of voters {len(tables)}, got {at_least}")
+    chosen = parse_rule("majority" if rule is None else rule) if at_least is None else Rule(at_least=at_least)
+    tallies = {name: read_tallies(path) for name, path in tables.items()}
+    for name, found in tallies.items():
+        if condition not in found:
+            raise InputError(
+                f"{tables[name]}: no answers under the condition {condition!r}; add it to the voter's `conditions`"
+            )
+    uid, num_choices, content = _questions(tallies, condition, index)
+    if only is not None:
+        kept = np.isin(uid, only)
+        uid, num_choices = uid[kept], num_choices[kept]
+    if not len(uid):
+        raise InputError(f"{index or 'the votes'}: there is no question to label")
+    columns, counts = make_labels(tallies, uid, num_choices, chosen, condition)
+    whole = ~np.any([np.isnan(columns[f"vote_{j}"]) for j in range(len(tables))], axis=0)
+    open_ = int(((columns["label"] == "") & ~whole).sum())  # without a gap it is a tie that was dropped
+    if open_ and not allow_missing:
+        raise InputError(f"{open_} questions lack votes; run the voters over the whole index, or allow_missing")
+    known: dict[str, Any] = {"format": _FORMAT, "rule": chosen.describe(), "condition": condition, "index": content}
+    known |= {"voters": [{"name": name, "answers": str(path)} for name, path in tables.items()], **_software()}
+    write_labels(columns, known | dict(about or {}), out)
+    return counts
+
+
+def _questions(
+    tallies: Mapping[str, Mapping[str, Tally]], condition: str, index: str | None
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Which questions are labelled, how many options each has, and a hash of the index they come from."""
+    if index is None:
+        uid = np.unique(np.concatenate([found[condition].uid for found in tallies.values()]))
+        return uid, np.full(len(uid), 4), ""
+    table = read_arrow(index)
+    uid = table.column("uid").to_numpy().astype(np.uint64)
+    order = np.argsort(uid)
+    choices = table.column("num_choices").to_numpy()[order] if "num_choices" in table.column_names else None
+    content = hashlib.sha256(uid[order].tobytes()).hexdigest()[:16]
+    return uid[order], np.full(len(uid), 4) if choices is None else choices.astype(int), content
+
+
+def make_labels(
+    tallies: Mapping[str, Mapping[str, Tally]],
+    uid: np.ndarray,
+    num_choices: np.ndarray,
+    rule: Rule,
+    condition: str = "silence",
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Columns of the label table over these questions, and counts of the labels."""
+    ballots = ballots_of([found.get(condition) for found in tallies.values()], uid, num_choices)
+    labels = jury_labels(ballots, rule, uid)
+    votes = ballots.votes
+    columns: dict[str, np.ndarray] = {"uid": uid, "label": labels, "votes": np.nansum(votes, axis=1).astype(np.int8)}
+    share = np.divide(ballots.right, ballots.asked, out=np.full(votes.shape, np.nan), where=ballots.asked > 0)
+    columns |= {f"vote_{j}": share[:, j].astype(np.float32) for j in range(votes.shape[1])}
+    asked = ballots.asked.sum(axis=1) > 0
+    columns["ac_vote"] = np.where(asked, latent_class(ballots).contribution, np.nan).astype(np.float32)
+    if votes.shape[1] >= _ENOUGH_FOR_3PL:
+        columns["difficulty"] = np.where(asked, three_parameter(ballots).difficulty, np.nan).astype(np.float32)
+    columns |= _continuous(tallies, uid, condition)
+    counts = {name: int((labels == name).sum()) for name in (WEAK, STRONG)}
+    if (labels == "").any():
+        counts["unlabelled"] = int((labels == "").sum())
+    return columns, counts
+
+
+def _continuous(tallies: Mapping[str, Mapping[str, Tally]], uid: np.ndarray, condition: str) -> dict[str, np.ndarray]:
+    """Measures that need answers under two conditions, as means over the voters that have both."""
+    columns: dict[str, np.ndarray] = {}
+    pairs = [(found["audio"], found[condition]) for found in tallies.values() if {"audio", condition} <= set(found)]
+    if pairs:
+        columns |= _heard(pairs, uid)
+    moved = [(f["mismatched"], f[condition]) for f in tallies.values() if {"mismatched", condition} <= set(f)]
+    if moved:
+        each = []
+        for other, silent in moved:
+            mine, theirs = matched(silent.uid, other.uid)
+            each.append((silent.uid[mine], susceptibility(silent.rate()[mine], other.rate()[theirs])))
+        columns["susceptibility"] = over_voters(each, uid)
+    return {name: value.astype(np.float32) for name, value in columns.items()}
+
+
+def _heard(pairs: Sequence[tuple[Tally, Tally]], uid: np.ndarray) -> dict[str, np.ndarray]:
+    p: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in ("audio", "silence", "p", "log", "cal")}
+    for heard, silent in pairs:
+        mine, theirs = matched(heard.uid, silent.uid)
+        p_a, p_0 = heard.rate()[mine], silent.rate()[theirs]
+        both = ~np.isnan(p_a - p_0)
+        p_a, p_0 = np.where(both, p_a, np.nan), np.where(both, p_0, np.nan)
+        for name, value in (
+            ("audio", p_a),
+            ("silence", p_0),
+            ("p", expected_contribution(p_a, p_0)),
+            ("log", log_contribution(p_a, p_0)),
+            ("cal", heard.log_excess[mine] - silent.log_excess[theirs]),
+        ):
+            p[name].append((heard.uid[mine], value))
+    mean = {name: over_voters(values, uid) for name, values in p.items()}
+    columns = {"p_audio": mean["audio"], "p_silence": mean["silence"], "ac_p": mean["p"], "ac_log": mean["log"]}
+    columns["necessity"] = necessity(mean["audio"], mean["silence"])[0]
+    if not np.isnan(mean["cal"]).all():
+        columns["ac_cal"] = mean["cal"]
+    return columns
+
+
+def write_labels(columns: Mapping[str, np.ndarray], about: Mapping[str, Any], out: str | Path) -> str:
+    """Writes the table with what it remembers of its making; returns its fingerprint."""
+    arrays = {}
+    for name, values in columns.items():
+        if values.dtype.kind == "U":
+            kept = pa.array((values == STRONG).astype(np.int8), mask=values == "")
+            arrays[name] = pa.DictionaryArray.from_arrays(kept, pa.array([WEAK, STRONG], pa.string()))
+        else:
+            arrays[name] = pa.array(values, from_pandas=True)
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+    for name in sorted(columns):
+        digest.update(name.encode() + np.ascontiguousarray(columns[name]).tobytes())
+    known = dict(about) | {"fingerprint": digest.hexdigest()[:16]}
+    metadata = {"earwitness": json.dumps(known, default=str)}
+    write_arrow(pa.table(arrays).replace_schema_metadata(metadata), out, compression="zstd")
+    return known["fingerprint"]
+
+
+def published_labels(index: str, out: str) -> dict:
+    """Writes the labels that the corpus was published with (`audio-contribution`), where its questions carry them."""
+    table = read_arrow(index)
+    if "audio_contribution" not in table.column_names:
+        raise InputError(f"{index}: no column audio_contribution; index the shards again")
+    uid = table.column("uid").to_numpy().astype(np.uint64)
+    labels = np.array([value or "" for value in table.column("audio_contribution").to_pylist()])
+    if not (labels != "").any():
+        raise InputError(f"{index}: none of its questions was published with a label")
+    write_labels({"uid": uid, "label": labels}, {"format": _FORMAT, "rule": "as published", **_software()}, out)
+    counts = {name: int((labels == name).sum()) for name in (WEAK, STRONG)}
+    return counts | ({"unlabelled": int((labels == "").sum())} if (labels == "").any() else {})
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """What a label table remembers of its making."""
+    metadata = read_arrow(path).schema.metadata or {}
+    try:
+        return json.loads(metadata[b"earwitness"])
+    except (KeyError, ValueError):
+        raise InputError(f"{path}: not a label table of ours; it does not say how it was made") from None
+
+
+def _software() -> dict[str, Any]:
+    found = {}
+    for name in ("earwitness", "torch", "transformers", "vllm"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"software": found}

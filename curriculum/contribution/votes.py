@@ -1,0 +1,163 @@
+"""Knows a voter's answers as numbers: how often it was right of how often it was asked, under every condition.
+
+An answer table has a row per (uid, condition, rotation, draw) with `correct` (null: not judged, so not asked) and,
+where options were scored, `scores` (log-prob of each option in the order of the file), `right_option` and `p_right`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...errors import InputError
+from ..identity import splitmix64
+from ..table import read_arrow
+from .jury import Ballots
+from .measures import smoothed_rate
+
+
+@dataclass(frozen=True)
+class Tally:
+    """One voter under one condition, by question: right answers of those asked, and probabilities where it was scored.
+
+    p_right [M]: mean over rotations of the right option's share, NaN where not scored. log_excess [M]: mean over
+    rotations of the right option's log-prob less the mean over the options, which the calibrated contribution needs.
+    """
+
+    uid: np.ndarray
+    right: np.ndarray
+    asked: np.ndarray
+    p_right: np.ndarray
+    log_excess: np.ndarray
+
+    def rate(self) -> np.ndarray:
+        """[M] probability of the right option: scored where it was, else the smoothed share of right answers."""
+        return np.where(np.isnan(self.p_right), smoothed_rate(self.right, self.asked), self.p_right)
+
+
+def read_tallies(path: str | Path) -> dict[str, Tally]:
+    """Condition -> tally of one voter's answer table; the same answer given twice is refused."""
+    table = read_arrow(path)
+    for name in ("uid", "condition", "correct"):
+        if name not in table.column_names:
+            raise InputError(f"{path}: not an answer table: no column {name!r}")
+        if name != "correct" and table.column(name).null_count:
+            raise InputError(f"{path}: {table.column(name).null_count} answers have no {name}; remove them")
+    _refuse_repeated(table, path)
+    found = {}
+    for condition in sorted(pc.unique(table.column("condition")).to_pylist()):
+        found[condition] = _tally(table.filter(pc.equal(table.column("condition"), condition)))
+    return found
+
+
+def _refuse_repeated(table: pa.Table, path: str | Path) -> None:
+    if not _may_repeat(table):
+        return
+    keys = [name for name in ("condition", "uid", "rotation", "draw") if name in table.column_names]
+    counts = table.group_by(keys, use_threads=False).aggregate([([], "count_all")])
+    twice = counts.filter(pc.greater(counts.column("count_all"), 1))
+    if len(twice):
+        row = {name: twice.column(name)[0].as_py() for name in keys}
+        raise InputError(f"{path}: the voter answered a question twice under one condition: {row}; one vote counts")
+
+
+def _may_repeat(table: pa.Table) -> bool:
+    """Whether two rows have the same identity, or (once in billions) only the same hash of it; grouping is slow."""
+    hashed = table.column("uid").to_numpy().astype(np.uint64)
+    condition = table.column("condition").combine_chunks().dictionary_encode()
+    parts = [condition.indices.to_numpy(zero_copy_only=False)]
+    parts += [table.column(name).to_numpy() for name in ("rotation", "draw") if name in table.column_names]
+    for part in parts:
+        hashed = splitmix64(hashed) ^ part.astype(np.uint64)
+    hashed.sort()
+    return bool((hashed[1:] == hashed[:-1]).any())
+
+
+def _tally(table: pa.Table) -> Tally:
+    uid = table.column("uid").to_numpy().astype(np.uint64)
+    judged = pc.is_valid(table.column("correct")).to_numpy()
+    correct = pc.fill_null(table.column("correct"), False).cast(pa.float64()).to_numpy()
+    names, number = _grouped(uid)
+    size = len(names)
+    right, asked = np.bincount(number, correct, size), np.bincount(number, judged, size)
+    return Tally(
+        names,
+        right.astype(np.int64),
+        asked.astype(np.int64),
+        _mean(table, "p_right", number, size),
+        _log_excess(table, number, size),
+    )
+
+
+def _grouped(uid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """np.unique with its inverse; stored tables are in order already, which saves most of the time."""
+    if len(uid) and (uid[1:] >= uid[:-1]).all():
+        first = np.concatenate([[True], uid[1:] > uid[:-1]])
+        return uid[first], np.cumsum(first) - 1
+    return np.unique(uid, return_inverse=True)
+
+
+def _mean(table: pa.Table, column: str, number: np.ndarray, size: int) -> np.ndarray:
+    """[size] mean of the values that are there, NaN where none is."""
+    if column not in table.column_names:
+        return np.full(size, np.nan)
+    return _mean_of(table.column(column).to_numpy().astype(float), number, size)
+
+
+def _mean_of(values: np.ndarray, number: np.ndarray, size: int) -> np.ndarray:
+    there = ~np.isnan(values)
+    total = np.bincount(number[there], values[there], size)
+    count = np.bincount(number[there], minlength=size)
+    return np.divide(total, count, out=np.full(size, np.nan), where=count > 0)
+
+
+def _log_excess(table: pa.Table, number: np.ndarray, size: int) -> np.ndarray:
+    """[size] mean over rotations of (log-prob of the right option - mean over the options)."""
+    if "scores" not in table.column_names or "right_option" not in table.column_names:
+        return np.full(size, np.nan)
+    scores = table.column("scores").combine_chunks()
+    scored = pc.and_(pc.is_valid(scores), pc.is_valid(table.column("right_option"))).to_numpy(zero_copy_only=False)
+    excess = np.full(len(table), np.nan)
+    if scored.any():
+        kept = scores.filter(pa.array(scored))
+        flat, sizes = kept.flatten().to_numpy(zero_copy_only=False), pc.list_value_length(kept).to_numpy()
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        truth = table.column("right_option").to_numpy()[scored].astype(int)
+        excess[scored] = flat[starts + truth] - np.add.reduceat(flat.astype(float), starts) / sizes
+    return _mean_of(excess, number, size)
+
+
+def ballots_of(tallies: Sequence[Tally | None], uid: np.ndarray, num_choices: np.ndarray) -> Ballots:
+    """The voters' ballots over these questions; a voter without a tally, or a question it was not asked, is missing."""
+    right = np.zeros((len(uid), len(tallies)), np.int64)
+    asked = np.zeros_like(right)
+    for j, tally in enumerate(tallies):
+        if tally is not None:
+            mine, theirs = matched(uid, tally.uid)
+            right[mine, j], asked[mine, j] = tally.right[theirs], tally.asked[theirs]
+    return Ballots(right, asked, np.asarray(num_choices))
+
+
+def matched(uid: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places in `uid` and in `other` (ascending) of the identities that both hold."""
+    if not len(other):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    slot = np.minimum(np.searchsorted(other, uid), len(other) - 1)
+    mine = np.flatnonzero(other[slot] == uid)
+    return mine, slot[mine]
+
+
+def over_voters(values: Sequence[tuple[np.ndarray, np.ndarray]], uid: np.ndarray) -> np.ndarray:
+    """[N] mean over voters of (their uid, their value), NaN where none has one."""
+    total, count = np.zeros(len(uid)), np.zeros(len(uid))
+    for theirs, value in values:
+        mine, place = matched(uid, theirs)
+        there = ~np.isnan(value[place])
+        total[mine[there]] += value[place][there]
+        count[mine[there]] += 1
+    return np.divide(total, count, out=np.full(len(uid), np.nan), where=count > 0)

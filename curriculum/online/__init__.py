@@ -1,0 +1,1 @@
+"""Where a run stands, and what it does with what was observed."""

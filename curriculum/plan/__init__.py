@@ -1,0 +1,1 @@
+"""A curriculum compiled to the rows of every batch."""

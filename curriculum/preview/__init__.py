@@ -1,0 +1,1 @@
+"""What a curriculum will do, before it does it."""

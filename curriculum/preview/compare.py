@@ -1,0 +1,190 @@
+"""Knows what differs between the arms of an experiment and what does not: the control sheet.
+
+An arms file is a mapping with `base`, a curriculum, and `arms`, name -> changes:
+    {}                                        the base itself
+    {include: mixed_to_mixed}                 another curriculum file
+    {stages.grpo.weight: {matched: ...}}      one value of a named stage
+    {stages: [...], columns: {...}}           whole keys of the curriculum
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ..plan.fingerprint import differences
+from ..plan.plan import Plan
+from ..schedule.stages import Curriculum, parse_curriculum
+from ..table import Table
+from .preview import describe, short, stage_rows
+
+MATCHES = ("none", "samples", "steps", "tokens", "flops")
+
+
+def arms_of(spec: Mapping[str, Any], read: Callable[[str], Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Arm -> its curriculum's mapping, from an arms file; `read` finds the files that are named."""
+    unknown = set(spec) - {"base", "arms", "match"}
+    if unknown or not isinstance(spec.get("arms"), Mapping) or not spec["arms"]:
+        raise InputError(f"an arms file has base, arms and match; got {', '.join(map(str, spec))}")
+    base = spec.get("base", {})
+    base = dict(read(base) if isinstance(base, str) else base)
+    return {
+        str(name): _arm(str(name), base, {} if change is None else change, read)
+        for name, change in spec["arms"].items()
+    }
+
+
+def _arm(name: str, base: dict[str, Any], change: Any, read: Callable) -> dict[str, Any]:
+    if not isinstance(change, Mapping):
+        raise InputError(f"arm {name!r}: a mapping of changes is needed, got {change!r}")
+    arm = deepcopy(dict(read(change["include"])) if "include" in change else base)
+    for key, value in change.items():
+        if key == "include":
+            continue
+        where, _, rest = str(key).partition(".")
+        if where == "stages" and rest:
+            stage, _, part = rest.partition(".")
+            found = [s for s in arm.get("stages", ()) if s.get("name") == stage]
+            if not found or not part:
+                raise InputError(f"arm {name!r}: {key}: no such stage; write stages.NAME.KEY")
+            node, *path = found[0], *part.split(".")
+            for step in path[:-1]:
+                node = node.setdefault(step, {})
+                if not isinstance(node, dict):
+                    raise InputError(f"arm {name!r}: {key}: {step} is {node!r} and holds no keys")
+            node[path[-1]] = deepcopy(value)
+        else:
+            arm[str(key)] = deepcopy(value)
+    return arm
+
+
+def compare(arms: Mapping[str, Mapping[str, Any]], table: Table, match: str = "none") -> dict[str, Any]:
+    """The control sheet, ready for JSON: every arm described, and pairs compared with the first arm.
+
+    match: scales every arm's budgets so that its total equals the first arm's.
+    """
+    if match not in MATCHES:
+        raise InputError(f"match must be one of {', '.join(MATCHES)}, got {match!r}")
+    parsed = {name: _named(name, parse_curriculum, spec) for name, spec in arms.items()}
+    plans: dict[str, Plan] = {}
+    wanted = None
+    for name, curriculum in parsed.items():
+        plan = _named(name, Plan, curriculum, table)
+        if match != "none":
+            total = _total(describe(plan), match)
+            if total is None:
+                raise InputError(f"match {match}: the table has no duration_s, so {match} are not known")
+            wanted = total if wanted is None else wanted
+            if abs(total - wanted) > 0.5:
+                scaled = _named(name, _scaled, curriculum, wanted / total)
+                plan = _named(name, Plan, scaled, table)
+        plans[name] = plan
+    sheets = {name: describe(plan) for name, plan in plans.items()}
+    first = next(iter(plans))
+    return {
+        "match": match,
+        "arms": sheets,
+        "totals": {name: {unit: _total(sheet, unit) for unit in MATCHES[1:]} for name, sheet in sheets.items()},
+        "differences": {name: _differences(parsed[first], parsed[name]) for name in plans if name != first},
+        "overlap": _jaccard(plans),
+    }
+
+
+def _named(name: str, make: Callable[..., Any], *arguments: Any) -> Any:
+    """What the call makes; its InputError names the arm."""
+    try:
+        return make(*arguments)
+    except InputError as error:
+        raise InputError(f"arm {name!r}: {error}") from None
+
+
+def _scaled(curriculum: Curriculum, factor: float) -> Curriculum:
+    """All budgets times the factor; members of an interleave by their common number of steps."""
+    groups = tuple(replace(g, steps=max(1, round(g.steps * factor))) for g in curriculum.interleaves)
+    alone = tuple(
+        s if curriculum.interleave_of(s.name) else replace(s, budget=s.budget.scaled(factor)) for s in curriculum.stages
+    )
+    return replace(curriculum, stages=alone, interleaves=groups)
+
+
+def _total(sheet: Mapping[str, Any], unit: str) -> float | None:
+    """Over all stages; None where the table does not tell."""
+    values = [stage["presented" if unit == "samples" else unit] for stage in sheet["stages"].values()]
+    return None if any(value is None for value in values) else float(sum(values))
+
+
+def _differences(base: Curriculum, other: Curriculum) -> list[str]:
+    """The keys of the curriculum that are not the same: "stages.sft.pool.label: weak -> none"."""
+    found = differences(_by_name(base.described()), _by_name(other.described()))
+    return [f"{key}: {_value(old)} -> {_value(new)}" for key, old, new in found]
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "none"
+    return "there" if isinstance(value, dict) and "objective" in value else str(value)
+
+
+def _by_name(described: dict[str, Any]) -> dict[str, Any]:
+    """Stages as a mapping, so that an arm with one stage more does not differ in all that follow."""
+    return described | {"stages": {stage["name"]: stage for stage in described["stages"]}}
+
+
+def _jaccard(plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
+    """For every two arms and every stage that both have: |A and B| / |A or B| of the rows dealt."""
+    rows = {name: {stage: np.unique(stage_rows(plan, stage)) for stage in plan.stages} for name, plan in plans.items()}
+    found = []
+    for a, b in combinations(plans, 2):
+        for stage in rows[a]:
+            if stage in rows[b]:
+                both = len(np.intersect1d(rows[a][stage], rows[b][stage], assume_unique=True))
+                either = len(rows[a][stage]) + len(rows[b][stage]) - both
+                found.append({"arms": [a, b], "stage": stage, "jaccard": both / max(either, 1), "shared": both})
+    return found
+
+
+def comparison_lines(sheet: Mapping[str, Any]) -> list[str]:
+    """The control sheet as text for a terminal."""
+    rows = [["arm", "stage", "rows", "presented", "steps", "hours", "tokens", "FLOPs", "labels"]]
+    for name, found in sheet["arms"].items():
+        for number, (stage, one) in enumerate(found["stages"].items()):
+            mix = one["mix"].get("label", {})
+            total = sum(mix.values()) or 1
+            labels = " ".join(f"{label} {count / total:.1%}" for label, count in mix.items())
+            hours = "" if one["hours"] is None else f"{one['hours']:,.1f}"
+            cells = [
+                name if number == 0 else "",
+                stage,
+                f"{one['rows']:,}",
+                f"{one['presented']:,}",
+                f"{one['steps']:,}",
+            ]
+            rows.append([*cells, hours, short(one["tokens"]), short(one["flops"]), labels])
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    text = [
+        " ".join(c.ljust(w) if k in (0, 1, 8) else c.rjust(w) for k, (c, w) in enumerate(zip(r, widths, strict=True)))
+        for r in rows
+    ]
+    out = [line.rstrip() for line in text]
+    out += [
+        "",
+        f"budgets matched by {sheet['match']}" if sheet["match"] != "none" else "budgets as written, not matched",
+    ]
+    first = next(iter(sheet["totals"].values()))
+    for name, total in sheet["totals"].items():
+        ratios = ", ".join(f"{unit} x{total[unit] / max(first[unit], 1e-9):.3f}" for unit in MATCHES[1:] if first[unit])
+        out.append(f"  {name}: {ratios}")
+    for name, keys in sheet["differences"].items():
+        out += ["", f"{name} differs from {next(iter(sheet['arms']))} in", *(f"  {key}" for key in keys or ["nothing"])]
+    out += ["", "rows in common (Jaccard)"]
+    for entry in sheet["overlap"]:
+        arms = " and ".join(entry["arms"])
+        out.append(f"  {entry['stage']}: {arms}: {entry['jaccard']:.3f} ({entry['shared']:,} rows)")
+    notes = [f"note: {name}: {doubt}" for name, found in sheet["arms"].items() for doubt in found["doubts"]]
+    return out + ([""] if notes else []) + notes

@@ -1,0 +1,1 @@
+"""How much of which cells a curriculum wants, as a file says it."""

@@ -1,0 +1,120 @@
+"""Knows budgets, and what a sample costs: tokens and FLOPs from the length of its recording.
+
+FLOPs: 2P per token read, 6P per token trained on; P parameters. SFT trains on T_p + T_r tokens. GRPO with a shared
+prompt reads T_p once and G completions of T_r tokens when it samples, when it takes the reference's log-probs, and
+three times that when it trains; without sharing (most trainers) every completion's log-prob reads the prompt again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import isfinite
+
+import numpy as np
+
+from ...errors import InputError
+
+UNITS = ("samples", "fraction", "steps", "hours", "flops")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a stage deals: one of the units, or `epochs` alone for the whole pool.
+
+    samples: rows dealt, each presented `epochs` times. fraction: the same as a share of the pool. steps: optimizer
+    steps of one batch each. hours: of recordings presented. flops: floating-point operations, after `cost`.
+    """
+
+    samples: int | None = None
+    fraction: float | None = None
+    steps: int | None = None
+    hours: float | None = None
+    flops: float | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in UNITS if getattr(self, name) is not None]
+        if len(given) > 1 or (not given and self.epochs is None):
+            raise InputError(
+                f"a budget needs exactly one of samples, fraction, steps, hours and flops, or epochs alone; got "
+                f"{given or 'none'}"
+            )
+        for name in given:
+            value = getattr(self, name)
+            whole = name in ("samples", "steps")
+            kind = int if whole else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kind) or not isfinite(value):
+                raise InputError(f"budget {name} must be a {'whole ' if whole else ''}number, got {value!r}")
+            if not value > 0 or (name == "fraction" and value > 1):
+                raise InputError(f"budget {name} must be positive (a fraction at most 1), got {value}")
+        epochs = 1 if self.epochs is None else self.epochs
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+            raise InputError(f"budget epochs must be a whole number of at least 1, got {epochs!r}")
+        if epochs != 1 and given and given[0] not in ("samples", "fraction"):
+            raise InputError(f"budget epochs are not combined with {given[0]}; got {epochs}")
+        object.__setattr__(self, "epochs", epochs)
+
+    @property
+    def unit(self) -> str:
+        """Which unit is given; "fraction" where the epochs stand alone."""
+        return next((name for name in UNITS if getattr(self, name) is not None), "fraction")
+
+    def scaled(self, factor: float) -> Budget:
+        """The budget times a factor, for arms that are to match in cost."""
+        if self.unit == "fraction":
+            share = (1.0 if self.fraction is None else self.fraction) * factor
+            if share > 1:
+                raise InputError(f"a fraction of {share:.3f} of the pool cannot be dealt; give the arm another budget")
+            return Budget(fraction=share, epochs=self.epochs)
+        value = getattr(self, self.unit) * factor
+        if self.unit in ("samples", "steps"):
+            value = max(1, round(value))
+        return Budget(**{self.unit: value}, epochs=self.epochs if self.unit == "samples" else None)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What tokens and FLOPs are estimated from; the defaults are Qwen2.5-Omni-7B's thinker and the paper's prompt.
+
+    Args:
+        parameters: of the model. audio_tokens_per_s, max_audio_s: of its audio encoder.
+        prompt_tokens, answer_tokens, completion_tokens: text per question, per SFT target, per sampled completion.
+        group_size: completions per prompt. old, reference: whether their log-probs are computed.
+        shared_prompt: a prompt is read once for its group, as here; most trainers read it per completion.
+    """
+
+    parameters: float = 7.6e9
+    audio_tokens_per_s: float = 25.0
+    max_audio_s: float = 300.0
+    prompt_tokens: float = 110.0
+    answer_tokens: float = 12.0
+    completion_tokens: float = 16.0
+    group_size: int = 8
+    old: bool = False
+    reference: bool = True
+    shared_prompt: bool = True
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if not isinstance(value, (bool, int, float)) or not value >= 0:
+                raise InputError(f"cost {f.name} must not be negative, got {value!r}")
+
+    def tokens(self, objective: str, duration_s: np.ndarray) -> np.ndarray:
+        """[N] tokens per presentation: the prompt with its recording, and what is said."""
+        said = self.answer_tokens if objective == "sft" else self.group_size * self.completion_tokens
+        return self._prompt(duration_s) + said
+
+    def flops(self, objective: str, duration_s: np.ndarray) -> np.ndarray:
+        """[N] floating-point operations per presentation."""
+        prompt = self._prompt(duration_s)
+        if objective == "sft":
+            return 6 * self.parameters * (prompt + self.answer_tokens)
+        said = self.group_size * self.completion_tokens
+        repeats = 1 if self.shared_prompt else self.group_size
+        passes = 6 + 2 * self.old + 2 * self.reference
+        return self.parameters * (2 * (prompt + said) + passes * (repeats * prompt + said))
+
+    def _prompt(self, duration_s: np.ndarray) -> np.ndarray:
+        audio = np.minimum(np.asarray(duration_s, float), self.max_audio_s) * self.audio_tokens_per_s
+        return audio + self.prompt_tokens

@@ -1,0 +1,83 @@
+"""Knows how a column is changed before anything is dealt: the controls that show what a result is due to.
+
+columns: {label: {permute: {within: source}}}     is it the label?  (labels shuffled within each source)
+columns: {label: {votes: {drop: [vote_2]}}}       is it the jury?   (labels from the other voters)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ..contribution.labels import STRONG, WEAK, acf_labels
+from ..identity import keyed
+from ..table import Categorical, Table
+
+CHANGES = {"permute": ("within",), "votes": ("drop", "at_least")}
+
+
+def check_changes(spec: Any) -> dict[str, dict[str, dict[str, Any]]]:
+    """column -> {change: arguments}, with every name known."""
+    if not isinstance(spec, Mapping):
+        raise InputError("curriculum.columns must map columns to a change")
+    for column, change in spec.items():
+        where = f"curriculum.columns.{column}"
+        if not isinstance(change, Mapping) or len(change) != 1 or next(iter(change)) not in CHANGES:
+            raise InputError(f"{where}: one of {', '.join(CHANGES)} with its arguments is needed, got {change!r}")
+        ((name, arguments),) = change.items()
+        if arguments is not None and not isinstance(arguments, Mapping):
+            raise InputError(f"{where}.{name}: a mapping of {', '.join(CHANGES[name])} is needed, got {arguments!r}")
+        for key in arguments or {}:
+            if key not in CHANGES[name]:
+                raise InputError(f"{where}.{name}: unknown key {key!r}; it knows {', '.join(CHANGES[name])}")
+    return {str(c): {n: dict(a or {}) for n, a in change.items()} for c, change in spec.items()}
+
+
+def changed(table: Table, changes: Mapping[str, Any], seed: int) -> Table:
+    """The table with the changed columns; the rest is shared."""
+    columns = dict(table.columns)
+    for column, change in changes.items():
+        ((name, arguments),) = change.items()
+        if name == "permute":
+            columns[column] = _permuted(table, column, arguments.get("within"), seed)
+        else:
+            drop = arguments.get("drop", [])
+            columns[column] = _relabelled(
+                table, column, [drop] if isinstance(drop, str) else drop, arguments.get("at_least")
+            )
+    return Table(table.uid, columns)
+
+
+def _permuted(table: Table, column: str, within: str | None, seed: int) -> Categorical | np.ndarray:
+    """The values dealt anew to the rows of each group, by a hash of (seed, uid): counts per group stay."""
+    if column not in table.columns:
+        raise InputError(f"columns.{column}: no such column in the table; there are {', '.join(sorted(table.columns))}")
+    group = table.text(within).codes if within else np.zeros(len(table), np.int32)
+    source = np.lexsort((table.uid, group))  # by identity, not by place in the file
+    target = np.lexsort((keyed(table.uid, seed, "permute", column), group))
+    values = table.columns[column]
+    plain = values.codes if isinstance(values, Categorical) else values
+    moved = np.empty_like(plain)
+    moved[target] = plain[source]
+    return Categorical(moved, values.names) if isinstance(values, Categorical) else moved
+
+
+def _relabelled(table: Table, column: str, drop: list[str], at_least: int | None) -> Categorical:
+    """ACF labels from the vote columns that remain; the smallest majority by default."""
+    names = sorted(n for n in table.columns if n.startswith("vote_"))
+    unknown = [name for name in drop if name not in names]
+    if unknown:
+        raise InputError(f"columns.{column}: no votes {unknown[0]!r}; there are {', '.join(names) or 'none'}")
+    kept = [name for name in names if name not in drop]
+    if not kept:
+        raise InputError(f"columns.{column}: no voter is left; the label table needs vote_* columns")
+    if at_least is not None and not (isinstance(at_least, int) and 1 <= at_least <= len(kept)):
+        raise InputError(f"columns.{column}: at_least lies between 1 and the {len(kept)} voters, got {at_least!r}")
+    votes = np.stack([np.asarray(table.columns[name], float) for name in kept], 1)
+    labels = acf_labels(votes, len(kept) // 2 + 1 if at_least is None else at_least)
+    known = (WEAK, STRONG)
+    codes = np.select([labels == WEAK, labels == STRONG], [0, 1], default=-1)
+    return Categorical(codes.astype(np.int32), known)

@@ -1,0 +1,231 @@
+"""Knows what was observed of each cell: sums that do not depend on the order or the place of the observations.
+
+Values are rounded to multiples of 2^-24 before they are added, so that float64 sums are exact: any split over ranks and
+micro-batches, and any order, gives the same bits. A window's sums are folded into a reducer's state when it closes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import tanh
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...errors import InputError
+from .cells import Cells
+from .components import bind, find
+from .paces import parse_pace
+
+SUMS = ("prompts", "right", "silent_prompts", "silent_right", "groups", "all_right", "all_wrong", "gain")
+_QUANTUM = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Observations:
+    """n prompts that were scored: all candidates, also those filtered away later, or the estimates lean upward.
+
+    cell: [n] cell numbers. accuracy: [n] in [0, 1], a group's mean or an option's probability.
+    condition: "audio" or "silence". gain: [n] mean |advantage| of the prompt's group, None where there was no group.
+    """
+
+    cell: np.ndarray
+    accuracy: np.ndarray
+    condition: str = "audio"
+    gain: np.ndarray | None = None
+
+    def sums(self, num_cells: int) -> np.ndarray:
+        """[8, Q] float64, rows named by SUMS; add them over micro-batches, steps and ranks."""
+        if self.condition not in ("audio", "silence"):
+            raise ValueError(f"observations are made under 'audio' or 'silence', got {self.condition!r}")
+        accuracy = np.round(np.asarray(self.accuracy, float) / _QUANTUM) * _QUANTUM
+        if not np.isfinite(accuracy).all() or ((accuracy < 0) | (accuracy > 1)).any():
+            raise ValueError("observed accuracies must lie in [0, 1]")
+        ones, out = np.ones(len(accuracy)), np.zeros((len(SUMS), num_cells))
+
+        def add(name: str, values: np.ndarray) -> None:
+            out[SUMS.index(name)] = np.bincount(self.cell, weights=values, minlength=num_cells)
+
+        silent = "silent_" if self.condition == "silence" else ""
+        add(f"{silent}prompts", ones)
+        add(f"{silent}right", accuracy)
+        if self.gain is not None:
+            gain = np.round(np.asarray(self.gain, float) / _QUANTUM) * _QUANTUM
+            add("groups", ones)
+            add("all_right", (gain == 0) & (accuracy > 0.5))
+            add("all_wrong", (gain == 0) & (accuracy <= 0.5))
+            add("gain", gain)
+        return out
+
+
+class Reducer(Protocol):
+    """Folds windows into a state, and a state into columns that weights and paces read as `live.NAME`."""
+
+    def start(self, cells: Cells) -> np.ndarray:
+        """The state before anything was observed."""
+        ...
+
+    def close(self, state: np.ndarray, window: np.ndarray) -> np.ndarray:
+        """The state after one more window, whose sums are [8, Q]."""
+        ...
+
+    def columns(self, state: np.ndarray, cells: Cells) -> dict[str, np.ndarray]:
+        """Columns [Q]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """Audio contribution of every cell, re-estimated as the policy learns.
+
+    Columns: p and p_silence (accuracies), ac = p - p_silence, ac_se, necessity = max(0, ac) / p, useful (share of
+    groups with an advantage), gain (mean |advantage|), prompts.
+
+    Args:
+        from_: column of the offline contribution; the prior reproduces its difference p - p_silence.
+        audio: prior of p where `from` is not given, a column or a number. silence: the same of p_silence; default
+            one over the mean number of choices.
+        strength: how many prompts the prior is worth. discount: of the old sums when a window closes.
+        group_size: completions per prompt, for the prior of `useful`.
+    """
+
+    from_: str | None = None
+    audio: str | float = 0.5
+    silence: str | float | None = None
+    strength: float = 32.0
+    discount: float = 0.9
+    group_size: int = 8
+
+    def __post_init__(self) -> None:
+        if not (self.strength > 0 and 0 <= self.discount <= 1 and self.group_size >= 1):
+            raise InputError("feedback contribution: strength > 0, 0 <= discount <= 1 and group_size >= 1 are needed")
+
+    def prior(self, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+        """[Q] prior accuracies with audio and with silence."""
+        silence = self.silence
+        if silence is None:
+            silence = float(np.clip(1 / cells.column("num_choices").mean(), 0, 1)) if len(cells) else 0.25
+        quiet = _prior(silence, cells)
+        if self.from_ is None:
+            return _prior(self.audio, cells), quiet
+        contribution = np.clip(cells.column(self.from_), -1.0, 1.0)
+        # Both must stay probabilities, and their difference the contribution.
+        quiet = np.clip(quiet, np.maximum(0.0, -contribution), np.minimum(1.0, 1 - contribution))
+        return quiet + contribution, quiet
+
+    def start(self, cells: Cells) -> np.ndarray:
+        """Zeros."""
+        return np.zeros((len(SUMS), len(cells)))
+
+    def close(self, state: np.ndarray, window: np.ndarray) -> np.ndarray:
+        """discount x state + window."""
+        return self.discount * state + window
+
+    def columns(self, state: np.ndarray, cells: Cells) -> dict[str, np.ndarray]:
+        """Posterior means: (S + strength x prior) / (N + strength)."""
+        seen = dict(zip(SUMS, state, strict=True))
+        prior, quiet = self.prior(cells)
+        n, k = seen["prompts"] + self.strength, seen["silent_prompts"] + self.strength
+        p = (seen["right"] + self.strength * prior) / n
+        silent = (seen["silent_right"] + self.strength * quiet) / k
+        idle = prior**self.group_size + (1 - prior) ** self.group_size
+        groups = seen["groups"] + self.strength
+        return {
+            "p": p,
+            "p_silence": silent,
+            "ac": p - silent,
+            "ac_se": np.sqrt(p * (1 - p) / (n + 1) + silent * (1 - silent) / (k + 1)),
+            "necessity": np.maximum(0.0, p - silent) / np.maximum(p, 1e-6),
+            "useful": 1 - (seen["all_right"] + seen["all_wrong"] + self.strength * idle) / groups,
+            "gain": seen["gain"] / np.maximum(seen["groups"], 1.0),
+            "prompts": seen["prompts"],
+        }
+
+
+@dataclass(frozen=True)
+class Adarft:
+    """A target difficulty that follows the mean accuracy (AdaRFT 2025): T += eta tanh(alpha (accuracy - beta)).
+
+    Column: target, in [low, high]; read it with the pace `{live: target}`.
+    """
+
+    initial: float = 0.0
+    eta: float = 0.05
+    alpha: float = 2.0
+    beta: float = 0.5
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.initial <= self.high:
+            raise InputError(f"feedback adarft: initial {self.initial} lies outside [{self.low}, {self.high}]")
+
+    def start(self, cells: Cells) -> np.ndarray:
+        """[1]: the first target."""
+        return np.array([self.initial])
+
+    def close(self, state: np.ndarray, window: np.ndarray) -> np.ndarray:
+        """One move; a window without prompts moves nothing."""
+        prompts, right = float(window[SUMS.index("prompts")].sum()), float(window[SUMS.index("right")].sum())
+        if not prompts:
+            return state
+        return np.clip(state + self.eta * tanh(self.alpha * (right / prompts - self.beta)), self.low, self.high)
+
+    def columns(self, state: np.ndarray, cells: Cells) -> dict[str, np.ndarray]:
+        """The target, the same for every cell."""
+        return {"target": np.full(len(cells), state[0])}
+
+
+REDUCERS = {"contribution": Contribution, "adarft": Adarft}
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Reducers by name; their columns are joined."""
+
+    reducers: Mapping[str, Reducer]
+    spec: Any = None
+
+    def start(self, cells: Cells) -> dict[str, np.ndarray]:
+        """State of every reducer."""
+        return {name: reducer.start(cells) for name, reducer in self.reducers.items()}
+
+    def close(self, state: Mapping[str, np.ndarray], window: np.ndarray) -> dict[str, np.ndarray]:
+        """States after one more window."""
+        return {name: reducer.close(state[name], window) for name, reducer in self.reducers.items()}
+
+    def columns(self, state: Mapping[str, np.ndarray], cells: Cells) -> dict[str, np.ndarray]:
+        """All columns [Q]; an InputError names one that is not a finite number per cell."""
+        live: dict[str, np.ndarray] = {}
+        for name, reducer in self.reducers.items():
+            for column, values in reducer.columns(state[name], cells).items():
+                values = np.asarray(values, float)
+                if values.shape != (len(cells),) or not np.isfinite(values).all():
+                    raise InputError(f"feedback {name!r}: column {column!r} must hold one finite number per cell")
+                live[column] = values
+        return live
+
+
+def parse_feedback(spec: Any, where: str) -> Feedback:
+    """Reducers from a name, or a mapping of names (or import paths) to their arguments."""
+    items = {spec: None} if isinstance(spec, str) else spec
+    if not isinstance(items, Mapping) or not items:
+        raise InputError(f"{where}: a mapping of names to arguments is needed, got {spec!r}")
+    reducers = {}
+    for name, given in items.items():
+        kind = find(str(name), REDUCERS, where)
+        arguments, _ = bind(kind, given, 0, f"{where}.{name}", parse_pace)
+        try:
+            reducers[str(name)] = kind(**arguments)
+        except TypeError as error:
+            raise InputError(f"{where}.{name}: {error}") from None
+    return Feedback(reducers, items)
+
+
+def _prior(value: str | float, cells: Cells) -> np.ndarray:
+    if isinstance(value, str):
+        return np.clip(cells.column(value), 0.0, 1.0)
+    if not 0 <= value <= 1:
+        raise InputError(f"feedback contribution: a prior accuracy lies in [0, 1], got {value}")
+    return np.full(len(cells), float(value))

@@ -1,0 +1,1 @@
+"""From rows of an index to the batches of a run."""

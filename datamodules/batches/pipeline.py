@@ -1,0 +1,78 @@
+"""Knows the way from requests to batches in one loader process: what is read ahead, and in which order it comes out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..batch import Batch
+from ..shards.reader import Fetched
+from .builder import Preparation
+from .requests import Request
+
+
+class Requests(IterableDataset):
+    """Source stage of a `webdataset.DataPipeline`: one rank's and this worker's requests from `start` on, in order."""
+
+    def __init__(self, request_of: Callable[[int], Request], start: int, stop: int, rank: int, world: int) -> None:
+        self.request_of, self.start, self.stop, self.rank, self.world = request_of, start, stop, rank, world
+
+    def __len__(self) -> int:
+        """Of the whole stage, as Lightning counts batches from its start."""
+        return self.stop
+
+    def __iter__(self) -> Iterator[Request]:
+        for number in worker_share(range(self.start, self.stop)):
+            yield self.request_of(number).share(self.rank, self.world)
+
+
+class Prepared:
+    """Second stage: batches in the order of their requests.
+
+    From a server, the ranges of `lookahead` requests are fetched together, sorted and merged, while the batches of the
+    group before them are prepared; with 0, each request's by itself. Local files are read as they are needed.
+    """
+
+    def __init__(self, preparation: Preparation, lookahead: int) -> None:
+        self.preparation, self.lookahead = preparation, lookahead
+
+    def __call__(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """Prepares them."""
+        if not self.preparation.reader.files.remote:
+            yield from map(self.preparation.batch, requests)
+        elif not self.lookahead:
+            for request in requests:
+                with self.preparation.watched("reading", [request]):
+                    fetched = self.preparation.fetch([request])
+                yield self.preparation.batch(request, fetched)
+        else:
+            yield from self._ahead(iter(requests))
+
+    def _ahead(self, requests: Iterator[Request]) -> Iterator[Batch]:
+        pending: deque[tuple[list[Request], Future[Fetched]]] = deque()
+        thread = ThreadPoolExecutor(1, "ahead")
+        try:
+            while True:
+                group = list(islice(requests, self.lookahead))
+                if group:
+                    pending.append((group, thread.submit(self.preparation.fetch, group)))
+                if not pending:
+                    return
+                if len(pending) == 2 or not group:
+                    ready, coming = pending.popleft()
+                    with self.preparation.watched("reading", ready):
+                        fetched = coming.result()
+                    for request in ready:
+                        yield self.preparation.batch(request, fetched)
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+
+def worker_share(steps: range) -> Iterator[int]:
+    """The steps this data-loader worker prepares: round robin, the order in which the loader collects them."""
+    info = get_worker_info()
+    yield from steps if info is None else steps[info.id :: info.num_workers]

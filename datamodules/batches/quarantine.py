@@ -1,0 +1,67 @@
+"""Knows which samples turned out to be bad: each is told in a file, counted, and too many of them stop the run."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from ...errors import InputError
+from ..batch import Replaced
+
+
+class Quarantine:
+    """The bad samples this process has met. Lines are appended whole, so that several loaders share a rank's file."""
+
+    def __init__(self, folder: str | None, rank: int, limit: int) -> None:
+        self.path = Path(folder) / f"quarantine-rank{rank}.jsonl" if folder else None
+        self.limit = limit
+        self.reasons: dict[int, str] = {}
+
+    def add(self, bad: Replaced) -> None:
+        """Writes a bad sample down; raises an InputError with the list when there are more than the limit."""
+        known = bad.uid in self.reasons
+        self.reasons[bad.uid] = bad.reason
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            line = json.dumps(asdict(bad), ensure_ascii=False) + "\n"
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(descriptor, line.encode(errors="backslashreplace"))  # a path need not be UTF-8
+            finally:
+                os.close(descriptor)
+        if not known:
+            self.check()
+
+    def count(self, bad: Replaced) -> None:
+        """Counts what a loader process has met and written down."""
+        if bad.uid not in self.reasons:
+            self.reasons[bad.uid] = bad.reason
+            self.check()
+
+    def check(self) -> None:
+        """Raises when there are too many."""
+        if len(self.reasons) > self.limit:
+            shown = "\n  ".join(list(self.reasons.values())[:20])
+            more = f"\n  and {len(self.reasons) - 20} more" if len(self.reasons) > 20 else ""
+            told = f"; all are in {self.path}" if self.path else ""
+            count = len(self.reasons)
+            raise InputError(
+                f"{count} bad samples, more than the {self.limit} of reading.max_bad{told}:\n  {shown}{more}"
+            )
+
+
+def read_quarantine(folder: str | Path) -> list[Replaced]:
+    """What all ranks of a run wrote down, each sample of each step once."""
+    found: dict[tuple[int, str, int], Replaced] = {}
+    for path in sorted(Path(folder).glob("quarantine-rank*.jsonl")):
+        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):  # a text may hold other line ends
+            if not line:
+                continue
+            try:
+                bad = Replaced(**json.loads(line))
+            except (ValueError, TypeError):
+                raise InputError(f"{path}:{number}: not a line of a quarantine file") from None
+            found[bad.uid, bad.stage, bad.step] = bad
+    return list(found.values())

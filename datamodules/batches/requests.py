@@ -1,0 +1,101 @@
+"""Knows what may be asked: a request for a batch, the conditions it is heard under, and what is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from ...errors import InputError
+from ..shards.reader import share
+
+REASONING = ("none", "structured", "unstructured")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One batch to prepare: rows of the index with weights, under one condition.
+
+    style: of the prompts (see `prompts.py`). reasoning: what the targets say before their answers, one of REASONING.
+    """
+
+    rows: np.ndarray
+    weights: np.ndarray
+    condition: str
+    step: int = -1
+    passes: np.ndarray | None = None  # [B] how often each row was presented before
+    stage: str = ""
+    style: str = "paper"
+    reasoning: str = "none"
+
+    def share(self, rank: int, world: int) -> Request:
+        """One rank's part: every world-th row from its rank on."""
+        return self._taken(share(np.arange(len(self.rows)), rank, world))
+
+    def sorted_by(self, lengths: np.ndarray) -> Request:
+        """The same batch, longest first: micro-batches, and ranks, then hold recordings of like length."""
+        return self._taken(np.argsort(-lengths, kind="stable"))
+
+    def _taken(self, places: np.ndarray) -> Request:
+        passes = None if self.passes is None else self.passes[places]
+        return replace(self, rows=self.rows[places], weights=self.weights[places], passes=passes)
+
+
+@dataclass
+class Augmentation:
+    """Random gain within +-gain_db and white noise between snr_db[0] and snr_db[1] decibels below the signal."""
+
+    gain_db: float = 6.0
+    snr_db: tuple[float, float] = (15.0, 45.0)
+
+
+@dataclass
+class Training:
+    """What is trained on.
+
+    Args:
+        curriculum: mapping with `seed`, `cells` and `stages`, or a YAML file with one.
+        stage: which of its stages, or an interleave of several.
+        pool: text columns -> values, the rows the curriculum may deal at all.
+        conditions: what is heard (see `conditions.py`); with several, every batch has one of them.
+        condition_order: "mixed" draws it by the batch's number, "sequential" gives each an equal part of the stage.
+        shuffle_options: order the options anew for every pass, so that over as many passes as a question has options
+            its answer stands at every place once; the paper's four presentations are `budget: {epochs: 4}`.
+        sort_by_length: order the rows of each batch by the length of their recordings; less padding, the same batches.
+        augmentation: random gain and noise; null for none.
+        reasoning: "structured" or "unstructured": SFT learns the question's `structured_cot` or `unstructured_cot`
+            before the answer, and both SFT and GRPO ask for thinking first (style "think"); an SFT question without
+            it is an error. "none": the answer alone, as the paper trains.
+        record: JSON file that shows where the curriculum stands, written at start, end and every checkpoint.
+        replan: such a file of another run, whose rows are not dealt again: a fork of it under this curriculum.
+    """
+
+    curriculum: dict[str, Any] | str
+    stage: str
+    pool: dict[str, Any] = field(default_factory=lambda: {"split": "train"})
+    conditions: list[str] = field(default_factory=lambda: ["audio"])
+    condition_order: Literal["mixed", "sequential"] = "mixed"
+    shuffle_options: bool = False
+    sort_by_length: bool = False
+    augmentation: Augmentation | None = None
+    reasoning: Literal["none", "structured", "unstructured"] = "none"
+    record: str | None = None
+    replan: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.reasoning not in REASONING:
+            raise InputError(f"training.reasoning must be one of {', '.join(REASONING)}; got {self.reasoning!r}")
+
+
+@dataclass
+class Asking:
+    """What is asked, greedily and once per condition: every question of the pool, `batch_size` per rank at a time.
+
+    reasoning: ask to think before answering, as after training on reasoning; `max_new_tokens` must leave room for it.
+    """
+
+    pool: dict[str, Any] = field(default_factory=dict)
+    conditions: list[str] = field(default_factory=lambda: ["audio"])
+    batch_size: int = 16
+    reasoning: bool = False

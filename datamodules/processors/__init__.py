@@ -1,0 +1,1 @@
+"""How a model family turns prompts and waves into tensors."""

@@ -1,0 +1,1 @@
+"""Questions, answers, prompts, and the files they come from."""

@@ -1,0 +1,169 @@
+"""Knows what a multiple-choice question is and refuses what is not one.
+
+A record in the AudioMCQ layout:
+    {"source_dataset": "AudioCaps", "id": "123", "question_type": "sound", "audio_path": "AudioCaps/xxx.wav",
+     "question": "What is heard?", "answer": "Water", "choices": ["Wind", "Water", "A dog", "A bell"]}
+`choices` are plain texts without letters and `answer` is one of them. `split`, `audio_contribution` (also spelled with
+a hyphen, as published), `structured_cot` and `unstructured_cot` (reasoning to learn from) may be missing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...curriculum.identity import hash64, uid_of
+from ...errors import InputError
+
+SPLITS = ("train", "val", "test")
+CONTRIBUTIONS = ("weak", "strong")
+REQUIRED = ("source_dataset", "id", "question", "answer", "choices")
+OPTIONAL = ("question_type", "split", "audio_contribution", "structured_cot", "unstructured_cot")
+_SPECIAL_TOKEN = re.compile(r"<\|[^|<>]{1,40}\|>")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_MAX_TEXT, _MAX_REASONING = 8_000, 40_000
+
+
+@dataclass(frozen=True)
+class Question:
+    """One multiple-choice question about one recording; `choices` in the order of the file, "" where unsaid."""
+
+    source: str
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    answer: str
+    question_type: str
+    split: str = ""
+    audio_contribution: str = ""
+    structured_cot: str = ""
+    unstructured_cot: str = ""
+
+    @property
+    def key(self) -> str:
+        """Readable identity, `source/id`."""
+        return f"{self.source}/{self.id}"
+
+    @property
+    def uid(self) -> int:
+        """64-bit identity."""
+        return uid_of(self.source, self.id)
+
+    @property
+    def content(self) -> int:
+        """64-bit hash of what is asked and what is right: text, answer, and options in any order."""
+        return hash64("question", self.question, self.answer, *sorted(self.choices))
+
+    def record(self) -> dict[str, Any]:
+        """The question in the field names of the AudioMCQ layout."""
+        fixed: dict[str, Any] = {
+            "source_dataset": self.source,
+            "id": self.id,
+            "question_type": self.question_type,
+            "question": self.question,
+            "answer": self.answer,
+            "choices": list(self.choices),
+        }
+        return fixed | {name: value for name in OPTIONAL[1:] if (value := getattr(self, name))}
+
+
+def parse_question(record: Any, where: str) -> Question:
+    """A checked Question, or an InputError that names `where` and the field."""
+    if not isinstance(record, Mapping):
+        raise InputError(f"{where}: a question must be a JSON object, got {type(record).__name__}")
+    text = {name: text_of(record, name, where) for name in ("source_dataset", "id", "question", "answer")}
+    question_type = text_of(record, "question_type", where) if "question_type" in record else "unknown"
+    where = f"{where} ({text['source_dataset']}/{text['id']})"
+    choices = record.get("choices")
+    if not isinstance(choices, list) or not 2 <= len(choices) <= 26 or not all(_is_text(c) for c in choices):
+        raise InputError(f"{where}: choices must be a list of 2 to 26 non-empty texts, got {_shown(choices)}")
+    if len(set(choices)) != len(choices):
+        raise InputError(f"{where}: choices occur twice: {choices!r:.200}")
+    if text["answer"] not in choices:
+        raise InputError(f"{where}: answer {text['answer']!r:.200} is not among the choices {choices!r:.200}")
+    more = {
+        "split": _one_of(record, "split", SPLITS, where),
+        "audio_contribution": _contribution(record, where),
+        "structured_cot": _reasoning(record, "structured_cot", where),
+        "unstructured_cot": _reasoning(record, "unstructured_cot", where),
+    }
+    for part in (text["question"], *choices, more["structured_cot"], more["unstructured_cot"]):
+        if "<|" in part and (found := _SPECIAL_TOKEN.search(part)):
+            raise InputError(f"{where}: the text holds the special token {found[0]}; remove or escape it")
+    return Question(
+        text["source_dataset"], text["id"], text["question"], tuple(choices), text["answer"], question_type, **more
+    )
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """The value of a JSON text; a key given twice, NaN and infinity are refused, as they mean different things."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:  # nested too deep, or a number of thousands of digits
+        raise InputError(f"{where}: not JSON that can be read: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {name!r:.80} occurs twice in one object")
+        found[name] = value
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value; `repr` itself overflows on what is nested deeply, and is as long as the value."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlist = 3, 80, 80, 8
+    return short.repr(value)
+
+
+def _is_text(value: Any, longest: int = _MAX_TEXT) -> bool:
+    if not isinstance(value, str) or not value.strip() or len(value) > longest:
+        return False
+    return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)  # half a surrogate pair
+
+
+def text_of(record: Mapping, name: str, where: str) -> str:
+    """A field that must be a text, checked; what messages and tables name things by is one line of it."""
+    value = record.get(name)
+    if not isinstance(value, str) or not _is_text(value):
+        raise InputError(f"{where}: field {name!r} must be a non-empty text, got {_shown(value)}")
+    if name not in ("question", "answer") and _CONTROL.search(value):
+        raise InputError(f"{where}: field {name!r} must be one line without control characters, got {_shown(value)}")
+    return value
+
+
+def _one_of(record: Mapping, name: str, allowed: tuple[str, ...], where: str) -> str:
+    if name not in record:
+        return ""
+    if record[name] not in allowed:
+        raise InputError(f"{where}: {name} must be one of {allowed}, got {_shown(record[name])}")
+    return record[name]
+
+
+def _contribution(record: Mapping, where: str) -> str:
+    """The published label, whichever way it is spelled; null or "" where a file has the column but no label."""
+    found = (record.get(name) for name in ("audio_contribution", "audio-contribution"))
+    value = next((value for value in found if value not in (None, "")), None)
+    return "" if value is None else _one_of({"audio_contribution": value}, "audio_contribution", CONTRIBUTIONS, where)
+
+
+def _reasoning(record: Mapping, name: str, where: str) -> str:
+    value = record.get(name)
+    if value is None or value == "":
+        return ""
+    if not _is_text(value, _MAX_REASONING):
+        raise InputError(f"{where}: field {name!r} must be a text of at most {_MAX_REASONING} letters")
+    return value

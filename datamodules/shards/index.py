@@ -1,0 +1,283 @@
+"""Knows where every question lies: one row per question, with the byte ranges of its text and its recording.
+
+Columns: uid, key, clip (hash of the audio bytes, also their checksum), question (hash of text, answer and options),
+split, question_type, source, num_choices, duration_s, num_samples (at 16 kHz), shard, json_offset, json_size,
+question_no, audio_offset, audio_size, audio_ext, audio_contribution (as published, or null).
+Any uncompressed WebDataset tar of json + audio pairs can be indexed; labels live in a table of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...curriculum.identity import hash64
+from ...curriculum.table import read_arrow, write_arrow
+from ...errors import InputError
+from ...progress import track
+from ..audio.waves import MAX_SAMPLES
+from ..questions.question import SPLITS
+from ..storage.address import joined, list_shards, redacted, scheme_of, split_address
+from ..storage.files import Shard
+from .scan import Fault, Scan, scan_all, scan_shard
+
+_DICTIONARY = pa.dictionary(pa.int32(), pa.string())
+_ABOUT = b"earwitness"
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+SCHEMA = pa.schema(
+    {
+        "uid": pa.uint64(),
+        "key": pa.string(),
+        "clip": pa.uint64(),
+        "question": pa.uint64(),
+        "split": _DICTIONARY,
+        "question_type": _DICTIONARY,
+        "source": _DICTIONARY,
+        "num_choices": pa.int8(),
+        "duration_s": pa.float32(),
+        "num_samples": pa.int64(),
+        "shard": _DICTIONARY,
+        "json_offset": pa.int64(),
+        "json_size": pa.int64(),
+        "question_no": pa.int32(),
+        "audio_offset": pa.int64(),
+        "audio_size": pa.int64(),
+        "audio_ext": _DICTIONARY,
+        "audio_contribution": _DICTIONARY,
+    }
+)
+
+
+def build_index(
+    shards: str,
+    out: str | None = None,
+    on_bad: str = "stop",
+    holdout: Mapping[str, float] | None = None,
+    ignore: Sequence[str] = (),
+    decode: bool = False,
+    workers: int = 1,
+) -> dict:
+    """Indexes tars, local or remote, and writes `index.arrow` beside them (or beside the working directory's).
+
+    Args:
+        shards: folder of *.tar, one tar, or a pattern like s3://bucket/train-{000000..000099}.tar.
+        out: index file; needed for remote shards.
+        on_bad: "stop" at the first fault with an InputError that names it, or "quarantine": leave it out, and write
+            what was left out and why to `INDEX.quarantine.jsonl`.
+        holdout: split -> share of the recordings, for questions that name no split; by a hash of the recording.
+        ignore: extensions of members that are no part of a sample, e.g. ("txt", "cls").
+        decode: decode every recording instead of reading its header; finds damage inside, at 20 times the cost.
+        workers: processes.
+
+    Every member is accounted for: members = indexed + ignored + quarantined. Returns the counts.
+    """
+    if on_bad not in ("stop", "quarantine"):
+        raise InputError(f"on_bad must be 'stop' or 'quarantine', got {on_bad!r}")
+    shares = _checked_holdout(holdout or {})
+    addresses = list_shards(shards)
+    remote = bool(scheme_of(addresses[0]))
+    if remote and out is None:
+        raise InputError(f"{redacted(shards)}: remote shards need a place for their index; give `out`")
+    root, names = _common_root(addresses)
+    target = Path(out) if out else Path(root) / "index.arrow"
+    if target.suffix == ".parquet" or target.is_dir() or _NO_TEXT.search(str(target)):
+        raise InputError(f"{str(target)!r}: the index is an Arrow file; give `out` a path such as data/index.arrow")
+    look = partial(scan_shard, ignore=tuple(e.lower() for e in ignore), decoded=decode, stop_at_fault=on_bad == "stop")
+    known: dict[str, Shard] = {}
+    scans: list[Scan] = []
+    for scan, shard in track(scan_all(root, names, look, workers, remote), "indexing", len(names)):
+        scans.append(scan)
+        if not scan.damaged:  # a damaged one need not be there, or stay as it is
+            known[scan.shard] = shard
+        if not scan.members and not scan.damaged:
+            print(f"warning: {redacted(joined(root, scan.shard))} holds no sample", file=sys.stderr)
+    rows, faults = _merged(root, scans, shares, on_bad == "stop")
+    if not rows:
+        raise InputError(f"{redacted(shards)}: the shards hold no question that can be used")
+    about = {
+        "root": "" if not remote and target.resolve().parent == Path(root).resolve() else root,
+        "shards": {name: [shard.size, shard.etag] for name, shard in known.items()},
+    }
+    write_index(_table(rows), about, target)
+    _report(faults, target)
+    return _counts(rows, scans, faults)
+
+
+def _common_root(addresses: list[str]) -> tuple[str, list[str]]:
+    """The folder of all shards and their names in it."""
+    folders, names = zip(*map(split_address, addresses), strict=True)
+    if len(set(folders)) > 1:
+        raise InputError(f"the shards must lie in one folder, got {redacted(folders[0])} and others")
+    if len(set(names)) < len(names):
+        raise InputError("a shard is named twice")
+    for name in names:
+        if _NO_TEXT.search(name):
+            raise InputError(f"shard name {name!r} is not UTF-8 or holds a control character; rename it")
+    return folders[0], list(names)
+
+
+def _merged(
+    root: str, scans: list[Scan], holdout: dict[str, float], stop: bool
+) -> tuple[list[dict[str, Any]], list[Fault]]:
+    """All rows with their splits, without an identity twice and without a recording in two splits."""
+    rows: list[dict[str, Any]] = []
+    faults = [fault for scan in scans for fault in scan.faults]
+    seen: dict[int, str] = {}
+    split_of: dict[int, tuple[str, str]] = {}
+    everything = [row for scan in scans for row in scan.rows]
+    places = {scan.shard: redacted(joined(root, scan.shard)) for scan in scans}
+    for row in everything:
+        where, reason = f"{places[row['shard']]}:{row['key']}", ""
+        if row["uid"] in seen:
+            reason = f"{where}: this question is already in {seen[row['uid']]}"
+        elif row["split"]:
+            split, first = split_of.setdefault(row["clip"], (row["split"], where))
+            if row["split"] != split:
+                reason = f"{where}: its recording is in split {split} too ({first}); a recording belongs to one split"
+        if reason and stop:
+            raise InputError(reason)
+        if reason:
+            faults.append(Fault(row["shard"], row["key"], reason, question=row["key"]))
+            continue
+        seen[row["uid"]] = where
+        rows.append(row)
+    for row in rows:  # once all that is said is known: also a question further on may say it
+        row["split"] = row["split"] or split_of.get(row["clip"], ("",))[0] or _held_out(row["clip"], holdout)
+    kept = {(row["shard"], row["json_offset"]) for row in rows}
+    lost = {(r["shard"], r["json_offset"]): r for r in everything if (r["shard"], r["json_offset"]) not in kept}
+    for row in lost.values():
+        members = [f"text at {row['json_offset']}", f"recording at {row['audio_offset']}"]
+        faults.append(Fault(row["shard"], row["key"], "none of the sample's questions can be used", members))
+    return rows, faults
+
+
+def _checked_holdout(holdout: Mapping[str, float]) -> dict[str, float]:
+    for split, share in holdout.items():
+        if split not in SPLITS[1:] or not isinstance(share, int | float) or not 0 <= share < 1:
+            raise InputError(f"holdout takes val and test with a share below 1, got {split}={share}")
+    if sum(holdout.values()) >= 1:
+        raise InputError(f"holdout leaves nothing to train on: {dict(holdout)}")
+    return {split: holdout[split] for split in SPLITS[1:] if split in holdout}
+
+
+def _held_out(clip: int, holdout: Mapping[str, float]) -> str:
+    """The split of a recording, by its hash alone: the same in every corpus that contains it."""
+    place = hash64("holdout", clip) / 2**64
+    for split, share in holdout.items():
+        if place < share:
+            return split
+        place -= share
+    return "train"
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    columns = {name: pa.array([row[name] for row in rows], SCHEMA.field(name).type) for name in SCHEMA.names}
+    return pa.table(columns, SCHEMA)
+
+
+def _report(faults: list[Fault], target: Path) -> None:
+    path = target.with_suffix(".quarantine.jsonl")
+    if not faults:
+        path.unlink(missing_ok=True)
+        return
+    lines = [json.dumps(vars(fault), ensure_ascii=False) for fault in faults]
+    # Half a letter in a file's name becomes its JSON escape.
+    path.write_text("\n".join(lines) + "\n", "utf-8", "backslashreplace")
+
+
+def _counts(rows: list[dict[str, Any]], scans: list[Scan], faults: list[Fault]) -> dict[str, Any]:
+    clips = {row["clip"]: row["duration_s"] for row in rows}
+    indexed = 2 * len({(row["shard"], row["json_offset"]) for row in rows})
+    members, ignored = sum(scan.members for scan in scans), sum(scan.ignored for scan in scans)
+    quarantined = sum(len(fault.members) for fault in faults)
+    assert members == indexed + ignored + quarantined, (members, indexed, ignored, quarantined)
+    counts = {"questions": len(rows), "clips": len(clips), "hours": round(sum(clips.values()) / 3600, 3)}
+    counts |= {"members": members, "indexed": indexed}
+    if ignored:
+        counts["ignored"] = ignored
+    if faults:
+        bad_questions = sum(bool(fault.question) for fault in faults)
+        counts |= {"quarantined": quarantined, "bad_questions": bad_questions}
+        counts["damaged_shards"] = sum(scan.damaged for scan in scans)
+    return counts
+
+
+def write_index(table: pa.Table, about: Mapping[str, Any], path: str | Path) -> None:
+    """Writes the table with where its shards lie and the hash of all of it."""
+    about = {"root": about["root"], "shards": dict(about["shards"])}
+    about["sha256"] = _digest(table, about)
+    write_arrow(table.replace_schema_metadata({_ABOUT: json.dumps(about)}), path)
+
+
+def read_index(path: str | Path) -> tuple[pa.Table, str, dict[str, Shard]]:
+    """The table, the root of its shards ("" beside the index), and the shards; a changed file is refused."""
+    try:
+        table = read_arrow(path)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable table ({error!s:.200}); index again") from None
+    if not table.schema.equals(SCHEMA):
+        missing = [f"no column {name!r}" for name in SCHEMA.names if name not in table.column_names]
+        reason = missing[0] if missing else "its columns are others"
+        raise InputError(f"{path}: not an index, or one of an older version: {reason}; index again")
+    try:
+        about = json.loads((table.schema.metadata or {})[_ABOUT])
+        right = about["sha256"] == _digest(table, {"root": about["root"], "shards": about["shards"]})
+        known = {name: Shard(int(size), str(etag)) for name, (size, etag) in about["shards"].items()}
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise InputError(f"{path}: the index does not say where its shards are ({error!r:.200}); index again") from None
+    if not right:
+        raise InputError(f"{path}: the index was changed after it was written (its hash differs); index again")
+    _check_ranges(table, known, path)
+    return table, str(about["root"]), known
+
+
+def _check_ranges(table: pa.Table, known: Mapping[str, Shard], path: str | Path) -> None:
+    """No row asks for what its shard cannot hold: whoever wrote the index wrote the hash too."""
+    columns = {name: table.column(name).combine_chunks() for name in SCHEMA.names if name != "audio_contribution"}
+    good = not any(column.null_count for column in columns.values())
+    if good:
+        names = columns["shard"].dictionary.to_pylist()
+        size = np.array([known.get(name, Shard(-1)).size for name in names])[columns["shard"].indices.to_numpy()]
+        for part in ("json", "audio"):
+            offset, length = (columns[f"{part}_{what}"].to_numpy() for what in ("offset", "size"))
+            good &= bool(((offset > 0) & (length > 0) & (length <= size) & (offset <= size - length)).all())
+        samples = columns["num_samples"].to_numpy()
+        good &= bool(((samples > 0) & (samples <= MAX_SAMPLES) & (columns["question_no"].to_numpy() >= 0)).all())
+    if not good:
+        raise InputError(f"{path}: a row of the index names a place that its shard does not have; index again")
+
+
+def _digest(table: pa.Table, about: Mapping[str, Any]) -> str:
+    """SHA-256 over every value of every column and over the shards."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(table.column_names):
+        column = table.column(name).combine_chunks()
+        digest.update(f"\0{name}\0{column.type}\0{len(column)}\0".encode())
+        for part in _values(column):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _values(column: pa.Array) -> Iterator[bytes]:
+    """A column's values without ambiguity: what is missing is told from what is empty, and where each text ends."""
+    yield column.is_null().to_numpy(zero_copy_only=False).tobytes()
+    if pa.types.is_dictionary(column.type):
+        yield len(column.dictionary).to_bytes(8, "little")
+        yield from _values(column.dictionary)
+        column = column.indices
+    if pa.types.is_string(column.type):
+        texts = [(text or "").encode() for text in column.to_pylist()]
+        yield np.array([len(text) for text in texts], "<i8").tobytes()
+        yield b"".join(texts)
+    else:
+        yield column.fill_null(0).to_numpy(zero_copy_only=False).tobytes()

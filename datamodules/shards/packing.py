@@ -1,0 +1,293 @@
+"""Knows how recordings and questions are packed: WebDataset tars any tool can read, with an index beside them.
+
+A sample is one recording: `<clip>.json` with all its questions, then `<clip>.flac`, 16 kHz mono, or the file as it
+was. Recordings are ordered by a hash, so that neighbours in a shard are unrelated; the bytes depend on the input alone.
+Shards are written by several processes, each under another name first: an interrupted packing continues, a repeated one
+does nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import soundfile
+import webdataset as wds
+
+from ...curriculum.identity import hash64
+from ...errors import InputError
+from ...progress import track
+from ..audio.waves import SAMPLE_RATE, whole
+from ..questions.annotations import Annotation, ColumnMap, load_saved_dataset, read_annotations
+from .index import build_index
+from .scan import AUDIO_EXTENSIONS, MAX_JSON
+
+_LAYOUT = 2  # of the tars: another number packs them anew
+
+
+@dataclass
+class _Clip:
+    """One recording to pack: its path as annotated, its questions, and the rows of a saved dataset that hold it."""
+
+    path: str
+    questions: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+
+@dataclass
+class _Job:
+    """One shard to write."""
+
+    target: str
+    root: str
+    dataset: str
+    dataset_print: str
+    original: bool
+    stop: bool
+    clips: list[_Clip]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything the shard is made of; recordings count by size and time of change."""
+        parts: list[object] = [_LAYOUT, self.original, self.dataset_print]
+        for clip in self.clips:
+            parts += [clip.path, json.dumps(clip.questions, ensure_ascii=False)]
+            parts.append(clip.rows or _stamp(Path(self.root) / clip.path))
+        return f"{hash64(*parts):016x}"
+
+
+def _stamp(path: Path) -> tuple[int, int] | str:
+    try:
+        found = path.stat()
+    except OSError:
+        return "missing"
+    return found.st_size, found.st_mtime_ns
+
+
+def flac_bytes(wave: np.ndarray) -> bytes:
+    """16-bit flac at 16 kHz; louder than full scale is scaled down, never clipped."""
+    buffer = io.BytesIO()
+    peak = float(np.abs(wave).max())
+    soundfile.write(buffer, wave / max(1.0, peak), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def shard(
+    annotations: str,
+    out: str,
+    audio_root: str | None = None,
+    samples_per_shard: int = 1_000,
+    column_map: ColumnMap | None = None,
+    audio: Literal["flac", "original"] = "flac",
+    on_bad: Literal["stop", "quarantine"] = "stop",
+    holdout: Mapping[str, float] | None = None,
+    workers: int = 1,
+    layout: str = "audiomcq",
+) -> dict:
+    """Packs annotations into `out/shard-000000.tar` ... and writes `out/index.arrow`.
+
+    Args:
+        annotations: JSON list, JSONL or CSV in the AudioMCQ layout, or a Hugging Face dataset saved on disk; several
+            questions may name the same `audio_path`.
+        out: folder of the shards and the index.
+        audio_root: folder the audio paths are relative to; default the annotation file's own.
+        samples_per_shard: recordings per tar.
+        column_map: our field name -> the file's, see `read_annotations`.
+        audio: "flac" converts to 16 kHz mono flac, "original" keeps the files' bytes.
+        on_bad: "stop" at the first fault, or "quarantine": leave it out and tell it in `packing.quarantine.jsonl`.
+        holdout: split -> share of the recordings, for questions that name no split.
+        workers: processes.
+        layout: "audiomcq", or the benchmark whose question file it is: mmau, mmar, mmsu.
+
+    Every question is accounted for: questions = packed + left out. Returns counts for the recipe's log.
+    """
+    if audio not in ("flac", "original") or on_bad not in ("stop", "quarantine"):
+        raise InputError(f"audio is 'flac' or 'original', on_bad 'stop' or 'quarantine'; got {audio!r}, {on_bad!r}")
+    if samples_per_shard < 1:
+        raise InputError(f"samples_per_shard must be at least 1, got {samples_per_shard}")
+    stop, folder = on_bad == "stop", Path(out)
+    left_out: list[dict[str, str]] = []
+    faults: list[str] = []
+    found = read_annotations(annotations, column_map, None if stop else faults, layout)
+    clips = _clips(found, stop, left_out)
+    left_out += [{"question": "", "reason": reason} for reason in faults]
+    folder.mkdir(parents=True, exist_ok=True)
+    root = str(audio_root or Path(annotations).parent)
+    dataset = annotations if Path(annotations).is_dir() else ""
+    stamps = [(str(path), _stamp(path)) for path in sorted(Path(dataset).rglob("*.arrow"))] if dataset else []
+    made_of, kept = f"{hash64(*stamps):016x}", audio == "original"
+    jobs = [
+        _Job(f"{folder}/shard-{n:06d}.tar", root, dataset, made_of, kept, stop, clips[at : at + samples_per_shard])
+        for n, at in enumerate(range(0, len(clips), samples_per_shard))
+    ]
+    done = _pack_all(jobs, folder, workers)
+    for job in jobs:
+        left_out += done[Path(job.target).name]["left_out"]
+    _tell(left_out, folder / "packing.quarantine.jsonl")
+    counts = build_index(str(folder), on_bad=on_bad, holdout=holdout, workers=workers) | {"shards": len(jobs)}
+    return counts | ({"left_out": len(left_out)} if left_out else {})
+
+
+def _clips(found: list[Annotation], stop: bool, left_out: list[dict[str, str]]) -> list[_Clip]:
+    """The recordings with their questions, in the order of a hash of their paths."""
+    by_path: dict[str, _Clip] = {}
+    for question, path, row in found:
+        if Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
+            reason = f"{question.key}: audio_path {path!r} must be relative and stay in its folder"
+            if stop:
+                raise InputError(reason)
+            left_out.append({"question": question.key, "reason": reason})
+            continue
+        clip = by_path.setdefault(path, _Clip(path))
+        clip.questions.append(question.record())
+        clip.keys.append(question.key)
+        clip.rows += [row] if row >= 0 else []
+    return sorted(by_path.values(), key=lambda clip: hash64("shard order", clip.path))
+
+
+def _pack_all(jobs: list[_Job], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
+    """Writes what is not there yet; after each shard the record says what it was made of."""
+    record = folder / "packing.json"
+    done = _read_record(record)
+    prints = {job.target: job.fingerprint for job in jobs}
+    names = {Path(job.target).name for job in jobs}
+    for stale in [*folder.glob("shard-*.tar"), *folder.glob("*.partial")]:
+        if stale.name not in names:
+            stale.unlink()
+    done = {name: entry for name, entry in done.items() if name in names and _whole(folder / name, entry)}
+    todo = [job for job in jobs if not _is_done(job, prints[job.target], done.get(Path(job.target).name))]
+    for job, left_out in track(_packed(todo, workers), f"packing {len(todo)} shards", len(todo)):
+        target = Path(job.target)
+        done[target.name] = {"made_of": prints[job.target], "size": target.stat().st_size, "left_out": left_out}
+        scratch = record.with_suffix(".partial")
+        scratch.write_text(json.dumps(dict(sorted(done.items()))))
+        scratch.replace(record)
+    return done
+
+
+def _read_record(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text())
+        return {name: {k: entry[k] for k in ("made_of", "size", "left_out")} for name, entry in content.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}  # nothing is known to be done
+
+
+def _whole(path: Path, entry: dict[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == entry["size"]
+
+
+def _is_done(job: _Job, made_of: str, entry: dict[str, Any] | None) -> bool:
+    """What an earlier run left out is a fault where this one stops at faults: it is tried again."""
+    return entry is not None and entry["made_of"] == made_of and not (job.stop and entry["left_out"])
+
+
+def _packed(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, list[dict[str, str]]]]:
+    if workers <= 1 or len(jobs) <= 1:
+        yield from ((job, _pack(job)) for job in jobs)
+        return
+    with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn")) as pool:
+        futures = {pool.submit(_pack, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):  # told in this order, so that none is packed again after a kill
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _pack(job: _Job) -> list[dict[str, str]]:
+    """Writes one shard beside its place, then renames it; returns the questions that had to be left out."""
+    left_out: list[dict[str, str]] = []
+    scratch = Path(job.target + ".partial")
+    with scratch.open("wb") as file, wds.TarWriter(file, encoder=False, mtime=0) as writer:
+        for clip in job.clips:
+            try:
+                content, (extension, data) = _content(clip), _recording(job, clip)
+            except InputError as error:
+                if job.stop:
+                    raise
+                left_out += [{"question": key, "reason": str(error)} for key in clip.keys]
+                continue
+            # Two writes of one key: the writer sorts the members of one write by extension, and json must come first
+            # so that a plain stream can decide before it reads the audio.
+            key = f"{hash64('clip', clip.path):016x}"
+            writer.write({"__key__": key, "json": content})
+            writer.write({"__key__": key, extension: data})
+    scratch.replace(job.target)
+    return left_out
+
+
+def _content(clip: _Clip) -> bytes:
+    content = {"audio_path": clip.path, "questions": clip.questions}
+    data = json.dumps(content, ensure_ascii=False).encode()
+    if len(data) > MAX_JSON:
+        raise InputError(f"{clip.path}: its questions take {len(data)} bytes; shorten them, {MAX_JSON} are read")
+    return data
+
+
+def _recording(job: _Job, clip: _Clip) -> tuple[str, bytes]:
+    """Extension and bytes of a recording as they go into the shard."""
+    where = f"{job.dataset}[{clip.rows[0]}]" if clip.rows else str(Path(job.root) / clip.path)
+    data = _row_bytes(job, clip.rows[0]) if clip.rows else _file_bytes(Path(where))
+    other = next((row for row in clip.rows[1:] if _row_bytes(job, row) != data), None)
+    if other is not None:
+        raise InputError(f"{where}: another recording than in row {other}, under the same audio_path {clip.path!r}")
+    wave = whole(data, where)
+    if not job.original:
+        return "flac", flac_bytes(wave)
+    extension = Path(clip.path).suffix[1:].lower()
+    if clip.rows and extension not in AUDIO_EXTENSIONS:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            extension = {"MPEG": "mp3", "WAVEX": "wav"}.get(file.format, file.format.lower())
+    if extension not in AUDIO_EXTENSIONS:
+        raise InputError(f"{where}: .{extension} cannot be kept as it is; pack as flac ({', '.join(AUDIO_EXTENSIONS)})")
+    return extension, data
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        if path.is_file():  # a pipe would be read for ever
+            return path.read_bytes()
+        raise InputError(f"{path}: no such recording; is `audio_root` right?")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+@lru_cache(maxsize=2)
+def _saved(dataset: str, dataset_print: str) -> tuple[list[int], list[Any]]:
+    """Its parts and where each ends; one that was saved anew is another one."""
+    parts = [part.select_columns(["audio"]) for _, part in load_saved_dataset(Path(dataset))]
+    return list(np.cumsum([len(part) for part in parts])), parts
+
+
+def _row_bytes(job: _Job, row: int) -> bytes:
+    ends, parts = _saved(job.dataset, job.dataset_print)
+    part = int(np.searchsorted(ends, row, side="right"))
+    try:
+        audio = parts[part][int(row - (ends[part - 1] if part else 0))]["audio"]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{job.dataset}[{row}]: the saved dataset is damaged ({error!s:.120})") from None
+    data = audio if isinstance(audio, bytes) else (audio or {}).get("bytes")
+    if data is None:
+        path = (audio or {}).get("path")
+        raise InputError(
+            f"{job.dataset}[{row}]: the recording {path!r} is not stored in the dataset; embed it when saving"
+        )
+    return data
+
+
+def _tell(left_out: list[dict[str, str]], path: Path) -> None:
+    if left_out:
+        lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in left_out)
+        path.write_text(lines, "utf-8", "backslashreplace")  # half a letter of a file name is then its JSON escape
+    else:
+        path.unlink(missing_ok=True)

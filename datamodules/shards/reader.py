@@ -1,0 +1,195 @@
+"""Knows how to fetch any question of an index by its row: byte ranges, checked, decoded, in any order.
+
+Which rows are read is decided before any audio is; what comes is compared with what the index promises.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ...errors import InputError
+from ..audio.waves import decode
+from ..questions.question import Question
+from ..storage.address import joined, redacted, scheme_of
+from ..storage.files import LocalFiles, Reading, RemoteFiles
+from ..storage.ranges import Range
+from .index import read_index
+from .scan import clip_of, parse_questions, question_at
+
+Fetched = Mapping[Range, "bytes | InputError"]
+_NUMBERS = (
+    *("uid", "clip", "question", "num_samples", "num_choices"),
+    *("json_offset", "json_size", "question_no", "audio_offset", "audio_size"),
+)
+_TEXTS = ("shard", "audio_ext", "split", "source", "question_type")
+
+
+class ShardReader:
+    """Random access to the questions and recordings of one index. Cheap to pickle: files open on first use."""
+
+    def __init__(self, index: str | Path, reading: Reading | None = None) -> None:
+        self.path, reading = Path(index), reading or Reading()
+        table, root, shards = read_index(index)
+        self.root = reading.shards or root or str(self.path.parent)
+        self.numbers = {name: table.column(name).to_numpy() for name in _NUMBERS}
+        texts = {name: table.column(name).combine_chunks() for name in _TEXTS}
+        self._codes = {name: column.indices.to_numpy(zero_copy_only=False) for name, column in texts.items()}
+        self._names = {name: column.dictionary.to_pylist() for name, column in texts.items()}
+        self._keys: pa.ChunkedArray = table.column("key")
+        self.files: LocalFiles | RemoteFiles = (
+            RemoteFiles(self.root, shards, reading) if scheme_of(self.root) else LocalFiles(self.root, shards)
+        )
+
+    def __len__(self) -> int:
+        return len(self.numbers["uid"])
+
+    def uid(self, row: int) -> int:
+        """Identity of a row."""
+        return int(self.numbers["uid"][row])
+
+    def key(self, row: int) -> str:
+        """Readable identity of a row."""
+        return self._keys[row].as_py()
+
+    def row_of(self, key: str) -> int:
+        """The row of a readable identity; an error names some that are like it."""
+        keys = self._keys.to_pylist()
+        if key not in keys:
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, keys, 3) or keys[:3]
+            raise InputError(f"{self.path}: no sample {key!r}; there are {', '.join(near)}, ...")
+        return keys.index(key)
+
+    @property
+    def place(self) -> str:
+        """Where the shards lie, without credentials."""
+        return redacted(self.root)
+
+    def clip(self, row: int) -> int:
+        """Identity of the row's recording; rows with equal numbers share it."""
+        return int(self.numbers["clip"][row])
+
+    def num_samples(self, row: int) -> int:
+        """Length of the row's recording at 16 kHz."""
+        return int(self.numbers["num_samples"][row])
+
+    def codes(self, column: str) -> np.ndarray:
+        """[N] numbers that are equal where a text column is: split, source, question_type."""
+        return self._codes[column]
+
+    def text(self, column: str, row: int) -> str:
+        """A text column's value."""
+        return self._names[column][self._codes[column][row]]
+
+    def where(self, row: int) -> str:
+        """The shard and the place in it, without credentials."""
+        return f"{redacted(joined(self.root, self.text('shard', row)))}@{int(self.numbers['audio_offset'][row])}"
+
+    def range(self, row: int, part: str) -> Range:
+        """Where the row's `json` or `audio` lies."""
+        offset, size = self.numbers[f"{part}_offset"][row], self.numbers[f"{part}_size"][row]
+        return Range(self.text("shard", row), int(offset), int(size))
+
+    def content(self) -> str:
+        """Hash of what is asked and heard under which identity; not of where it lies, so that shards may be moved."""
+        order = np.argsort(self.numbers["uid"])
+        parts = [self.numbers[name][order].astype("<u8").tobytes() for name in ("uid", "clip", "question")]
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+    def fetch(self, rows: Iterable[int], sounds: Iterable[int]) -> Fetched:
+        """Texts of rows and recordings of rows, read together; from a server in few requests, many at a time."""
+        wanted = list({self.range(row, "json") for row in rows} | {self.range(row, "audio") for row in sounds})
+        return dict(zip(wanted, self.files.fetch(wanted), strict=True)) if wanted else {}
+
+    def question(self, row: int, fetched: Fetched | None = None) -> Question:
+        """The row's question, checked against the identity and the text the index knows."""
+        data = self._bytes(row, "json", fetched)
+        try:
+            return self._question(row, data)
+        except InputError:
+            if not isinstance(self.files, RemoteFiles):
+                raise
+        self.files.forget(self.text("shard", row))  # a copy on disk, or an answer with other bytes: ask once more
+        return self._question(row, self._bytes(row, "json", None))
+
+    def _question(self, row: int, data: bytes) -> Question:
+        where = self.where(row)
+        question = question_at(data, int(self.numbers["question_no"][row]), where)
+        if question is None or question.uid != self.uid(row):
+            held = ", ".join(question.key for question in parse_questions(data, where))
+            raise InputError(f"{where}: holds {held}; the index expects {self.key(row)}; re-index the shard")
+        if question.content != self.numbers["question"][row]:
+            raise InputError(f"{where}: the text of {self.key(row)} changed since it was indexed; re-index the shard")
+        return question
+
+    def wave(self, row: int, fetched: Fetched | None = None) -> np.ndarray:
+        """The row's recording, mono float32 at 16 kHz; checksum, length and finiteness are verified."""
+        return decode(self.sound(row, fetched), self.where(row), self.num_samples(row))
+
+    def sound(self, row: int, fetched: Fetched | None = None) -> bytes:
+        """The bytes of the row's recording, as they were when it was indexed."""
+        data = self._bytes(row, "audio", fetched)
+        if clip_of(data) != self.clip(row) and isinstance(self.files, RemoteFiles):
+            self.files.forget(self.text("shard", row))  # a copy on disk, or an answer with other bytes: ask once more
+            data = self._bytes(row, "audio", None)
+        if clip_of(data) != self.clip(row):
+            raise InputError(
+                f"{self.where(row)}: the recording changed since it was indexed (checksum); re-index the shard"
+            )
+        return data
+
+    def _bytes(self, row: int, part: str, fetched: Fetched | None) -> bytes:
+        wanted = self.range(row, part)
+        data = fetched.get(wanted) if fetched is not None else None
+        if data is None:
+            (data,) = self.files.fetch([wanted])
+        if isinstance(data, InputError):
+            raise data
+        return data
+
+    def close(self) -> None:
+        """Closes what this process opened."""
+        self.files.close()
+
+
+class IndexedSamples(IterableDataset):
+    """Source stage of a `webdataset.DataPipeline`: standard samples of these rows, in this order.
+
+    Yields {"__key__", "__url__", "json", "flac"} with bytes, `json` holding the one question. Loader workers take
+    turns, so that the order does not depend on their number.
+    """
+
+    def __init__(self, reader: ShardReader, rows: Iterable[int], ahead: int = 64) -> None:
+        self.reader, self.rows, self.ahead = reader, [int(row) for row in rows], ahead
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        info = get_worker_info()
+        rows = self.rows if info is None else self.rows[info.id :: info.num_workers]
+        for start in range(0, len(rows), self.ahead):
+            part = rows[start : start + self.ahead]
+            fetched = self.reader.fetch(part, part) if self.reader.files.remote else None
+            for row in part:
+                question = json.dumps(self.reader.question(row, fetched).record(), ensure_ascii=False)
+                yield {
+                    "__key__": self.reader.key(row),
+                    "__url__": self.reader.where(row),
+                    "json": question.encode(),
+                    self.reader.text("audio_ext", row): self.reader.sound(row, fetched),
+                }
+
+
+def share(rows: np.ndarray, rank: int, world: int) -> np.ndarray:
+    """One rank's part of a global batch: every world-th element from its rank on."""
+    return rows[rank::world]

@@ -1,0 +1,1 @@
+"""Where shards may lie and how bytes are read from there."""

@@ -1,0 +1,133 @@
+"""Knows whole local copies of remote shards: under the hash of the full address and the entity tag, never the name.
+
+Two processes never write one copy; a copy appears whole or not at all; a full disk is no error, its shards are read
+by byte range.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ...curriculum.identity import hash64
+from ...errors import InputError
+from .ranges import Shard
+
+_ABANDONED_S = 24 * 3600
+
+
+class ShardCache:
+    """Copies in one folder, at most `limit_gb` of them; several processes and hosts may share it."""
+
+    def __init__(self, folder: str, limit_gb: float) -> None:
+        self.folder, self.limit, self.full = Path(folder), limit_gb * 1e9, False
+        self._forgotten: set[Path] = set()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._locked("room"):
+                pass
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise InputError(f"{folder}: cannot hold copies of shards ({why}); give another reading.cache") from None
+
+    def path(self, address: str, shard: Shard) -> Path:
+        """Where the copy of this version of this address is, or would be."""
+        return self.folder / f"{hash64('copy', address, shard.etag, shard.size):016x}.tar"
+
+    def copy(self, address: str, shard: Shard, download: Callable[[str], None]) -> str | None:
+        """The path of a whole copy, downloaded now if there is none; None where there is no room for it."""
+        path = self.path(address, shard)
+        if self._whole(path, shard):
+            return str(path)
+        if self.full:
+            return None
+        try:
+            with self._locked(path.stem):
+                if self._whole(path, shard):
+                    return str(path)
+                return self._downloaded(path, shard, download)
+        except OSError as error:  # full above all, but also a disk that dies or is taken away must not end a training
+            told, self.full = self.full, True
+            if not told:
+                why = error.strerror or type(error).__name__
+                print(f"{self.folder}: takes no more shards ({why}); they are read by byte range", file=sys.stderr)
+            return None
+
+    def _downloaded(self, path: Path, shard: Shard, download: Callable[[str], None]) -> str | None:
+        scratch = path.with_suffix(f".{uuid.uuid4().hex}.{max(shard.size, 0)}.partial")
+        try:
+            with self._locked("room"):
+                if not self._make_room(shard.size):
+                    return None
+                scratch.touch()  # counts with its whole size from now on
+            download(str(scratch))
+            with open(scratch, "rb") as file:
+                os.fsync(file.fileno())
+            with self._locked("room"):  # or who counts meanwhile may see it under neither name
+                scratch.replace(path)
+            return str(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        with open(self.folder / f"{name}.lock", "w") as lock:
+            with suppress(OSError):  # where the file system has no locks, a shard may be downloaded twice, no more
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _whole(self, path: Path, shard: Shard) -> bool:
+        try:
+            found = path.stat().st_size
+        except OSError:
+            return False
+        if shard.size >= 0 and found != shard.size:  # cut off by whatever: never served, never kept
+            path.unlink(missing_ok=True)
+            return False
+        try:
+            os.utime(path)
+        except OSError:
+            return path.exists()
+        return True
+
+    def _make_room(self, size: int) -> bool:
+        """Removes abandoned scratch files and, for what fits at all, the copies used longest ago.
+
+        Who reads a copy keeps it open; what others download now counts as if it were there.
+        """
+        copies, coming = [], 0
+        for path in self.folder.iterdir():
+            try:
+                found = path.stat()
+            except OSError:
+                continue  # another process removed it
+            if path.suffix == ".partial" and time.time() - found.st_mtime > _ABANDONED_S:
+                path.unlink(missing_ok=True)
+            elif path.suffix == ".partial":
+                planned = path.name.split(".")[-2]
+                coming += max(found.st_size, int(planned) if planned.isdigit() else 0)
+            elif path.suffix == ".tar":
+                copies.append((found.st_mtime, found.st_size, path))
+        free = self.limit - coming - max(size, 0)
+        if free < 0:
+            return False
+        free -= sum(each[1] for each in copies)
+        for _, freed, path in sorted(copies):
+            if free >= 0:
+                break
+            path.unlink(missing_ok=True)
+            free += freed
+        return True
+
+    def forget(self, address: str, shard: Shard) -> None:
+        """Removes a copy whose content turned out to be wrong; once, for the next one is what the server has."""
+        path = self.path(address, shard)
+        if path not in self._forgotten:
+            self._forgotten.add(path)
+            path.unlink(missing_ok=True)

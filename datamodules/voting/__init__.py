@@ -1,0 +1,1 @@
+"""What voters are asked, and their answers kept."""

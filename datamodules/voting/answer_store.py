@@ -1,0 +1,135 @@
+"""Knows which answers a voter has given: a line of JSON each, appended as they come, read back after any interruption.
+
+An answer is identified by (uid, condition, rotation, draw). A line that was cut off by a kill is dropped, and its
+question is asked again; every whole line is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from ...curriculum.table import write_arrow
+from ...errors import InputError
+
+ANSWER_SCHEMA = pa.schema(
+    {
+        "uid": pa.uint64(),
+        "key": pa.string(),
+        "condition": pa.string(),
+        "label": pa.string(),
+        "raw": pa.string(),
+        "answer": pa.string(),
+        "correct": pa.bool_(),
+        "num_tokens": pa.int32(),
+        "finished": pa.bool_(),
+        "rotation": pa.int8(),
+        "draw": pa.int16(),
+        "scores": pa.list_(pa.float32()),  # log-prob of each option, in the order of the file
+        "p_right": pa.float32(),
+        "right_option": pa.int8(),  # place of the right one in the order of the file
+    }
+)
+
+
+class AnswerId(NamedTuple):
+    """What makes an answer the same answer."""
+
+    uid: int
+    condition: str
+    rotation: int = 0
+    draw: int = 0
+
+
+def answer_id(record: Mapping[str, Any]) -> AnswerId:
+    """The identity of a record."""
+    return AnswerId(int(record["uid"]), record["condition"], int(record.get("rotation", 0)), int(record.get("draw", 0)))
+
+
+class AnswerStore:
+    """Answers in `FILE.asked/rank0.jsonl`, ...: each process appends to a file of its own and reads all of them."""
+
+    def __init__(self, file: str | Path, rank: int = 0) -> None:
+        self.file = Path(file)
+        self.folder = self.file.with_suffix(".asked")
+        self.path = self.folder / f"rank{rank}.jsonl"
+        self._how = self.folder / "asked.json"
+
+    def read(self) -> list[dict[str, Any]]:
+        """Every answer of every process, once; the first of two lines about one question stands."""
+        found: dict[AnswerId, dict[str, Any]] = {}
+        for path in sorted(self.folder.glob("rank*.jsonl")):
+            lines = path.read_bytes().split(b"\n")
+            for number, line in enumerate(lines[:-1], 1):  # behind the last line's end is a line cut off, or nothing
+                try:
+                    record = json.loads(line)
+                    found.setdefault(answer_id(record), record)
+                except (ValueError, KeyError, TypeError):
+                    raise InputError(f"{path}:{number}: not a stored answer; remove the line to ask again") from None
+        return list(found.values())
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Adds answers and makes sure they are on disk; half a surrogate pair, which no file can hold, becomes "?"."""
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        if not lines:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a+b") as file:
+            if file.tell() and not _ends_with_line(file):
+                file.truncate(_end_of_last_line(self.path))
+            file.write(lines.encode("utf-8", "replace"))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def missing(self, wanted: Iterable[AnswerId]) -> list[AnswerId]:
+        """Which of these are not answered yet, in their order."""
+        done = {answer_id(record) for record in self.read()}
+        return [each for each in wanted if each not in done]
+
+    def finish(self) -> int:
+        """Writes all answers as one table, ordered by condition, question, rotation and draw; returns how many."""
+        records = sorted(self.read(), key=lambda r: (r["condition"], r["uid"], *answer_id(r)[2:]))
+        write_answers(records, self.file)
+        return len(records)
+
+    def refuse_changed(self, name: str, described: Mapping[str, Any]) -> None:
+        """Refuses to add answers to those that were given to something else, and says what changed.
+
+        described: how a voter is asked, in JSON's types. Without answers nothing was asked yet, and all may change.
+        """
+        if not self._how.is_file() or not self.read():
+            return
+        before, now = json.loads(self._how.read_text()), json.loads(json.dumps(described))
+        for key in sorted({*before, *now}):
+            if before.get(key) != now.get(key):
+                raise InputError(
+                    f"{self.folder}: {name} was asked with {key} {before.get(key)!r}, now it is {now.get(key)!r}; "
+                    "remove the folder to ask anew, or give the voter another name"
+                )
+
+    def remember(self, described: Mapping[str, Any]) -> None:
+        """Writes down how a voter is asked, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        scratch = self._how.with_suffix(".partial")
+        scratch.write_text(json.dumps(described, indent=1))
+        scratch.replace(self._how)
+
+
+def write_answers(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+    """An answer table; fields a record lacks are null, rotation and draw 0."""
+    whole = [{"rotation": 0, "draw": 0} | dict(record) for record in records]
+    write_arrow(pa.Table.from_pylist(whole, ANSWER_SCHEMA), path)
+
+
+def _ends_with_line(file: Any) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _end_of_last_line(path: Path) -> int:
+    return path.read_bytes().rfind(b"\n") + 1

@@ -1,0 +1,253 @@
+"""Knows what a voter is asked: every question under every condition, rotation and draw; and what a reply means.
+
+Nothing here knows how the model is reached; records are what `answer_store.py` keeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from ...curriculum.contribution.rotation import rotations
+from ...errors import InputError
+from ..audio.waves import noise
+from ..batches.conditions import Condition, length_of, parse_condition
+from ..questions.answers import RULES, extract_answer, judge, letter_of
+from ..questions.prompts import LETTERED, STYLES, prompt_text
+from ..shards.partners import Partners
+from ..shards.reader import ShardReader
+from .answer_store import AnswerId
+
+NO_AUDIO = "none"
+Scoring = Literal["generate", "options", "letters"]
+_RATES = ("audio_minute", "input_million", "output_million", "output_tokens")
+
+
+@dataclass
+class Manner:
+    """How a voter is asked and judged.
+
+    Args:
+        style: of the prompt, see `prompts.py`. rule: of judging, see `answers.py`.
+        scoring: "generate" judges what it says; "options" compares the log-probs of the options as whole answers,
+            "letters" those of their letters, and calls the likeliest its answer.
+        rotations: orders of the options each question is asked in, evenly spread over the cycle; "all" for each place.
+        draws: answers per question and order, where they are sampled.
+    """
+
+    style: str = "paper"
+    rule: str = "exact"
+    scoring: Scoring = "generate"
+    rotations: int | Literal["all"] = 1
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        if self.style not in STYLES or self.rule not in RULES:
+            raise InputError(f"style is one of {', '.join(STYLES)}, rule one of {', '.join(RULES)}")
+        if self.scoring not in ("generate", "options", "letters"):
+            raise InputError(f"scoring is generate, options or letters, got {self.scoring!r}")
+        if self.scoring == "letters" and self.style not in LETTERED:
+            raise InputError(f"scoring by letters needs a style that shows letters ({', '.join(LETTERED)})")
+        if self.scoring == "options" and self.style in LETTERED:
+            raise InputError("options are scored as texts; with a style that shows letters, score by letters")
+        if self.scoring == "generate" and self.style == "letters" and self.rule != "letter":
+            raise InputError(
+                f"style letters asks for a letter, which rule {self.rule} never finds right; use rule letter"
+            )
+        if self.rotations != "all" and (not isinstance(self.rotations, int) or self.rotations < 1):
+            raise InputError(f"rotations is a number from 1 on or 'all', got {self.rotations!r}")
+        if self.draws < 1 or (self.draws > 1 and self.scoring != "generate"):
+            raise InputError("draws is 1 or more, and 1 where options are scored")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to ask: a row under a condition, in an order of its options, for the so-manieth time."""
+
+    id: AnswerId
+    row: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A task made ready: the user's words, the options as shown, and what is heard ([n] float32 at 16 kHz, or nothing).
+
+    sound: equal for asks that hear the same.
+    """
+
+    task: Task
+    text: str
+    choices: tuple[str, ...]
+    wave: np.ndarray | None
+    sound: tuple[str, int] = ("", 0)
+
+
+@dataclass
+class Reply:
+    """What came back: a text, or log-probs of the options in the order shown, or why nothing did.
+
+    refused: the error is about this question, and another question may well be answered.
+    """
+
+    task: Task
+    text: str = ""
+    error: str = ""
+    refused: bool = False
+    scores: list[float] | None = None
+    letters: dict[str, float] = field(default_factory=dict)  # log-probs of letters as the first token
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    finished: bool = True
+
+
+class Ballot:
+    """The tasks of one voter over one index, their asks and their records."""
+
+    def __init__(self, reader: ShardReader, manner: Manner, seed: int = 0) -> None:
+        self.reader, self.manner, self.seed = reader, manner, seed
+        self._partners = Partners(reader, seed)
+
+    def tasks(self, rows: Iterable[int], conditions: Sequence[str]) -> list[Task]:
+        """Everything to ask; questions about one recording, and one question's rotations, stand together."""
+        for condition in conditions:
+            self._condition(condition)
+        order = sorted((int(row) for row in rows), key=lambda row: (self.reader.clip(row), row))
+        return [
+            Task(AnswerId(self.reader.uid(row), condition, rotation, draw), row)
+            for condition in conditions
+            for row in order
+            for rotation in range(len(self._orders(row)))
+            for draw in range(self.manner.draws)
+        ]
+
+    def _condition(self, name: str) -> Condition | None:
+        return None if name == NO_AUDIO else parse_condition(name)
+
+    def _orders(self, row: int) -> list[list[int]]:
+        wanted = None if self.manner.rotations == "all" else self.manner.rotations
+        return rotations(int(self.reader.numbers["num_choices"][row]), wanted)
+
+    def ask_text(self, task: Task) -> str:
+        """The user's words."""
+        return self._words(task)[0]
+
+    def _words(self, task: Task) -> tuple[str, tuple[str, ...]]:
+        question = self.reader.question(task.row)
+        order = self._orders(task.row)[task.id.rotation]
+        choices = tuple(question.choices[option] for option in order)
+        return prompt_text(self.manner.style, question.question, choices), choices
+
+    def ask(self, task: Task) -> Ask:
+        """Reads what the task needs."""
+        text, choices = self._words(task)
+        condition = self._condition(task.id.condition)
+        if condition is None:
+            return Ask(task, text, choices, None)
+        return Ask(task, text, choices, *self._sound(task.row, condition))
+
+    def _sound(self, row: int, condition: Condition) -> tuple[np.ndarray, tuple[str, int]]:
+        length, clip = length_of(condition, self.reader.num_samples(row)), self.reader.clip(row)
+        if condition.kind == "silence":
+            return np.zeros(length, np.float32), ("silence", length)
+        if condition.kind == "noise":
+            return noise(length, clip, self.seed, "condition"), (f"noise {length}", clip)
+        heard = self._partners.partner(row) if condition.kind == "mismatched" else row
+        return self.reader.wave(heard), (condition.kind, self.reader.clip(heard))
+
+    def seconds(self, task: Task) -> float:
+        """Length of what the task hears, without reading it."""
+        condition = self._condition(task.id.condition)
+        if condition is None:
+            return 0.0
+        row = self._partners.partner(task.row) if condition.kind == "mismatched" else task.row
+        return length_of(condition, self.reader.num_samples(row)) / 16_000
+
+    def record(self, ask: Ask, reply: Reply) -> dict[str, Any]:
+        """The record of an answer: what was said, what that means, whether it is right; unjudged where it failed."""
+        question = self.reader.question(ask.task.row)
+        truth = question.choices.index(question.answer)
+        record: dict[str, Any] = {**ask.task.id._asdict(), "key": question.key, "label": "", "right_option": truth}
+        if reply.error:
+            return record | {"raw": reply.error, "answer": None, "correct": None, "num_tokens": 0, "finished": False}
+        scores = self._scores(ask, reply)
+        if self.manner.scoring != "generate":
+            if scores is None:
+                reason = "the model gave no log-probs of the letters"
+                return record | {"raw": reason, "answer": None, "correct": None, "num_tokens": 0, "finished": False}
+            chosen = ask.choices[int(np.nanargmax(scores))]
+            text, right = chosen, chosen == question.answer
+        else:
+            text = reply.text
+            right = judge(self.manner.rule, text, question.answer, ask.choices)
+        record |= {"raw": text, "answer": self._said(text, ask.choices), "correct": right}
+        record |= {"num_tokens": reply.completion_tokens, "finished": reply.finished}
+        if scores is not None:
+            by_option = _by_option(scores, self._orders(ask.task.row)[ask.task.id.rotation])
+            record |= {"scores": by_option, "p_right": _share(by_option, truth)}
+        return record
+
+    def _said(self, text: str, choices: Sequence[str]) -> str:
+        if self.manner.rule == "letter" and (letter := letter_of(text, choices)):
+            return choices[ord(letter) - ord("A")]
+        return extract_answer(text)
+
+    def _scores(self, ask: Ask, reply: Reply) -> list[float] | None:
+        """Log-probs in the order shown; a letter that was not named is as unlikely as the least likely that was."""
+        if reply.scores is not None:
+            return reply.scores
+        if self.manner.style not in LETTERED:  # "A" began a word
+            return None
+        shown = [chr(ord("A") + place) for place in range(len(ask.choices))]
+        if not any(letter in reply.letters for letter in shown):
+            return None
+        floor = min(reply.letters.values())
+        return [reply.letters.get(letter, floor) for letter in shown]
+
+
+def _by_option(scores: Sequence[float], order: Sequence[int]) -> list[float]:
+    """Scores in the order of the file."""
+    found = [math.nan] * len(order)
+    for place, option in enumerate(order):
+        found[option] = float(scores[place])
+    return found
+
+
+def _share(scores: Sequence[float], option: int) -> float:
+    """Softmax over the options, at one of them."""
+    shifted = np.exp(np.asarray(scores) - max(scores))
+    return float(shifted[option] / shifted.sum())
+
+
+def price(ballot: Ballot, tasks: Sequence[Task], rates: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """What asking would cost: requests, minutes of audio, tokens (25 a second of audio, one for four letters of text).
+
+    rates: money per `audio_minute`, `input_million` and `output_million` tokens, where there are any, and the
+    `output_tokens` of an answer (16).
+    """
+    audio_s = sum(ballot.seconds(task) for task in tasks)
+    sample = tasks[:: max(1, len(tasks) // 200)]
+    letters = [len(ballot.ask_text(task)) for task in sample]
+    text_tokens = int(len(tasks) * (np.mean(letters) if letters else 0) / 4)
+    found: dict[str, Any] = {
+        "requests": len(tasks),
+        "audio_minutes": round(audio_s / 60, 1),
+        "input_tokens": text_tokens + int(25 * audio_s),
+    }
+    if rates:
+        check_rates(rates)
+        cost = rates.get("audio_minute", 0.0) * audio_s / 60
+        cost += rates.get("input_million", 0.0) * found["input_tokens"] / 1e6
+        cost += rates.get("output_million", 0.0) * len(tasks) * rates.get("output_tokens", 16) / 1e6
+        found["cost"] = round(cost, 2)
+    return found
+
+
+def check_rates(rates: Mapping[str, float]) -> None:
+    """Refuses a rate that `price` does not know."""
+    unknown = sorted(set(rates) - set(_RATES))
+    if unknown:
+        raise InputError(f"price: unknown rate {unknown[0]!r}; there are {', '.join(_RATES)}")

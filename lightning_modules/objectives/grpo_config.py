@@ -1,0 +1,111 @@
+"""Knows what GRPO optimises: which loss, in what trust region, against which reference, for whose advantages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from ..step.experience import Experience
+from .advantages import gdpo_advantages, group_advantages
+from .correction import Correction
+from .kl import ESTIMATORS
+from .losses import Clip, loss_named
+
+if TYPE_CHECKING:
+    from ..grpo import GRPO
+
+ADVANTAGES = ("group", "batch", "none", "gdpo")
+
+
+@dataclass
+class Objective:
+    """The paper's by default: a mean over sequences, ratios in [0.8, 1.2], 0.001 times k3.
+
+    Args:
+        loss: grpo, dapo, bnpo, dr_grpo, gspo, cispo, sapo, or the import path of a function with their signature.
+        low, high, delta: ratios are clipped to [1 - low, 1 + high]; delta bounds the unclipped ratio. For cispo `high`
+            is the largest ratio itself.
+        beta: weight of the KL to the reference; with 0 none is kept. kl: its estimator, k1, k2, k3 or k3+.
+        kl_correction: multiply the estimate by the ratio, which makes it unbiased off-policy.
+        advantages: scaled by the "group"'s deviation, the "batch"'s, by "none", or every reward alone ("gdpo").
+        leave_one_out: compare a completion with the others of its group, not with all.
+        correction: importance weights from the engine that sampled to the policy; none by default.
+        drop_empty: leave completions without a token that counts out of the denominator too.
+        mask_truncated: completions that were cut do not count.
+        offload_reference: with full fine-tuning, keep the frozen copy on the CPU between uses.
+    """
+
+    loss: str = "grpo"
+    low: float = 0.2
+    high: float = 0.2
+    beta: float = 0.001
+    delta: float | None = None
+    kl: str = "k3"
+    kl_correction: bool = False
+    advantages: str = "group"
+    leave_one_out: bool = False
+    correction: Correction | None = None
+    drop_empty: bool = False
+    mask_truncated: bool = False
+    offload_reference: bool = False
+
+    def __post_init__(self) -> None:
+        if self.advantages not in ADVANTAGES:
+            raise InputError(f"objective.advantages: there are {', '.join(ADVANTAGES)}, got {self.advantages!r}")
+        if self.kl not in ESTIMATORS:
+            raise InputError(f"objective.kl: there are {', '.join(ESTIMATORS)}, got {self.kl!r}")
+        if self.leave_one_out and self.advantages == "gdpo":
+            raise InputError("objective: gdpo has no leave_one_out")
+        if self.beta < 0:
+            raise InputError(f"objective.beta: {self.beta} must not be negative")
+        if self.loss == "cispo" and self.high < 1:
+            raise InputError(f"objective.high: for cispo the largest ratio itself, at least 1, as 5.0; got {self.high}")
+        loss_named(self.loss)
+        Clip(self.low, self.high, self.delta)
+
+    @property
+    def clip(self) -> Clip:
+        """The trust region."""
+        return Clip(self.low, self.high, self.delta)
+
+    @property
+    def shown(self) -> tuple[str, Clip]:
+        """The ratio's level and the bounds at which a token loses its gradient, for the log."""
+        bounds = Clip(1.0, self.high - 1) if self.loss == "cispo" else self.clip
+        return "sequence" if self.loss == "gspo" else "token", bounds
+
+
+def advantages_over_ranks(module: GRPO, found: Sequence[Experience]) -> None:
+    """Gives every experience its advantages [N]; statistics of the batch are over all ranks' prompts that train."""
+    how, names = module.objective, list(module.rewards.weights)
+    kept = torch.cat([each.kept[each.group] for each in found])
+    total = torch.cat([each.scored.total for each in found]).masked_fill(~kept, torch.nan)
+    parts = torch.stack([torch.cat([each.scored.parts[name] for each in found]) for name in names])
+    parts = parts.masked_fill(~kept, torch.nan)
+    starts = torch.tensor([0, *(len(each.batch) for each in found)]).cumsum(0)
+    group = torch.cat([each.group + start for each, start in zip(found, starts, strict=False)])
+    everyone = module.gathered((total, parts, group))
+    before = sum(len(theirs[0]) for theirs in everyone[: module.trainer.global_rank])
+    offsets, offset = [], 0
+    for _, _, theirs in everyone:
+        offsets.append(theirs + offset)
+        offset += int(theirs.max()) + 1
+    totals = torch.cat([theirs[0] for theirs in everyone])
+    groups = torch.cat(offsets)
+    if how.advantages == "gdpo":
+        every = torch.cat([theirs[1] for theirs in everyone], 1)
+        all_advantages = gdpo_advantages(every, list(module.rewards.weights.values()), groups)
+    else:
+        all_advantages = group_advantages(totals, groups, scale=how.advantages, leave_one_out=how.leave_one_out)
+    mine = all_advantages[before : before + len(total)]
+    for each, part in zip(found, _split(mine, found), strict=True):
+        each.advantages = part
+
+
+def _split(values: Tensor, found: Sequence[Experience]) -> list[Tensor]:
+    return list(values.split([len(each.texts) for each in found]))

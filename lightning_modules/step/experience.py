@@ -1,0 +1,123 @@
+"""Knows what a rollout brought: completions, what they are worth, and which of them train.
+
+Whatever belongs to a completion is looked up through `done.prompt_of_row`: its prompt, recording, weight and group
+cannot come apart, in whatever order an engine returns completions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ...datamodules.batch import Batch, Prompts
+from ...datamodules.questions.answers import is_right
+from ..objectives.advantages import constant_groups
+from ..objectives.rewards import Scored
+from ..rollout.engine import Completions, prompt_of_row
+
+
+@dataclass
+class Experience:
+    """B prompts and their N = B x G completions.
+
+    texts: N. scored: rewards [N]. silence: [B] how well the policy does without the audio, None where not asked.
+    by_part: whether every reward has advantages of its own (GDPO), and not their sum alone.
+    kept: [B] bool, prompts that train; the padding of a last batch never does. advantages: [N], given later.
+    """
+
+    batch: Batch
+    done: Completions
+    texts: list[str]
+    scored: Scored
+    silence: Tensor | None = None
+    by_part: bool = False
+    kept: Tensor = field(init=False)
+    advantages: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        counts = self.done.prompt_of_row.bincount(minlength=len(self.batch))
+        if len(counts) != len(self.batch) or counts.unique().numel() != 1:
+            raise ValueError(f"every prompt must have as many completions, got {counts.tolist()}")
+        self.group_size = int(counts[0])
+        # [B, G] rows of each prompt's completions.
+        self.rows = self.done.prompt_of_row.argsort(stable=True).view(-1, self.group_size)
+        self.real = torch.tensor([s.weight > 0 for s in self.batch.samples])
+        self.kept = self.real.clone()
+        self.advantages = torch.zeros(len(self.texts), dtype=torch.float64)
+
+    @property
+    def group(self) -> Tensor:
+        """[N] number of each completion's prompt, on the CPU as rewards are."""
+        return self.done.prompt_of_row.cpu()
+
+    def grouped(self, values: Tensor) -> Tensor:
+        """[B, G] of values [N]."""
+        return values[self.rows.to(values.device)]
+
+    @property
+    def constant(self) -> Tensor:
+        """[B] bool: prompts whose completions are all worth the same, and which so have no advantage."""
+        values = self.scored.parts.values() if self.by_part else [self.scored.total]
+        flat = [self.grouped(constant_groups(each, self.group))[:, 0] for each in values]
+        return torch.stack(flat).all(0)
+
+    def accuracy(self) -> Tensor:
+        """[B, G] float64, 1 where a completion's extracted answer is the right one."""
+        truths = [self.batch.samples[prompt].question.answer for prompt in self.group.tolist()]
+        right = [float(is_right(text, truth)) for text, truth in zip(self.texts, truths, strict=True)]
+        return self.grouped(torch.tensor(right, dtype=torch.float64))
+
+    def mask(self, truncated: bool) -> Tensor:
+        """[N, C] 1 on the tokens that count in the loss; `truncated`: also those of completions that were cut."""
+        counts = self.kept.to(self.done.mask.device)[self.done.prompt_of_row]
+        if not truncated:
+            counts = counts & self.done.finished
+        return self.done.mask * counts[:, None]
+
+    def part(self, prompts: Tensor) -> Part:
+        """The completions of these prompts [b], group by group."""
+        rows = self.rows[prompts.to(self.rows.device)].reshape(-1)
+        done = self.done.select(rows)
+        fresh = prompt_of_row(len(prompts), self.group_size, done.ids.device)
+        asked = self.batch.prompts.select(prompts.to(self.batch.weights.device))
+        return Part(asked, replace(done, prompt_of_row=fresh), rows)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A micro-batch: b prompts, their completions, and the rows [n] of these in their experience."""
+
+    prompts: Prompts
+    done: Completions
+    rows: Tensor
+
+
+def columns_of(batch: Batch, done: Completions, max_new_tokens: int, silence: Tensor | None) -> dict[str, list]:
+    """What reward functions may ask for: one entry per completion."""
+    prompts = done.prompt_of_row.tolist()
+    samples = [batch.samples[prompt] for prompt in prompts]
+    columns: dict[str, list] = {
+        "solution": [s.question.answer for s in samples],
+        "choices": [list(s.choices) for s in samples],
+        "question": [s.question.question for s in samples],
+        "question_type": [s.question.question_type for s in samples],
+        "label": [s.label for s in samples],
+        "key": [s.question.key for s in samples],
+        "group": prompts,
+        "num_tokens": done.mask.sum(1).tolist(),
+        "finished": done.finished.tolist(),
+        "max_new_tokens": [max_new_tokens] * len(prompts),
+    }
+    if silence is not None:
+        columns["silence"] = [float(silence[prompt]) for prompt in prompts]
+    return columns
+
+
+def micro_batches(found: Iterable[Experience], size: int) -> list[tuple[Experience, Tensor]]:
+    """At most `size` prompts that train at a time; one of them all where none does, so that every rank has work."""
+    found = list(found)
+    work = [(each, part) for each in found for part in each.kept.nonzero().squeeze(1).split(size) if len(part)]
+    return work or [(found[0], torch.tensor([0]))]

@@ -1,0 +1,1 @@
+"""Pages and pictures from results that are handed in."""

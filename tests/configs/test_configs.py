@@ -1,0 +1,111 @@
+"""Shipped files are complete; files and command line interpolate after merging; a misspelt key is named at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from earwitness.commands.label_job import load_job
+from earwitness.commands.recipe import load_recipe, run_recipe
+from earwitness.commands.trainer import check, cli_class
+from earwitness.tests.places import ROOT
+
+CONFIGS = ROOT / "configs"
+COMMAND = {"sft": "fit", "grpo": "fit", "answer": "predict"}
+
+
+def parsed(*arguments: str):
+    """The configuration of `fit` after parsing; nothing is built."""
+    return cli_class(parse_only=True)(list(arguments)).config.fit
+
+
+def test_the_shipped_labelling_job_is_checked_whole() -> None:
+    job = load_job(str(CONFIGS / "label.yaml"))
+    assert [voter.name for voter in job.voters] == ["kimi", "r1-aqa", "omni"]
+
+
+@pytest.mark.parametrize("path", [CONFIGS / f"{name}.yaml" for name in COMMAND], ids=lambda p: p.stem)
+def test_every_shipped_file_parses(path: Path) -> None:
+    check([COMMAND[path.stem], "--config", str(path)])
+
+
+@pytest.mark.parametrize("key", ["VllmEngine", "VllmServer", "correction"])
+def test_what_the_grpo_file_shows_in_comments_works(key, tmp_path) -> None:
+    """The line without its mark is a valid part of the file."""
+    lines = (CONFIGS / "grpo.yaml").read_text().splitlines()
+    (place,) = [n for n, line in enumerate(lines) if line.strip().startswith("# ") and key in line and "{" in line]
+    lines[place] = lines[place].replace("# ", "", 1)
+    (tmp_path / "grpo.yaml").write_text("\n".join(lines))
+    check(["fit", "--config", str(tmp_path / "grpo.yaml")])
+    init = parsed("fit", "--config", str(tmp_path / "grpo.yaml")).model.init_args
+    assert init.engine is not None or init.objective.correction is not None
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_recipe_is_checked_whole(path: Path, tmp_path, capsys) -> None:
+    run_recipe(str(path), [f"out={tmp_path}", *(["data.source=x.tar"] if "digits" in path.stem else [])], dry_run=True)
+    assert "report: build_report" in capsys.readouterr().out
+
+
+def test_a_base_file_an_override_file_and_the_command_line_interpolate_after_merging(tmp_path) -> None:
+    """Resolved file by file, the index would keep the base's folder and the log the override's."""
+    over = tmp_path / "over.yaml"
+    over.write_text("paths: {data: /two}\n")
+    words = ["fit", "--config", str(CONFIGS / "sft.yaml"), "--config", str(over)]
+    config = parsed(*words)
+    assert config.data.init_args.index == "/two/shards/index.arrow"
+    config = parsed(*words, "--paths.data", "/three", "--paths.out", "/out")
+    assert config.data.init_args.index == "/three/shards/index.arrow"
+    assert config.data.init_args.labels == "/three/labels.arrow"
+    assert config.trainer.callbacks[0].init_args.folder == "/out/model"
+
+
+def test_the_launcher_decides_the_number_of_devices(monkeypatch) -> None:
+    words = ["fit", "--config", str(CONFIGS / "sft.yaml")]
+    assert parsed(*words).trainer.devices == 1
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
+    assert parsed(*words).trainer.devices == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "3")
+    assert (parsed(*words).trainer.devices, parsed(*words).trainer.num_nodes) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("--model.init_args.schedule.warmup_stepz=1", "warmup_stepz"),
+        ("--model.init_args.micro_batch_sise=1", "micro_batch_sise"),
+        ("--data.init_args.training.stag=sft", "stag"),
+        ("--trainer.max_step=1", "max_step"),
+        ("--model.init_args.policy.init_args.lora.rnk=4", "rnk"),
+    ],
+)
+def test_a_misspelt_key_is_named_before_anything_loads(override: str, key: str, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        check(["fit", "--config", str(CONFIGS / "sft.yaml"), override])
+    assert end.value.code == 2
+    assert key in capsys.readouterr().err
+
+
+def test_a_misspelt_key_in_a_recipe_fails_before_the_first_step(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        run_recipe("demo", [f"out={tmp_path / 'run'}", "steps.grpo.model.init_args.clip.betta=1"])
+    assert "betta" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "corpus").exists()
+
+
+def test_a_missing_value_of_a_recipe_says_how_to_set_it() -> None:
+    with pytest.raises(ValueError, match=r"data\.source"):
+        load_recipe("spoken_digits")
+
+
+def test_yaml_cannot_build_python_objects(tmp_path) -> None:
+    marker = tmp_path / "executed"
+    path = tmp_path / "evil.yaml"
+    path.write_text(f"out: x\nsteps: !!python/object/apply:os.system ['touch {marker}']\n")
+    code = f"from earwitness.commands.cli import main; main(['run', {str(path)!r}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and not marker.exists()

@@ -1,0 +1,48 @@
+"""Question files of public benchmarks become questions of ours, every one of them."""
+
+import json
+
+import pytest
+
+from earwitness.datamodules.questions.annotations import read_annotations
+from earwitness.datamodules.questions.layouts import as_questions
+from earwitness.errors import InputError
+from earwitness.tests.places import SHARED
+
+MMAU = SHARED / "data" / "mmau-test-mini.json"
+
+
+@pytest.mark.skipif(not MMAU.is_file(), reason="shared/data/mmau-test-mini.json is not beside the repository")
+def test_all_questions_of_mmau_test_mini_are_read():
+    """1,000 questions of 333 sound, 334 music and 333 speech; 27 show an option twice and keep it once."""
+    rows = read_annotations(MMAU, layout="mmau")
+    theirs = json.loads(MMAU.read_text())
+    assert len(rows) == 1_000 and {row.question.split for row in rows} == {"test"}
+    counts = {kind: sum(row.question.question_type == kind for row in rows) for kind in ("sound", "music", "speech")}
+    assert counts == {"sound": 333, "music": 334, "speech": 333}
+    assert sum(len(r.question.choices) < len(t["choices"]) for r, t in zip(rows, theirs, strict=True)) == 27
+    assert rows[0].audio_path == f"test-mini-audios/{theirs[0]['id']}.wav"
+    assert [r.question.answer for r in rows] == [t["answer"] for t in theirs]
+
+
+def test_mmar_and_mmsu_records_by_hand(tmp_path):
+    mmar = {"id": "a", "audio_path": "./audio/a.wav", "question": "Who?", "choices": ["x", "y"], "answer": "y"}
+    mmsu = {"id": "b", "task_name": "tone", "question": "Which?", "audio": "b.wav", "answer_gt": "up"}
+    mmsu |= {"choice_a": "up", "choice_b": "down", "choice_c": "", "choice_d": None}
+    for layout, record in (("mmar", mmar | {"modality": "speech"}), ("mmsu", mmsu)):
+        path = tmp_path / f"{layout}.jsonl"
+        path.write_text(json.dumps(record))
+        (row,) = read_annotations(path, layout=layout)
+        question = row.question
+        expected = {
+            "mmar": ("MMAR/a", "speech", ("x", "y"), "y", "audio/a.wav"),
+            "mmsu": ("MMSU/b", "tone", ("up", "down"), "up", "b.wav"),
+        }[layout]
+        assert (question.key, question.question_type, question.choices, question.answer, row.audio_path) == expected
+        assert question.split == "test"
+
+
+def test_an_unknown_layout_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match="^layout 'mmlu': the layouts are audiomcq, mmau, mmar, mmsu$"):
+        as_questions("mmlu", {})
+    assert as_questions("audiomcq", {"id": "1"}) == {"id": "1"}

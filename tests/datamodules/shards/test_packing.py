@@ -1,0 +1,447 @@
+"""Packing gives the same bytes whatever happened before, does no work twice, and accounts for every question."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import webdataset as wds
+
+from earwitness.commands.cli import main
+from earwitness.curriculum.table import read_arrow
+from earwitness.datamodules.shards import packing as shards
+from earwitness.datamodules.shards.packing import shard
+from earwitness.datamodules.shards.reader import ShardReader
+from earwitness.datamodules.shards.tar import walk_tar
+from earwitness.errors import InputError
+
+KINDS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "mp3": ("MP3", None), "ogg": ("OGG", "VORBIS")}
+KINDS["opus"] = ("OGG", "OPUS")
+
+
+def recording(number: int, kind: str = "wav", rate: int = 16_000, channels: int = 1) -> bytes:
+    wave = 0.1 * np.random.default_rng(number).normal(size=(rate // 10 + number, channels))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, rate, format=KINDS[kind][0], subtype=KINDS[kind][1])
+    return buffer.getvalue()
+
+
+def question(number: int, path: str, **more) -> dict:
+    fixed = {
+        "source_dataset": "s",
+        "id": str(number),
+        "question": f"Nº {number}?",
+        "answer": "a",
+        "choices": ["a", "b"],
+    }
+    return fixed | {"audio_path": path} | more
+
+
+def corpus(folder: Path, count: int = 12) -> Path:
+    """`count` recordings, every third with two questions; an annotation file beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number in range(count):
+        (folder / f"{number}.wav").write_bytes(recording(number))
+        lines.append(question(number, f"{number}.wav"))
+        if number % 3 == 0:
+            lines.append(question(1_000 + number, f"{number}.wav"))
+    return write(folder / "q.jsonl", lines)
+
+
+def write(path: Path, records: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """A shard that is packed anew is another file, also where its bytes are the same."""
+    return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in sorted(folder.glob("*.tar"))}
+
+
+def packed_anew(before: dict, folder: Path) -> list[str]:
+    return [name for name, stamp in stamps(folder).items() if before.get(name) != stamp]
+
+
+def report(folder: Path) -> list[dict]:
+    path = folder / "packing.quarantine.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def home_of(folder: Path, path: str) -> str:
+    """The shard that holds a recording."""
+    for name in sorted(folder.glob("*.tar")):
+        with tarfile.open(name) as tar:
+            for member in tar:
+                if member.name.endswith(".json") and json.load(tar.extractfile(member))["audio_path"] == path:
+                    return name.name
+    raise AssertionError(path)
+
+
+def test_one_and_two_processes_give_the_same_bytes(tmp_path):
+    """Of good and of bad input; the reports too, and the record of what was done."""
+    annotations = corpus(tmp_path / "in")
+    (tmp_path / "in" / "5.wav").write_bytes(b"RIFF and no more")
+    (tmp_path / "in" / "7.wav").unlink()
+    for workers in (1, 2):
+        how = {"samples_per_shard": 2, "on_bad": "quarantine", "workers": workers}
+        shard(str(annotations), str(tmp_path / f"{workers}"), **how, holdout={"val": 0.3})
+    one, two = files(tmp_path / "1"), files(tmp_path / "2")
+    assert one == two
+    assert len(one) == 6 + 3 and len(report(tmp_path / "1")) == 2
+
+
+def test_plain_webdataset_reads_json_before_audio_and_both_pair_up(tmp_path):
+    """The first member of every sample is its text: a stream can decide before it reads the audio."""
+    kinds = [*KINDS]
+    (tmp_path / "in").mkdir()
+    original = {kind: recording(number, kind) for number, kind in enumerate(kinds)}
+    for kind, data in original.items():
+        (tmp_path / "in" / f"x.{kind.upper()}").write_bytes(data)
+    records = [question(n, f"x.{kind.upper()}") for n, kind in enumerate(kinds)]
+    shard(str(write(tmp_path / "in" / "q.jsonl", records)), str(tmp_path / "out"), audio="original")
+    heard = {}
+    for sample in wds.WebDataset(str(tmp_path / "out" / "shard-000000.tar"), shardshuffle=False):
+        fields = [name for name in sample if not name.startswith("__")]
+        content = json.loads(sample["json"])
+        kind = content["audio_path"].partition(".")[2].lower()
+        assert fields == ["json", kind]
+        heard[kind] = sample[kind]
+    assert heard == original
+    reader = ShardReader(tmp_path / "out" / "index.arrow")
+    assert {reader.text("audio_ext", row): reader.sound(row) for row in range(5)} == heard
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (16_000, 5), (44_100, 2), (48_000, 1)])
+def test_flac_shards_hold_16_khz_mono_as_long_as_the_recording(tmp_path, rate, channels):
+    (tmp_path / "x.wav").write_bytes(recording(40, rate=rate, channels=channels))
+    shard(str(write(tmp_path / "q.jsonl", [question(1, "x.wav")])), str(tmp_path / "out"))
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
+        data = tar.extractfile(tar.getmembers()[1]).read()
+    info = soundfile.info(io.BytesIO(data))
+    assert (info.samplerate, info.channels, info.format, info.subtype) == (16_000, 1, "FLAC", "PCM_16")
+    assert info.frames == round((rate // 10 + 40) * 16_000 / rate)
+
+
+# What is left out.
+
+HALF = recording(3)[: len(recording(3)) // 2]
+BAD_RECORDINGS = {
+    "missing": (None, "no such recording; is `audio_root` right?"),
+    "half a wav": (HALF, "the wav file is cut off; its header promises more bytes"),
+    "half an mp3": (recording(3, "mp3")[:600], "the recording is cut off|not a readable recording"),
+    "no sound": (b"nothing", "not a readable recording"),
+    "nothing": (b"", "not a readable recording"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RECORDINGS)
+@pytest.mark.parametrize("audio", ["flac", "original"])
+def test_a_bad_recording_stops_or_is_left_out_with_its_questions(tmp_path, name, audio):
+    """Recording 3 has two questions. Decoding alone would pack half a wav as if it were the whole."""
+    data, says = BAD_RECORDINGS[name]
+    annotations, bad = corpus(tmp_path / "in", 5), tmp_path / "in" / "3.wav"
+    bad.unlink() if data is None else bad.write_bytes(data)
+    with pytest.raises(InputError, match=rf"^{bad}: .*({says})"):
+        shard(str(annotations), str(tmp_path / "out"), audio=audio)
+    assert not (tmp_path / "out" / "index.arrow").exists()
+    counts = shard(str(annotations), str(tmp_path / "out"), audio=audio, on_bad="quarantine")
+    assert (counts["questions"], counts["left_out"], counts["clips"]) == (5, 2, 4)
+    assert {line["question"] for line in report(tmp_path / "out")} == {"s/3", "s/1003"}
+    assert all(line["reason"].startswith(f"{bad}: ") for line in report(tmp_path / "out"))
+    assert "s/3" not in read_arrow(tmp_path / "out" / "index.arrow").column("key").to_pylist()
+
+
+def test_questions_are_those_packed_and_those_left_out(tmp_path):
+    """Twelve lines: one no JSON, one twice, one leaving its folder, one without its recording, one whose recording is
+    in two splits; the index leaves out the last one, packing the others."""
+    folder = tmp_path / "in"
+    corpus(folder, 7)
+    records = [question(n, f"{n}.wav") for n in range(7)]
+    records += [question(7, "../0.wav"), question(8, "8.wav"), question(9, "0.wav", split="val")]
+    records[0]["split"] = "train"
+    path = write(folder / "q.jsonl", records)
+    path.write_text(path.read_text() + "{\n" + json.dumps(records[2]) + "\n")
+    counts = shard(str(path), str(tmp_path / "out"), on_bad="quarantine", samples_per_shard=3)
+    assert counts["questions"] + counts["left_out"] + counts["bad_questions"] == 12
+    assert (counts["questions"], counts["left_out"], counts["bad_questions"], counts["clips"]) == (7, 4, 1, 7)
+    reasons = [line["reason"] for line in report(tmp_path / "out")]
+    for says in (
+        "audio_path '../0.wav' must be relative",
+        ":11: not JSON",
+        "s/2 was already given",
+        "no such recording",
+    ):
+        assert sum(says in reason for reason in reasons) == 1, says
+    lines = (tmp_path / "out" / "index.quarantine.jsonl").read_text().splitlines()
+    assert len(lines) == 1 and json.loads(lines[0])["question"] == "s/9"
+
+
+def test_a_shard_whose_recordings_are_all_bad_is_empty_and_the_others_are_indexed(tmp_path, capsys):
+    annotations, out = corpus(tmp_path / "in", 4), tmp_path / "out"
+    shard(str(annotations), str(out), samples_per_shard=1)
+    lost = home_of(out, "2.wav")
+    (tmp_path / "in" / "2.wav").write_bytes(b"")
+    counts = shard(str(annotations), str(out), samples_per_shard=1, on_bad="quarantine")
+    assert (counts["questions"], counts["left_out"], counts["shards"]) == (5, 1, 4)
+    assert f"warning: {out}/{lost} holds no sample" in capsys.readouterr().err
+
+
+def test_what_was_left_out_before_is_a_fault_where_faults_stop(tmp_path):
+    """Otherwise a finished shard would hide for ever that a recording was missing when it was packed."""
+    annotations, out = corpus(tmp_path / "in", 4), str(tmp_path / "out")
+    (tmp_path / "in" / "2.wav").unlink()
+    shard(str(annotations), out, on_bad="quarantine")
+    with pytest.raises(InputError, match=r"2\.wav: no such recording"):
+        shard(str(annotations), out)
+    (tmp_path / "in" / "2.wav").write_bytes(recording(2))
+    assert shard(str(annotations), out)["questions"] == 6
+    assert report(tmp_path / "out") == []
+
+
+def test_too_many_questions_about_one_recording_are_a_fault_of_its_own(tmp_path):
+    """An index would refuse the text of the sample; that must not come to light after packing for hours."""
+    (tmp_path / "x.wav").write_bytes(recording(0))
+    (tmp_path / "y.wav").write_bytes(recording(1))
+    records = [question(n, "x.wav", unstructured_cot="z" * 40_000) for n in range(27)] + [question(99, "y.wav")]
+    path = write(tmp_path / "q.jsonl", records)
+    with pytest.raises(InputError, match=r"^x\.wav: its questions take 10\d+ bytes; shorten them"):
+        shard(str(path), str(tmp_path / "out"))
+    counts = shard(str(path), str(tmp_path / "out"), on_bad="quarantine")
+    assert (counts["questions"], counts["left_out"]) == (1, 27)
+    write(path, records[1:])
+    assert shard(str(path), str(tmp_path / "out"))["questions"] == 27
+
+
+@pytest.mark.timeout(60)
+def test_a_recording_that_is_no_file_is_none(tmp_path):
+    """Reading a pipe would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "folder.wav").mkdir()
+    for name in ("pipe.wav", "folder.wav", "n" * 400 + ".wav"):
+        path = write(tmp_path / "q.jsonl", [question(1, name)])
+        with pytest.raises(InputError, match=r"\.wav: (no such recording|cannot be read \(File name too long\))"):
+            shard(str(path), str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "how", [{"audio": "mp3"}, {"on_bad": "skip"}, {"samples_per_shard": 0}, {"holdout": {"train": 0.1}}], ids=str
+)
+def test_options_that_are_none_are_refused(tmp_path, how):
+    with pytest.raises(InputError, match=r"^(audio is 'flac' or|samples_per_shard must be|holdout takes val)"):
+        shard(str(corpus(tmp_path / "in", 1)), str(tmp_path / "out"), **how)
+
+
+def test_an_unusual_ending_cannot_be_kept_but_packed_as_flac(tmp_path):
+    (tmp_path / "x.wave").write_bytes(recording(0))
+    path = write(tmp_path / "q.jsonl", [question(1, "x.wave")])
+    with pytest.raises(InputError, match=r"x\.wave: \.wave cannot be kept as it is; pack as flac"):
+        shard(str(path), str(tmp_path / "out"), audio="original")
+    assert shard(str(path), str(tmp_path / "out"))["clips"] == 1
+
+
+# Doing nothing twice.
+
+
+def test_a_repeated_packing_packs_nothing(tmp_path, monkeypatch):
+    annotations, out = corpus(tmp_path / "in"), tmp_path / "out"
+    first = shard(str(annotations), str(out), samples_per_shard=3)
+    before, content = stamps(out), files(out)
+    monkeypatch.setattr(shards, "_pack", None)
+    assert shard(str(annotations), str(out), samples_per_shard=3) == first
+    assert stamps(out) == before and files(out) == content
+
+
+@pytest.mark.parametrize("what", ["recording", "question", "recording gone", "shard cut", "shard gone"])
+def test_a_change_packs_its_own_shard_anew_and_no_other(tmp_path, what):
+    annotations, out = corpus(tmp_path / "in"), tmp_path / "out"
+    shard(str(annotations), str(out), samples_per_shard=3)
+    before, home = stamps(out), home_of(out, "4.wav")
+    if what == "recording":
+        (tmp_path / "in" / "4.wav").write_bytes(recording(99))
+    elif what == "question":
+        annotations.write_text(annotations.read_text().replace(json.dumps("Nº 4?"), '"Four?"'))
+    elif what == "recording gone":
+        (tmp_path / "in" / "4.wav").unlink()
+    elif what == "shard cut":
+        os.truncate(out / home, 1_024)
+    else:
+        (out / home).unlink()
+    shard(str(annotations), str(out), samples_per_shard=3, on_bad="quarantine")
+    assert packed_anew(before, out) == [home]
+    shard(str(annotations), str(tmp_path / "fresh"), samples_per_shard=3, on_bad="quarantine")
+    assert files(out) == files(tmp_path / "fresh")
+
+
+def test_other_options_pack_all_shards_anew(tmp_path):
+    annotations, out = corpus(tmp_path / "in"), tmp_path / "out"
+    shard(str(annotations), str(out), samples_per_shard=3)
+    before = stamps(out)
+    shard(str(annotations), str(out), samples_per_shard=3, audio="original")
+    assert len(packed_anew(before, out)) == 4
+
+
+def test_a_dataset_that_was_saved_anew_is_packed_anew(tmp_path):
+    """Its rows have no files whose time of change could tell."""
+    datasets = pytest.importorskip("datasets")
+
+    def save(first: int) -> None:
+        records = [question(n, f"{n}.wav") | {"audio": recording(first + n)} for n in range(4)]
+        datasets.Dataset.from_list(records).save_to_disk(str(tmp_path / f"d{first}"))
+
+    for first in (0, 50):
+        save(first)
+        (tmp_path / f"d{first}").rename(tmp_path / "d")
+        shard(str(tmp_path / "d"), str(tmp_path / "out"), samples_per_shard=2, audio="original")
+        reader = ShardReader(tmp_path / "out" / "index.arrow")
+        kept = {reader.key(row): reader.sound(row) for row in range(4)}
+        assert kept == {f"s/{n}": recording(first + n) for n in range(4)}
+        (tmp_path / "d").rename(tmp_path / f"old{first}")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"shard-000000.tar": 7}', b"\xff", b"[" * 100_000])
+def test_a_record_that_cannot_be_read_means_that_nothing_is_done(tmp_path, content):
+    annotations, out = corpus(tmp_path / "in", 4), tmp_path / "out"
+    shard(str(annotations), str(out))
+    whole = files(out)
+    (out / "packing.json").write_bytes(content)
+    (out / "shard-000000.tar").write_bytes(b"x")
+    shard(str(annotations), str(out))
+    assert files(out) == whole
+
+
+KILLED = """
+import sys, time
+from earwitness.datamodules import shards
+from earwitness.datamodules.scan import clip_of
+recording = shards._recording
+def slow(job, clip):
+    time.sleep(0.02)
+    return recording(job, clip)
+shards._recording = slow
+shards.shard(sys.argv[1], sys.argv[2], samples_per_shard=2)
+"""
+
+
+@pytest.mark.parametrize("done", [1, 4])
+def test_a_killed_packing_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path, done):
+    """Killed as soon as `done` shards are recorded, in the middle of the next; those are not packed again."""
+    annotations, out = corpus(tmp_path / "in", 16), tmp_path / "out"
+    shard(str(annotations), str(tmp_path / "fresh"), samples_per_shard=2)
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(annotations), str(out)], stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(6_000):
+            try:
+                if len(json.loads((out / "packing.json").read_text())) >= done:
+                    break
+            except (OSError, ValueError):
+                pass
+            time.sleep(0.005)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    finished = [*json.loads((out / "packing.json").read_text())]
+    assert done <= len(finished) < 8 and not (out / "index.arrow").exists()
+    for path in out.glob("*.tar"):
+        assert list(walk_tar(path)), "what bears a shard's name is whole"
+    before = stamps(out)
+    shard(str(annotations), str(out), samples_per_shard=2)
+    assert not set(finished) & set(packed_anew(before, out))
+    assert files(out) == files(tmp_path / "fresh")
+
+
+def test_a_finished_shard_is_recorded_also_while_an_earlier_one_is_still_packed(tmp_path):
+    """With several processes: the first shard has a recording that is never ready."""
+    annotations, out = corpus(tmp_path / "in", 8), tmp_path / "out"
+    shard(str(annotations), str(tmp_path / "fresh"), samples_per_shard=2)
+    with tarfile.open(tmp_path / "fresh" / "shard-000000.tar") as tar:
+        first = json.load(tar.extractfile(tar.getmembers()[0]))["audio_path"]
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom earwitness.datamodules import shards\n"
+        "kept = shards._file_bytes\n"
+        f"def wait(path):\n    while path.name == {first!r}: time.sleep(1)\n    return kept(path)\n"
+        "shards._file_bytes = wait\n"
+        "if __name__ == '__main__': shards.shard(sys.argv[1], sys.argv[2], samples_per_shard=2, workers=2)\n"
+    )
+    (tmp_path / "slow.py").write_text(code)
+    words = [sys.executable, str(tmp_path / "slow.py"), str(annotations), str(out)]
+    child = subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        for _ in range(600):
+            try:
+                recorded = [*json.loads((out / "packing.json").read_text())]
+            except (OSError, ValueError):
+                recorded = []
+            if len(recorded) == 3:
+                break
+            time.sleep(0.05)
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    assert recorded == [f"shard-{n:06d}.tar" for n in (1, 2, 3)]
+    before = stamps(out)
+    shard(str(annotations), str(out), samples_per_shard=2)
+    assert packed_anew(before, out) == ["shard-000000.tar"] and files(out) == files(tmp_path / "fresh")
+
+
+# The command line.
+
+
+def test_shard_and_index_on_the_command_line(tmp_path, capsys):
+    annotations, out = corpus(tmp_path / "in", 6), tmp_path / "out"
+    (tmp_path / "in" / "5.wav").write_bytes(b"RIFF")
+    words = ["shard", str(annotations), str(out), "--samples-per-shard", "2", "--workers", "1", "--original"]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 1 and capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+    main([*words, "--on-bad", "quarantine", "--holdout", "val=0.5"])
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    assert line == "questions 7, clips 5, hours 0.0, members 10, indexed 10, shards 3, left_out 1"
+    assert set(read_arrow(out / "index.arrow").column("split").to_pylist()) == {"train", "val"}
+    main(["index", str(out), "--out", str(tmp_path / "new.arrow"), "--decode", "--workers", "2"])
+    assert capsys.readouterr().out.strip() == "questions 7, clips 5, hours 0.0, members 10, indexed 10"
+    assert set(read_arrow(tmp_path / "new.arrow").column("split").to_pylist()) == {"train"}
+
+
+def test_columns_are_mapped_on_the_command_line(tmp_path):
+    (tmp_path / "x.wav").write_bytes(recording(0))
+    (tmp_path / "q.csv").write_text("ds,id,question,answer,A,B,path,cot\ns,1,What?,x,x,y,x.wav,I hear x.\n")
+    columns = ["source_dataset=ds", "choices=A,B", "audio_path=path", "structured_cot=cot"]
+    main(["shard", str(tmp_path / "q.csv"), str(tmp_path / "out"), "--workers", "1", "--column", *columns])
+    found = ShardReader(tmp_path / "out" / "index.arrow").question(0)
+    assert (found.key, found.choices, found.structured_cot) == ("s/1", ("x", "y"), "I hear x.")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["index", "FOLDER"],
+        ["index", "FOLDER/x.tar"],
+        ["shard", "FOLDER/q.jsonl", "OUT"],
+        ["shard", "FOLDER", "OUT"],
+        ["index", "FOLDER", "--holdout", "val"],
+        ["index", "FOLDER", "--holdout", "val=much"],
+        ["inspect", "FOLDER/index.arrow"],
+        ["index", "pipe:cat x"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_is_one_line_and_exit_code_1(tmp_path, capsys, words):
+    words = [word.replace("FOLDER", str(tmp_path / "in")).replace("OUT", str(tmp_path / "out")) for word in words]
+    (tmp_path / "in").mkdir()
+    with pytest.raises(SystemExit) as end:
+        main(words + (["--out", str(tmp_path / "o")] if words[0] == "inspect" else []))
+    printed = capsys.readouterr()
+    assert end.value.code == 1 and printed.err.count("\n") == 1 and printed.err.startswith("error: ")
