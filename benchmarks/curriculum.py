@@ -68,7 +68,7 @@ def large_plan(rows: int) -> tuple[Any, Table]:
 
 def batches(plan: Plan) -> dict[str, float]:
     """Milliseconds per batch of 512: in order, and at random places (each orders another block of 8,192 rows)."""
-    steps = plan.dealt("sft").presented // 512
+    steps = plan.stage_plan("sft").presented // 512
     start = time.perf_counter()
     for step in range(steps):
         plan.batch("sft", step, 512)

@@ -33,7 +33,7 @@ from transformers import WhisperFeatureExtractor
 
 from earwitness.curriculum.identity import keyed, unit
 from earwitness.datamodules.audio.waves import SAMPLE_RATE, decode
-from earwitness.datamodules.batches.requests import Training
+from earwitness.datamodules.batches.requests import TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.datamodules.processors.omni import OmniProcessor, question_text
 from earwitness.datamodules.shards.index import build_index
@@ -202,7 +202,7 @@ def features(reader: ShardReader, processor: OmniProcessor) -> dict[str, float]:
 def loader(folder: Path, checkpoint: Path, batches: int = 12) -> dict[str, float]:
     """Whole batches (read, checked, decoded, features, tokens) per CPU-second of one loader process."""
     stage = {"name": "sft", "objective": "sft", "batch_size": 32, "budget": {"steps": batches}}
-    training = Training({"seed": 1, "cells": ["question_type"], "stages": [stage]}, "sft", shuffle_options=True)
+    training = TrainingSpec({"seed": 1, "cells": ["question_type"], "stages": [stage]}, "sft", shuffle_options=True)
     data = AudioQuestions(str(folder / "index.arrow"), str(checkpoint), training=training)
     data.trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
     data.setup("fit")

@@ -28,11 +28,11 @@ import lightning as L
 import torch
 
 from earwitness.datamodules.batch import Prompts
-from earwitness.datamodules.batches.requests import Training
+from earwitness.datamodules.batches.requests import TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.kernels.linear_logprob import LogProbOutput
 from earwitness.lightning_modules.grpo import GRPO
-from earwitness.lightning_modules.objectives.grpo_config import Objective
+from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.rollout.sampling import PolicyEngine, sample
@@ -121,7 +121,7 @@ def child(variant: str, folder: Path) -> dict[str, Any]:
     data = AudioQuestions(
         str(folder / "shards" / "index.arrow"),
         str(folder / "tiny"),
-        training=Training(
+        training=TrainingSpec(
             {"seed": 1, "cells": ["source"], "stages": [stage]}, "grpo", {"split": "train", "source": "sounds"}
         ),
     )
@@ -132,7 +132,7 @@ def child(variant: str, folder: Path) -> dict[str, Any]:
         max_grad_norm=1e9,
         micro_batch_size=4,
         rollout=Rollout(GROUP, 1.0, TOKENS),
-        objective=Objective(beta=0.01),
+        objective=GRPOConfig(beta=0.01),
         rewards={"__main__.spread": 1.0},
         engine=UsualEngine() if usual else PolicyEngine(),
     )

@@ -27,13 +27,13 @@ from earwitness.curriculum.evaluation.evaluate import HEARD
 from earwitness.curriculum.identity import keyed, uid_of, unit
 from earwitness.curriculum.statistics import wilson_interval
 from earwitness.curriculum.table import read_arrow
-from earwitness.datamodules.voting.tasks import Manner
+from earwitness.datamodules.voting.tasks import PromptingSpec
 
 MANNERS = {
-    "said, one order": Manner(),
-    "said, all orders": Manner(rotations="all"),
-    "options scored, one order": Manner(scoring="options"),
-    "options scored, all orders": Manner(scoring="options", rotations="all"),
+    "said, one order": PromptingSpec(),
+    "said, all orders": PromptingSpec(rotations="all"),
+    "options scored, one order": PromptingSpec(scoring="options"),
+    "options scored, all orders": PromptingSpec(scoring="options", rotations="all"),
 }
 
 

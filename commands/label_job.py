@@ -11,11 +11,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from ..configs.files import read_yaml, resolved
 from ..curriculum.contribution.jury import parse_rule
 from ..datamodules.batches.conditions import parse_condition
-from ..datamodules.voting.tasks import NO_AUDIO, Manner, check_rates
+from ..datamodules.voting.tasks import NO_AUDIO, PromptingSpec, check_rates
 from ..errors import InputError
 from ..lightning_modules.voters.endpoint import Endpoint
 
-_MANNER = tuple(f.name for f in fields(Manner))
+_PROMPTING = tuple(f.name for f in fields(PromptingSpec))
 _JUDGEMENTS = "categories"  # names the judge's answers among the voters'
 
 
@@ -54,7 +54,7 @@ class VoterSpec:
     """One voter: behind an endpoint, loaded here, or with answers of before; and how it is asked."""
 
     name: str
-    manner: Manner
+    prompting: PromptingSpec
     endpoint: Endpoint | None = None
     local: LocalVoter | None = None
     answers: str | None = None
@@ -62,7 +62,7 @@ class VoterSpec:
 
     def described(self) -> dict[str, Any]:
         """What makes its answers comparable; never a key, which is no part of it."""
-        how: dict[str, Any] = {"name": self.name, **asdict(self.manner)}
+        how: dict[str, Any] = {"name": self.name, **asdict(self.prompting)}
         if self.endpoint is not None:
             asked = asdict(self.endpoint)
             how |= {name: asked[name] for name in ("model", "system", "temperature", "max_tokens", "body")}
@@ -146,34 +146,34 @@ def _voter(spec: Any, where: str) -> VoterSpec:
     kinds = [kind for kind in ("endpoint", "checkpoint", "answers") if kind in spec]
     if len(kinds) != 1:
         raise InputError(f"{where}: give one of endpoint, checkpoint, answers")
-    manner = _made(Manner, {k: spec.pop(k) for k in _MANNER if k in spec}, where)
+    prompting = _made(PromptingSpec, {k: spec.pop(k) for k in _PROMPTING if k in spec}, where)
     rates = spec.pop("price", {})
     if not _fits(rates, dict[str, float]):
         raise InputError(f"{where}: price must be a mapping of rates, got {rates!r:.80}")
     _naming(where, check_rates, rates)
     if kinds == ["checkpoint"]:
         local = _made(LocalVoter, spec, where)
-        _refuse_equal_draws(manner, local.temperature, where)
-        return VoterSpec(name, manner, local=local, price=rates)
+        _refuse_equal_draws(prompting, local.temperature, where)
+        return VoterSpec(name, prompting, local=local, price=rates)
     given = spec.pop(kinds[0])
     if spec:
         raise InputError(f"{where}: unknown key {min(map(str, spec))!r} beside {kinds[0]}")
     if kinds == ["answers"]:
         if not isinstance(given, str):
             raise InputError(f"{where}: answers must be the path of an answer table, got {given!r:.80}")
-        return VoterSpec(name, manner, answers=given)
-    if manner.scoring == "options":
+        return VoterSpec(name, prompting, answers=given)
+    if prompting.scoring == "options":
         raise InputError(f"{where}: scoring: chat endpoints give no log-probs of whole options; score by letters")
-    if manner.scoring == "letters" and isinstance(given, Mapping):
+    if prompting.scoring == "letters" and isinstance(given, Mapping):
         given = {**given, "letter_logprobs": True}
     endpoint = _made(Endpoint, given, f"{where}: endpoint")
-    _refuse_equal_draws(manner, endpoint.body.get("temperature", endpoint.temperature), where)
-    return VoterSpec(name, manner, endpoint=endpoint, price=rates)
+    _refuse_equal_draws(prompting, endpoint.body.get("temperature", endpoint.temperature), where)
+    return VoterSpec(name, prompting, endpoint=endpoint, price=rates)
 
 
-def _refuse_equal_draws(manner: Manner, temperature: Any, where: str) -> None:
-    if manner.draws > 1 and not temperature:
-        raise InputError(f"{where}: draws is {manner.draws}, but at temperature 0 all of them are the same answer")
+def _refuse_equal_draws(prompting: PromptingSpec, temperature: Any, where: str) -> None:
+    if prompting.draws > 1 and not temperature:
+        raise InputError(f"{where}: draws is {prompting.draws}, but at temperature 0 all of them are the same answer")
 
 
 def _made(kind: Any, spec: Any, where: str) -> Any:

@@ -38,7 +38,7 @@ from ..datamodules.questions.question import Question
 from ..datamodules.shards.reader import ShardReader
 from ..datamodules.storage.files import Reading
 from ..datamodules.voting.answer_store import AnswerStore
-from ..datamodules.voting.tasks import NO_AUDIO, Ask, Ballot, Reply, Task, price
+from ..datamodules.voting.tasks import NO_AUDIO, Ask, Reply, Task, VoterTasks, price
 from ..errors import InputError
 from ..lightning_modules.voters.endpoint import Endpoint
 from ..progress import counter
@@ -65,7 +65,7 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
         if voter.answers is not None:
             answers[voter.name] = voter.answers
             continue
-        ballot = Ballot(reader, voter.manner, job.seed)
+        ballot = VoterTasks(reader, voter.prompting, job.seed)
         store = AnswerStore(folder / "answers" / f"{voter.name}.arrow")
         tasks = ballot.tasks(rows, job.conditions)
         described = _described(voter, ballot)
@@ -101,13 +101,13 @@ def _priced(found: Mapping[str, Any], done: int) -> str:
     return text + (f" ({done:,} are answered already)" if done else "")
 
 
-def _described(voter: VoterSpec, ballot: Ballot) -> dict[str, Any]:
+def _described(voter: VoterSpec, ballot: VoterTasks) -> dict[str, Any]:
     """What makes answers those to the same words and recordings, by the same model."""
-    words = prompt_text(voter.manner.style, "{question}", ("{first}", "{second}"))
+    words = prompt_text(voter.prompting.style, "{question}", ("{first}", "{second}"))
     return voter.described() | {"prompt": words, "content": ballot.reader.content(), "seed": ballot.seed}
 
 
-def _ask(voter: VoterSpec, ballot: Ballot, store: AnswerStore, todo: list[Task], total: int) -> dict[str, Any]:
+def _ask(voter: VoterSpec, ballot: VoterTasks, store: AnswerStore, todo: list[Task], total: int) -> dict[str, Any]:
     found = {"asked": len(todo), "failed": 0, "input_tokens": 0, "output_tokens": 0}
     if voter.endpoint is not None and todo and not _rank():
         failures: list[dict[str, Any]] = []
@@ -152,7 +152,7 @@ def _tell_failures(path: Path, failures: Iterable[Mapping[str, Any]]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _ask_local(voter: VoterSpec, local: LocalVoter, ballot: Ballot, store: AnswerStore, todo: list[Task]) -> None:
+def _ask_local(voter: VoterSpec, local: LocalVoter, ballot: VoterTasks, store: AnswerStore, todo: list[Task]) -> None:
     """Under Lightning's predict: each rank answers every world-th batch."""
     import lightning as L
     from torch.utils.data import DataLoader
@@ -161,8 +161,8 @@ def _ask_local(voter: VoterSpec, local: LocalVoter, ballot: Ballot, store: Answe
 
     model = (OmniVoter if kind_of(local.checkpoint) == "omni" else ChatVoter)(
         local.checkpoint,
-        voter.manner.scoring,
-        voter.manner.style,
+        voter.prompting.scoring,
+        voter.prompting.style,
         local.dtype,
         local.attention,
         local.system,
@@ -188,7 +188,7 @@ def _ask_local(voter: VoterSpec, local: LocalVoter, ballot: Ballot, store: Answe
 class _Made:
     """Makes a batch of tasks ready in a loader process."""
 
-    def __init__(self, ballot: Ballot) -> None:
+    def __init__(self, ballot: VoterTasks) -> None:
         self.ballot = ballot
 
     def __call__(self, tasks: list[Task]) -> list[Ask]:

@@ -24,12 +24,12 @@ from ..curriculum.schedule.stages import parse_curriculum
 from ..curriculum.table import Table, read_table
 from ..errors import InputError
 from .batch import Batch
-from .batches.builder import Preparation
+from .batches.builder import BatchBuilder
 from .batches.conditions import parse_condition
 from .batches.pipeline import Prepared, Requests
 from .batches.quarantine import Quarantine
 from .batches.reasoning import asked_of, check_reasoning
-from .batches.requests import Asking, Request, Training
+from .batches.requests import EvaluationSpec, Request, TrainingSpec
 from .batches.watchdog import Watchdog
 from .processors.omni import OmniProcessor
 from .shards.reader import ShardReader
@@ -56,9 +56,9 @@ class AudioQuestions(L.LightningDataModule):
         index: str,
         checkpoint: str,
         labels: str | None = None,
-        training: Training | None = None,
-        validation: Asking | None = None,
-        evaluation: Asking | None = None,
+        training: TrainingSpec | None = None,
+        validation: EvaluationSpec | None = None,
+        evaluation: EvaluationSpec | None = None,
         reading: Reading | None = None,
         num_workers: int = 0,
         seed: int = 0,
@@ -66,8 +66,8 @@ class AudioQuestions(L.LightningDataModule):
         super().__init__()
         self.index, self.checkpoint, self.labels = index, checkpoint, labels
         self.training = training
-        self.validation = validation or Asking({"split": "val"})
-        self.evaluation = evaluation or Asking({"split": "test"})
+        self.validation = validation or EvaluationSpec({"split": "val"})
+        self.evaluation = evaluation or EvaluationSpec({"split": "test"})
         self.reading = reading or Reading()
         self.num_workers, self.seed = num_workers, seed
         for part in (self.training, self.validation, self.evaluation):
@@ -89,7 +89,7 @@ class AudioQuestions(L.LightningDataModule):
                 self.reader.files.check()
             self.quarantine = Quarantine(self.reading.quarantine, rank, self.reading.max_bad)
             watchdog = Watchdog(self.reading.stall_s)
-            self.preparation = Preparation(
+            self.builder = BatchBuilder(
                 self.reader, self.processor, self.table, self.quarantine, watchdog, self.training, self.seed
             )
         if stage == "fit" and self.plan is None:
@@ -97,7 +97,7 @@ class AudioQuestions(L.LightningDataModule):
                 raise InputError("`fit` needs the data argument `training` (a curriculum and one of its stages)")
             self._compile(self.training)
 
-    def _compile(self, training: Training) -> None:
+    def _compile(self, training: TrainingSpec) -> None:
         """The plan over the training rows, and the position in it."""
         assert self.table is not None
         spec = training.curriculum
@@ -108,7 +108,7 @@ class AudioQuestions(L.LightningDataModule):
         origin = read_state(training.replan) if training.replan else None
         plan = Plan(curriculum, rows, None if origin is None else fork(origin, rows), origin)
         for name in plan.members(training.stage):
-            dealt = plan.dealt(name)
+            dealt = plan.stage_plan(name)
             if dealt.stage.batch_size % self._world:
                 raise InputError(
                     f"stage {name!r}: batch_size {dealt.stage.batch_size} must be a multiple of the {self._world} ranks"
@@ -119,7 +119,7 @@ class AudioQuestions(L.LightningDataModule):
             if self.trainer is None or self.trainer.global_rank == 0:
                 check_reasoning(self.reader, dealt, self._train_rows, training.reasoning)
         self.plan, self.num_steps = plan, plan.num_steps(training.stage)
-        self.preparation.plan, self.preparation.training_rows = plan, self._train_rows
+        self.builder.plan, self.builder.training_rows = plan, self._train_rows
         self.cursor = Cursor(plan, training.stage)
         if self._restored is not None:
             self.load_state_dict(self._restored)
@@ -147,16 +147,16 @@ class AudioQuestions(L.LightningDataModule):
     def cells_of(self, rows: Sequence[int]) -> np.ndarray:
         """Cell numbers of rows of the index, as observations of an adaptive stage name them."""
         assert self.plan is not None
-        return self.plan.number[np.searchsorted(self._train_rows, np.asarray(rows))]
+        return self.plan.cell_of_row[np.searchsorted(self._train_rows, np.asarray(rows))]
 
     def trained(self, batch: Batch | None = None) -> None:
         """One more batch is trained."""
         assert self.cursor is not None
         self.cursor.trained()
         if batch is not None:
-            self.told(batch)
+            self.record_bad_samples(batch)
 
-    def told(self, batch: Batch) -> None:
+    def record_bad_samples(self, batch: Batch) -> None:
         """Counts the bad samples of a batch over all loader processes; too many stop the run."""
         for bad in batch.replaced:
             self.quarantine.count(bad)
@@ -175,7 +175,7 @@ class AudioQuestions(L.LightningDataModule):
         if self.training.condition_order == "sequential":
             pick = step * len(conditions) // self.num_steps
         passes, member = self.plan.passes(stage, step), self.plan.member(stage, step)[0]
-        style, reasoning = asked_of(self.plan.dealt(member).stage, self.training.reasoning)
+        style, reasoning = asked_of(self.plan.stage_plan(member).stage, self.training.reasoning)
         request = Request(self._train_rows[rows], weights, conditions[pick], step, passes, member, style, reasoning)
         if self.training.sort_by_length:
             return request.sorted_by(self.reader.numbers["num_samples"][request.rows])
@@ -183,9 +183,9 @@ class AudioQuestions(L.LightningDataModule):
 
     def prepare(self, request: Request) -> Batch:
         """The batch of a request."""
-        return self.preparation.batch(request)
+        return self.builder.batch(request)
 
-    def evaluation_requests(self, asking: Asking) -> list[Request]:
+    def evaluation_requests(self, asking: EvaluationSpec) -> list[Request]:
         """Every question of the pool once per condition; the last batch is padded with weight 0 to equal ranks."""
         assert self.table is not None
         rows = self.table.where(asking.pool)
@@ -209,7 +209,7 @@ class AudioQuestions(L.LightningDataModule):
             source = Requests(requests.__getitem__, start, len(requests), rank, world)
         # What an adaptive stage will ask for is not known ahead; its workers are forked, so that they see its plans.
         adapts = requests is None and self.cursor is not None and self.cursor.adapts
-        stages = Prepared(self.preparation, 0 if adapts else self.reading.lookahead)
+        stages = Prepared(self.builder, 0 if adapts else self.reading.lookahead)
         pipeline = wds.DataPipeline(source, stages).with_length(len(source), silent=True)
         return DataLoader(
             pipeline,

@@ -24,7 +24,7 @@ from .callbacks.position import PlanPosition
 from .policy.omni import OmniPolicy
 from .rollout.engine import Rollout, completion_keys
 from .rollout.sampling import sample
-from .step.data_metrics import LABELS, batch_facts
+from .step.data_metrics import LABELS, batch_metrics
 from .step.learning_rate import Schedule
 
 
@@ -110,7 +110,7 @@ class PolicyModule(L.LightningModule):
         """The optimizer over the parameters that train."""
         return self.make_optimizer([p for p in self.net.parameters() if p.requires_grad])
 
-    objectives: tuple[str, ...] = ()
+    algorithms: tuple[str, ...] = ()
     num_iterations = 1  # optimizer steps per batch
     rollout: Rollout | None = None  # how completions are sampled, where they are
     experiences: Sequence[Any] = ()  # what the step that just ended sampled, for callbacks
@@ -119,11 +119,11 @@ class PolicyModule(L.LightningModule):
         """Refuses a stage of the curriculum that is meant for another algorithm."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         for member in data.plan.members(data.training.stage):
-            objective = data.plan.dealt(member).stage.objective
-            if objective not in self.objectives:
+            algorithm = data.plan.stage_plan(member).stage.algorithm
+            if algorithm not in self.algorithms:
                 raise InputError(
-                    f"stage {member!r} has the objective {objective!r}, {type(self).__name__} trains "
-                    f"{' and '.join(self.objectives) or 'nothing'}; name another stage or another model class"
+                    f"stage {member!r} is for the algorithm {algorithm!r}, {type(self).__name__} trains "
+                    f"{' and '.join(self.algorithms) or 'nothing'}; name another stage or another model class"
                 )
 
     def total_steps(self) -> int:
@@ -185,7 +185,7 @@ class PolicyModule(L.LightningModule):
         """The slices of a batch of so many rows."""
         return [slice(i, min(i + self.micro_batch_size, rows)) for i in range(0, rows, self.micro_batch_size)]
 
-    def data_facts(self, batch: Batch) -> dict[str, float]:
+    def data_metrics(self, batch: Batch) -> dict[str, float]:
         """What the batch is, over all ranks; see `facts`, and here
 
         `data/padding`: share of the frames that are computed for nothing; `data/replaced`: bad samples so far.
@@ -193,7 +193,7 @@ class PolicyModule(L.LightningModule):
         real, padded = batch.prompts.frames(self.micro_batches(len(batch)))
         self.num_replaced += len(batch.replaced)
         heard, computed, replaced = self.over_ranks(real, padded, self.num_replaced)
-        return {"data/padding": 1 - heard / computed, "data/replaced": replaced} | batch_facts(self, batch)
+        return {"data/padding": 1 - heard / computed, "data/replaced": replaced} | batch_metrics(self, batch)
 
     def answer(self, batch: Batch) -> list[dict[str, Any]]:
         """Answers to a batch: one record per question, without the padding of a last batch."""

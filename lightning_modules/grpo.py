@@ -22,17 +22,17 @@ from ..errors import InputError
 from .base import PolicyModule
 from .objectives.correction import importance
 from .objectives.differences import difference
-from .objectives.grpo_config import Objective, advantages_over_ranks
+from .objectives.grpo_config import GRPOConfig, advantages_over_ranks
 from .objectives.kl import kl
-from .objectives.losses import clip_facts, loss_named, ratio
+from .objectives.losses import clip_metrics, loss_named, ratio
 from .objectives.rewards import Rewards
 from .policy.omni import OmniPolicy
 from .rollout.engine import Engine, Rollout, completion_keys
 from .rollout.sampling import PolicyEngine
 from .step.experience import Experience, Part, columns_of, micro_batches
-from .step.grpo_metrics import Meter, by_label, label_places, mean_facts
+from .step.grpo_metrics import Meter, by_label, label_places, mean_metrics
 from .step.learning_rate import Schedule
-from .step.observing import feed_back, probe, refill, silent_accuracy
+from .step.observing import probe, refill, report_to_curriculum, silent_accuracy
 from .step.phases import Phases
 from .step.reference import Reference
 
@@ -65,7 +65,7 @@ class GRPO(PolicyModule):
         engine: what samples; the policy itself by default, or vLLM here or elsewhere.
     """
 
-    objectives: tuple[str, ...] = ("grpo",)
+    algorithms: tuple[str, ...] = ("grpo",)
     rollout: Rollout
 
     def __init__(
@@ -76,14 +76,14 @@ class GRPO(PolicyModule):
         max_grad_norm: float = 1.0,
         micro_batch_size: int = 1,
         rollout: Rollout | None = None,
-        objective: Objective | None = None,
+        objective: GRPOConfig | None = None,
         rewards: dict[str, float | dict] | None = None,
         num_iterations: int = 1,
         engine: Engine | None = None,
     ) -> None:
         how = rollout or Rollout()
         super().__init__(policy, optimizer, schedule, max_grad_norm, micro_batch_size, how.max_new_tokens)
-        self.rollout, self.objective = how, objective or Objective()
+        self.rollout, self.objective = how, objective or GRPOConfig()
         self.loss = loss_named(self.objective.loss)
         self.rewards = Rewards(PAPER_REWARDS if rewards is None else rewards)
         if num_iterations < 1:
@@ -141,10 +141,10 @@ class GRPO(PolicyModule):
             jobs = [partial(self._loss, micro, denominator, meter, number == 0) for micro in work]
             with self.phases("update"):
                 log |= self.descend(jobs, batch.step)
-            means = mean_facts(self, meter)
+            means = mean_metrics(self, meter)
             log |= {name: value for name, value in means.items() if number == 0 or "logprob_gap" not in name}
-        log |= by_label(self, found) | feed_back(self, found, probed)
-        self.log_dict(log | self.data_facts(batch) | self.phases.seconds())
+        log |= by_label(self, found) | report_to_curriculum(self, found, probed)
+        self.log_dict(log | self.data_metrics(batch) | self.phases.seconds())
         if "reward/all" in log:
             self.log("reward", log["reward/all"], prog_bar=True, logger=False)
 
@@ -229,7 +229,7 @@ class GRPO(PolicyModule):
             self._compare(part, out.logprob.detach(), mask, meter, labels)
         level, bounds = how.shown
         shown = rho.detach() if level == "token" else ratio(out.logprob.detach(), old, mask, level).expand_as(mask)
-        for name, values in clip_facts(shown, advantages, mask, bounds).items():
+        for name, values in clip_metrics(shown, advantages, mask, bounds).items():
             meter.add(name, values, labels)
         meter.add("entropy", out.entropy * mask, labels)
         weights = each.batch.weights[each.done.prompt_of_row[part.rows]]

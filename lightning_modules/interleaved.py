@@ -13,12 +13,12 @@ class Interleaved(GRPO):
     The batch's stage says whose turn it is. A micro-batch has as many prompts in either.
     """
 
-    objectives = ("sft", "grpo")
+    algorithms = ("sft", "grpo")
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the objective whose turn it is."""
         plan = self.trainer.datamodule.plan  # type: ignore[attr-defined]
-        if plan.dealt(batch.stage).stage.objective == "sft":
+        if plan.stage_plan(batch.stage).stage.algorithm == "sft":
             sft_step(self, batch)
         else:
             super().training_step(batch, batch_idx)

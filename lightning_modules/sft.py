@@ -20,7 +20,7 @@ class SFT(PolicyModule):
     weights of mean 1 over a stage keep the gradient's scale, and a batch of light samples moves less.
     """
 
-    objectives = ("sft",)
+    algorithms = ("sft",)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step on one global batch."""
@@ -34,7 +34,7 @@ def sft_step(module: PolicyModule, batch: Batch) -> None:
     losses = torch.zeros(len(batch), dtype=torch.float64)
     rows = module.micro_batches(len(batch))
     log = module.descend([partial(_loss, module, batch, part, denominator, losses) for part in rows], batch.step)
-    module.log_dict(log | _by_label(module, batch, losses) | module.data_facts(batch), prog_bar=False)
+    module.log_dict(log | _by_label(module, batch, losses) | module.data_metrics(batch), prog_bar=False)
     module.log("loss", log["train/loss"], prog_bar=True, logger=False)
 
 

@@ -12,12 +12,12 @@ import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed here; use make test-vllm")
 
-from earwitness.datamodules.batches.requests import Asking, Training
+from earwitness.datamodules.batches.requests import EvaluationSpec, TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.interleaved import Interleaved
 from earwitness.lightning_modules.objectives.correction import Correction
-from earwitness.lightning_modules.objectives.grpo_config import Objective
+from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.rollout.vllm_engine import VllmEngine
@@ -29,10 +29,12 @@ LENGTH = {"earwitness.tests.lab_rewards.length": 1.0}
 
 def data_of(small, *stages: dict, name: str = "grpo") -> AudioQuestions:
     curriculum = {"seed": 3, "cells": ["label"], "stages": list(stages)}
-    return AudioQuestions(small.index, small.tiny, small.labels, Training(curriculum, name), Asking({"split": "val"}))
+    return AudioQuestions(
+        small.index, small.tiny, small.labels, TrainingSpec(curriculum, name), EvaluationSpec({"split": "val"})
+    )
 
 
-GRPO_STAGE = {"name": "grpo", "objective": "grpo", "pool": {"source": "sounds"}, "batch_size": 4}
+GRPO_STAGE = {"name": "grpo", "algorithm": "grpo", "pool": {"source": "sounds"}, "batch_size": 4}
 GRPO_STAGE["budget"] = {"steps": 3}
 
 
@@ -42,7 +44,7 @@ def engine(**options) -> VllmEngine:
 
 def moving(small, kind=GRPO, lora=None, lr: float = 0.5, **options):
     """A policy that every step moves far: a rollout from the weights of a step before would be seen at once."""
-    objective = Objective(beta=0.01, correction=Correction())
+    objective = GRPOConfig(beta=0.01, correction=Correction())
     given = {"rollout": Rollout(4, 1.5, 8, top_k=4), "objective": objective, "rewards": LENGTH, "micro_batch_size": 4}
     return kind(partial(OmniPolicy, small.tiny, lora=lora), partial(torch.optim.SGD, lr=lr), **(given | options))
 
@@ -67,8 +69,8 @@ def test_every_rollout_comes_from_the_weights_of_its_step(small, tmp_path, lora,
 def test_sft_and_grpo_take_turns_around_one_engine(small, tmp_path):
     """The weights that SFT changed in between are those the next rollout comes from."""
     members = [
-        {"name": "sft", "objective": "sft", "batch_size": 4, "pool": {"label": "weak"}},
-        {"name": "grpo", "objective": "grpo", "batch_size": 2, "pool": {"label": "strong"}},
+        {"name": "sft", "algorithm": "sft", "batch_size": 4, "pool": {"label": "weak"}},
+        {"name": "grpo", "algorithm": "grpo", "batch_size": 2, "pool": {"label": "strong"}},
     ]
     entry = {"name": "both", "interleave": {"steps": 4, "share": {"grpo": 0.5}}, "stages": members}
     module, kept = moving(small, Interleaved, engine=engine()), Kept()

@@ -21,7 +21,7 @@ import pytest
 from earwitness.curriculum.table import read_arrow
 from earwitness.datamodules.processors.omni import SYSTEM
 from earwitness.datamodules.shards.reader import ShardReader
-from earwitness.datamodules.voting.tasks import Ballot, Manner
+from earwitness.datamodules.voting.tasks import PromptingSpec, VoterTasks
 from earwitness.lightning_modules.voters.endpoint import Endpoint
 from earwitness.lightning_modules.voters.local import OmniVoter
 from earwitness.tests.vllm_server import serving
@@ -44,7 +44,7 @@ def questions(small) -> tuple[ShardReader, list[int]]:
 def asked_here(small, count: int) -> tuple[OmniVoter, list]:
     """A voter on the served checkpoint, and what it is asked: real recordings and silence."""
     reader, rows = questions(small)
-    ballot = Ballot(reader, Manner())
+    ballot = VoterTasks(reader, PromptingSpec())
     asks = [ballot.ask(task) for task in ballot.tasks(rows[:count], ["audio", "silence:1"])]
     return OmniVoter(small.tiny, dtype="float32", max_new_tokens=6), asks
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .jury import Ballots, Rule, jury_labels
+from .jury import Rule, VoteMatrix, jury_labels
 
 
 def cohen_kappa(a: np.ndarray, b: np.ndarray) -> float:
@@ -44,7 +44,7 @@ def effective_voters(votes: np.ndarray) -> float:
     return voters / max(1 + (voters - 1) * mean, 1 / voters)
 
 
-def flip_rates(ballots: Ballots, rule: Rule, uid: np.ndarray) -> list[float]:
+def flip_rates(ballots: VoteMatrix, rule: Rule, uid: np.ndarray) -> list[float]:
     """[m] share of the labels that change when one voter is left out, over the questions labelled both times.
 
     Under `at_least` the smaller jury needs as large a share of its voters, rounded to the nearest whole number.
@@ -85,7 +85,7 @@ def in_bins(values: np.ndarray, bins: int = 8) -> np.ndarray:
     return np.where(finite, np.searchsorted(edges, values, side="right").astype(str), "")
 
 
-def voter_table(ballots: Ballots, names: list[str]) -> list[dict[str, Any]]:
+def voter_table(ballots: VoteMatrix, names: list[str]) -> list[dict[str, Any]]:
     """Per voter: questions asked, missing, silent accuracy raw and chance-corrected."""
     from .measures import chance_corrected
 

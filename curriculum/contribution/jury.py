@@ -25,7 +25,7 @@ Tie = Literal["strong", "weak", "drop", "random"]
 
 
 @dataclass(frozen=True)
-class Ballots:
+class VoteMatrix:
     """Answers without the audio: `right` [N, m] of `asked` [N, m] (0: missing), over [N] numbers of options."""
 
     right: np.ndarray
@@ -44,10 +44,10 @@ class Ballots:
         share = np.divide(self.right, self.asked, out=np.full(self.right.shape, np.nan), where=self.asked > 0)
         return np.where(np.isnan(share), np.nan, (np.sign(share - 0.5) + 1) / 2)
 
-    def without(self, voter: int) -> Ballots:
+    def without(self, voter: int) -> VoteMatrix:
         """The other voters' ballots."""
         keep = np.arange(self.right.shape[1]) != voter
-        return Ballots(self.right[:, keep], self.asked[:, keep], self.num_choices)
+        return VoteMatrix(self.right[:, keep], self.asked[:, keep], self.num_choices)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def parse_rule(spec: Mapping[str, Any] | str) -> Rule:
     return Rule(**spec)
 
 
-def jury_labels(ballots: Ballots, rule: Rule, uid: np.ndarray) -> np.ndarray:
+def jury_labels(ballots: VoteMatrix, rule: Rule, uid: np.ndarray) -> np.ndarray:
     """[N] str: "weak", "strong", or "" where missing votes leave it open or a tie is dropped. uid: for random ties.
 
     Under the rules that count voters a label is given where every way of filling in the missing votes gives it.
@@ -133,7 +133,7 @@ def _by_voters(right: np.ndarray, voters: int, rule: Rule, tie: np.ndarray) -> n
     return np.where(right > voters / 2, WEAK, np.where(right < voters / 2, STRONG, tie))
 
 
-def _by_answers(ballots: Ballots, rule: Rule) -> np.ndarray:
+def _by_answers(ballots: VoteMatrix, rule: Rule) -> np.ndarray:
     """Rules over all answers alike; a voter that was not asked changes the number of answers, nothing else."""
     right, asked = ballots.right.sum(axis=1), ballots.asked.sum(axis=1)
     if rule.fraction is not None:
@@ -165,7 +165,7 @@ def lucky_weak_share(num_choices: np.ndarray, voters: int = 3, at_least: int = 2
     return float(np.mean(np.sum(terms, axis=0)))
 
 
-def expected_lucky_weak(ballots: Ballots, rule: Rule) -> float:
+def expected_lucky_weak(ballots: VoteMatrix, rule: Rule) -> float:
     """Share of the questions that this rule would call weak if every answer were an independent guess."""
     packed = np.column_stack([np.sort(ballots.asked, axis=1), ballots.num_choices])
     kinds, counts = np.unique(packed, axis=0, return_counts=True)
@@ -182,7 +182,7 @@ def _lucky_weak(asked: np.ndarray, choices: int, rule: Rule) -> float:
     if rule.fraction is not None or rule.chance_test is not None:
         total = int(asked.sum())
         right = np.arange(total + 1)
-        every = Ballots(right[:, None], np.full((total + 1, 1), total), np.full(total + 1, choices))
+        every = VoteMatrix(right[:, None], np.full((total + 1, 1), total), np.full(total + 1, choices))
         return float(binom.pmf(right, total, 1 / choices)[_by_answers(every, rule) == WEAK].sum())
     chance = np.ones(1)  # of 0, 1, 2, ... halves of a voter being right
     for answers in asked[asked > 0].tolist():

@@ -12,7 +12,7 @@ from ..statistics import cluster_bootstrap, cluster_error, holm, mcnemar, mcnema
 from ..table import Categorical, Table
 from .accuracy import contribution
 from .agreement import cohen_kappa, effective_voters, fleiss_kappa, flip_rates, in_bins, mutual_information, voter_table
-from .jury import WEAK, Ballots, Rule, expected_lucky_weak, jury_labels
+from .jury import WEAK, Rule, VoteMatrix, expected_lucky_weak, jury_labels
 from .latent import latent_class
 from .measures import chance_corrected
 from .votes import Tally, ballots_of, matched
@@ -56,7 +56,7 @@ def describe_jury(
     return found
 
 
-def _agreement(ballots: Ballots, names: list[str]) -> dict[str, Any]:
+def _agreement(ballots: VoteMatrix, names: list[str]) -> dict[str, Any]:
     votes = np.where(ballots.votes == 0.5, 0.0, ballots.votes)
     pairs = combinations(range(len(names)), 2)
     return {

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from ...errors import InputError
 from ..table import read_arrow, write_arrow
-from .jury import STRONG, WEAK, Ballots, Rule, jury_labels, lucky_weak_share, parse_rule
+from .jury import STRONG, WEAK, Rule, VoteMatrix, jury_labels, lucky_weak_share, parse_rule
 from .latent import latent_class, three_parameter
 from .measures import expected_contribution, log_contribution, necessity, susceptibility
 from .votes import Tally, ballots_of, matched, over_voters, read_tallies
@@ -42,7 +42,7 @@ def acf_labels(votes: np.ndarray, at_least: int = 2) -> np.ndarray:
     votes = np.asarray(votes, float)
     asked = 2 * (~np.isnan(votes)).astype(np.int64)
     right = np.sign(np.nan_to_num(votes) - 0.5).astype(np.int64) + 1
-    ballots = Ballots(right, asked, np.full(len(votes), 4))
+    ballots = VoteMatrix(right, asked, np.full(len(votes), 4))
     return jury_labels(ballots, Rule(at_least=at_least), np.zeros(len(votes), np.uint64))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .jury import Ballots
+from .jury import VoteMatrix
 
 _NODES = 41
 
@@ -37,16 +37,16 @@ class LatentClass:
         return 1 - self.posterior
 
 
-def _patterns(ballots: Ballots) -> tuple[Ballots, np.ndarray, np.ndarray]:
+def _patterns(ballots: VoteMatrix) -> tuple[VoteMatrix, np.ndarray, np.ndarray]:
     """Distinct ballots, how often each occurs, and which one every question has: a few, however many questions."""
     columns = [ballots.right, ballots.asked, np.asarray(ballots.num_choices)[:, None]]
     packed = np.concatenate(columns, axis=1).astype(np.int16)
     view = np.ascontiguousarray(packed).view([("", packed.dtype)] * packed.shape[1]).ravel()
     _, first, back, counts = np.unique(view, return_index=True, return_inverse=True, return_counts=True)
-    return Ballots(ballots.right[first], ballots.asked[first], np.asarray(ballots.num_choices)[first]), counts, back
+    return VoteMatrix(ballots.right[first], ballots.asked[first], np.asarray(ballots.num_choices)[first]), counts, back
 
 
-def latent_class(ballots: Ballots, tolerance: float = 1e-9, most: int = 2_000) -> LatentClass:
+def latent_class(ballots: VoteMatrix, tolerance: float = 1e-9, most: int = 2_000) -> LatentClass:
     """Fits the two classes by expectation maximisation.
 
     With c_ij = right / asked, g_i = 1 / K_i, and products over the voters that were asked:
@@ -88,7 +88,7 @@ class ThreeParameter:
     deviation: np.ndarray
 
 
-def three_parameter(ballots: Ballots) -> ThreeParameter:
+def three_parameter(ballots: VoteMatrix) -> ThreeParameter:
     """3PL with the guess fixed: P(right) = 1/K + (1 - 1/K) sigmoid(a_j (theta_j - b_i)), b_i ~ Normal(0, 1).
 
     Marginal likelihood of the voters' a and theta over 41 Gauss-Hermite nodes of b; difficulties are posterior means.

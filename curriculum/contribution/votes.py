@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from ...errors import InputError
 from ..identity import splitmix64
 from ..table import read_arrow
-from .jury import Ballots
+from .jury import VoteMatrix
 from .measures import smoothed_rate
 
 
@@ -132,7 +132,7 @@ def _log_excess(table: pa.Table, number: np.ndarray, size: int) -> np.ndarray:
     return _mean_of(excess, number, size)
 
 
-def ballots_of(tallies: Sequence[Tally | None], uid: np.ndarray, num_choices: np.ndarray) -> Ballots:
+def ballots_of(tallies: Sequence[Tally | None], uid: np.ndarray, num_choices: np.ndarray) -> VoteMatrix:
     """The voters' ballots over these questions; a voter without a tally, or a question it was not asked, is missing."""
     right = np.zeros((len(uid), len(tallies)), np.int64)
     asked = np.zeros_like(right)
@@ -140,7 +140,7 @@ def ballots_of(tallies: Sequence[Tally | None], uid: np.ndarray, num_choices: np
         if tally is not None:
             mine, theirs = matched(uid, tally.uid)
             right[mine, j], asked[mine, j] = tally.right[theirs], tally.asked[theirs]
-    return Ballots(right, asked, np.asarray(num_choices))
+    return VoteMatrix(right, asked, np.asarray(num_choices))
 
 
 def matched(uid: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ MOST_VALUES = 12  # of an axis; a finer one is for the report, not for a log of 
 SHOWN = ("ac", "necessity", "useful")
 
 
-def moment(plan: Plan, stage: str, step: int, cursor: Cursor | None = None) -> dict[str, float]:
+def curriculum_metrics(plan: Plan, stage: str, step: int, cursor: Cursor | None = None) -> dict[str, float]:
     """Numbers to log at a step of a stage or interleave.
 
     `curriculum/progress`: share of the stage's presentations before this step. `curriculum/{name}`: every number of
@@ -20,7 +20,7 @@ def moment(plan: Plan, stage: str, step: int, cursor: Cursor | None = None) -> d
     step's block. `live/{name}/{axis}/{value}`: means over cells of what an adaptive stage has observed.
     """
     name, number = plan.member(stage, step)
-    dealt = plan.dealt(name)
+    dealt = plan.stage_plan(name)
     position = number * dealt.stage.batch_size
     place = min(position, dealt.presented - 1) % dealt.rows
     block = int(np.searchsorted(dealt.edges, place, "right")) - 1
@@ -29,16 +29,16 @@ def moment(plan: Plan, stage: str, step: int, cursor: Cursor | None = None) -> d
         turns = plan.turns[stage]
         middle = turn_of(np.flatnonzero(turns == plan.members(stage).index(name)), len(turns), middle)
     live = cursor.live() if cursor is not None else {}
-    facts = {"curriculum/progress": position / dealt.presented}
+    metrics = {"curriculum/progress": position / dealt.presented}
     weight = dealt.stage.weight
     for part in (*weight.factors, *weight.modifiers):
-        facts |= {f"curriculum/{key}": pace(middle, live) for key, pace in part.paces.items() if pace.moves}
-    facts |= shares(plan, dealt.matrix[block].astype(float), "data/planned")
+        metrics |= {f"curriculum/{key}": pace(middle, live) for key, pace in part.paces.items() if pace.moves}
+    metrics |= shares(plan, dealt.matrix[block].astype(float), "data/planned")
     for column in SHOWN:
         if column in live:
             for key, cells in _groups(plan).items():
-                facts[f"live/{column}/{key}"] = float(np.mean(live[column][cells]))
-    return facts
+                metrics[f"live/{column}/{key}"] = float(np.mean(live[column][cells]))
+    return metrics
 
 
 def shares(plan: Plan, counts: np.ndarray, prefix: str) -> dict[str, float]:

@@ -32,7 +32,7 @@ class Cursor:
     def __init__(self, plan: Plan, stage: str) -> None:
         self.plan, self.stage, self.step = plan, stage, 0
         self._refills = {name: Refill(plan, name) for name in plan.members(stage)}
-        self._adaptive = None if stage in plan.turns else plan.dealt(stage)
+        self._adaptive = None if stage in plan.turns else plan.stage_plan(stage)
         if self._adaptive is not None and self._adaptive.stage.window is None:
             self._adaptive = None
         if self._adaptive is not None:
@@ -71,7 +71,7 @@ class Cursor:
         if self._adaptive is None:
             return refill.take(wanted)
         dealt, cells = self._adaptive, self.plan.cells
-        left = dealt.left - dealt.dealt() - refill.taken
+        left = dealt.left - dealt.cards_per_cell() - refill.taken
         here = cells.at(left, pool_of(dealt.stage, cells), self.live())
         t = float(dealt.edges[dealt.planned - 1] + dealt.edges[dealt.planned]) / 2 / dealt.rows
         scarce = dealt.stage.weight.amounts(here, t, dealt.stage.mass_rule, may_be_empty=True) > 0
@@ -96,7 +96,7 @@ class Cursor:
         assert dealt is not None
         for block in range(dealt.planned, min(len(dealt.matrix), self._closed + 1 + dealt.stage.lag)):
             start, stop = dealt.edges[block : block + 2].tolist()
-            row, self._debt = self._next_row(dealt.dealt(), stop - start, (start + stop) / 2 / dealt.rows)
+            row, self._debt = self._next_row(dealt.cards_per_cell(), stop - start, (start + stop) / 2 / dealt.rows)
             dealt.matrix[block, 1:] = row[1:]
             dealt.matrix[block, :1] = row[:1]  # last: loader processes look at it to see whether the window is there
 
@@ -117,7 +117,7 @@ class Cursor:
                 break
             used[dealt.row_set()] = True
         for name, steps in members.items():
-            dealt = plan.dealt(name)
+            dealt = plan.stage_plan(name)
             count = min(dealt.rows, steps * dealt.stage.batch_size)
             if dealt.stage.window is not None:  # windows are dealt whole
                 count = int(dealt.edges[min(dealt.planned, -(-steps // dealt.stage.window))])
@@ -140,7 +140,7 @@ class Cursor:
             "step": self.step,
             "curriculum": json.loads(json.dumps(self.plan.curriculum.spec)),
             "described": json.loads(self.plan.curriculum.canonical()),
-            "table": self.plan.facts,
+            "table": self.plan.table_checksums,
             "fork_of": self.plan.origin,
         }
         refilled = {name: each.taken.tolist() for name, each in self._refills.items() if each.taken.any()}
@@ -178,10 +178,9 @@ class Cursor:
         for key, old, new in differences(state["described"], now):
             old, new = ("not there" if side is None else json.dumps(side) for side in (old, new))
             return f"the curriculum changed since the checkpoint: {key} was {old}, is {new}"
-        if state["table"][0] != self.plan.facts[0]:
-            return (
-                f"the table changed since the checkpoint: {state['table'][0]:,} rows then, {self.plan.facts[0]:,} now"
-            )
+        rows = self.plan.table_checksums[0]
+        if state["table"][0] != rows:
+            return f"the table changed since the checkpoint: {state['table'][0]:,} rows then, {rows:,} now"
         return "the table changed since the checkpoint: as many rows, but other ones, or other labels"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..identity import splitmix64
-from ..plan.compile import Dealt
+from ..plan.compile import StagePlan
 from ..plan.decks import among
 from ..plan.plan import Plan
 from ..plan.stand_ins import claimed
@@ -22,9 +22,9 @@ def spare(plan: Plan, stage: str, cell: int) -> np.ndarray:
     several stages refill, each has its own part of the cards, since their runs do not know of each other. With
     `disjoint: [clip]` no row whose recording another stage has.
     """
-    dealt = plan.dealt(stage)
+    dealt = plan.stage_plan(stage)
     first, left = int(dealt.first[cell]), int(dealt.left[cell])
-    cards = dealt.deck[first + int(dealt.dealt()[cell]) : first + left][::-1].astype(np.int64)
+    cards = dealt.deck[first + int(dealt.cards_per_cell()[cell]) : first + left][::-1].astype(np.int64)
     refilling = [name for name, one in plan.stages.items() if one.stage.on_zero_advantage == "refill_same_cell"]
     if len(refilling) > 1 and stage in refilling:
         cards = cards[splitmix64(plan.table.uid[cards]) % len(refilling) == refilling.index(stage)]
@@ -67,7 +67,7 @@ class Refill:
 
     def _cards(self, cell: int) -> np.ndarray:
         """An adaptive stage deals on from the top, so its pool shrinks; what was taken lies at the bottom and stays."""
-        dealt: Dealt = self.plan.dealt(self.stage)
+        dealt: StagePlan = self.plan.stage_plan(self.stage)
         if dealt.stage.window is not None:
             return spare(self.plan, self.stage, cell)
         if cell not in self._spare:

@@ -26,7 +26,7 @@ Progress = Callable[[float], float]
 
 
 @dataclass(frozen=True)
-class Dealt:
+class StagePlan:
     """One stage, compiled.
 
     matrix: [blocks, Q] cards; -1 in the blocks of an adaptive stage that are not planned yet.
@@ -59,13 +59,13 @@ class Dealt:
         """Blocks that are planned; all of them unless the stage adapts."""
         return int((self.matrix[:, :1] >= 0).sum()) if self.matrix.shape[1] else len(self.matrix)
 
-    def dealt(self, blocks: int | None = None) -> np.ndarray:
+    def cards_per_cell(self, blocks: int | None = None) -> np.ndarray:
         """[Q] cards of the first blocks, by default of all that are planned."""
         return self.matrix[: self.planned if blocks is None else blocks].sum(axis=0)
 
     def row_set(self, blocks: int | None = None) -> np.ndarray:
         """The rows of those blocks, deck by deck: quicker than in the order they are presented."""
-        return self.deck[runs(self.first, self.dealt(blocks))]
+        return self.deck[runs(self.first, self.cards_per_cell(blocks))]
 
 
 def runs(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ def fingerprint(plan: Plan) -> str:
 
     What is dealt also shows the columns that only weights, budgets and exclusions read.
     """
-    digest = hashlib.blake2b((plan.curriculum.canonical() + json.dumps(plan.facts)).encode(), digest_size=8)
+    digest = hashlib.blake2b((plan.curriculum.canonical() + json.dumps(plan.table_checksums)).encode(), digest_size=8)
     for name, dealt in plan.stages.items():
         for part in (dealt.first, dealt.left, dealt.edges, dealt.matrix):
             digest.update(np.ascontiguousarray(part, np.int64).tobytes())
@@ -45,7 +45,7 @@ def fingerprint(plan: Plan) -> str:
     return digest.hexdigest()
 
 
-def table_facts(uid: np.ndarray, number: np.ndarray, used: np.ndarray | None) -> list[int]:
+def table_checksums(uid: np.ndarray, number: np.ndarray, used: np.ndarray | None) -> list[int]:
     """Row count, xor and sum over hashes of (uid, cell, used): any row added, lost or moved to another cell shows.
 
     Cells are numbered by name; renaming all of them alike deals the same rows, and is the same plan.

@@ -22,7 +22,7 @@ from ..schedule.columns import changed
 from ..schedule.stages import Curriculum, Stage
 from ..table import Table
 from .compile import (
-    Dealt,
+    StagePlan,
     block_edges,
     deal,
     loss_weights,
@@ -32,7 +32,7 @@ from .compile import (
     runs,
 )
 from .decks import among, build_decks, order_by_hash
-from .fingerprint import fingerprint, table_facts
+from .fingerprint import fingerprint, table_checksums
 from .interleave import turn_of, turns_of
 from .pricing import priced
 
@@ -49,9 +49,9 @@ class Plan:
     ) -> None:
         self.curriculum, self.used, self.origin = curriculum, used, origin
         self.table = changed(table, curriculum.columns, curriculum.seed) if curriculum.columns else table
-        self.cells, self.number, self._deck, starts, self.facts = self._shuffled(used)
+        self.cells, self.cell_of_row, self._deck, starts, self.table_checksums = self._shuffled(used)
         self.turns = {group.name: turns_of(group) for group in curriculum.interleaves}
-        self.stages: dict[str, Dealt] = {}
+        self.stages: dict[str, StagePlan] = {}
         self._recent: dict[tuple[str, int, int], np.ndarray] = {}
         self._compile(starts)
         self.stages = {stage.name: self.stages[stage.name] for stage in curriculum.stages}
@@ -78,7 +78,7 @@ class Plan:
                 cells,
                 number,
                 *build_decks(table.uid, dealable, len(cells), seed),
-                table_facts(table.uid, number, used),
+                table_checksums(table.uid, number, used),
             )
             if used is not None:
                 return made
@@ -100,10 +100,10 @@ class Plan:
                 deck, tops, ends = self._without_clips(deck, tops, ends, taken)
             dealt = self._deal(stage, deck, tops, ends, f" after {' and '.join(earlier)}" if earlier else "")
             self.stages[stage.name] = dealt
-            tops = tops + dealt.dealt()
+            tops = tops + dealt.cards_per_cell()
             earlier.append(stage.name)
 
-    def _deal(self, stage: Stage, deck: np.ndarray, tops: np.ndarray, ends: np.ndarray, before: str) -> Dealt:
+    def _deal(self, stage: Stage, deck: np.ndarray, tops: np.ndarray, ends: np.ndarray, before: str) -> StagePlan:
         cells = self.cells.at(ends - tops, pool_of(stage, self.cells), {})
         group, progress = self.curriculum.interleave_of(stage.name), _plain
         if group is not None:
@@ -113,7 +113,7 @@ class Plan:
             stage = replace(stage, budget=Budget(steps=len(mine)))
             progress = partial(turn_of, mine, group.steps)
         if stage.budget.unit in ("hours", "flops"):
-            stage = priced(stage, cells, self.curriculum.cost, self.table, self.number, progress, before)
+            stage = priced(stage, cells, self.curriculum.cost, self.table, self.cell_of_row, progress, before)
         rows, wanted = rows_wanted(stage, cells, before)
         edges = block_edges(stage, rows)
         if stage.window is not None:
@@ -123,7 +123,7 @@ class Plan:
             edges = np.concatenate([[0], np.cumsum(matrix.sum(1))])
         presented = (wanted if stage.on_short == "repeat" else int(edges[-1])) * (stage.budget.epochs or 1)
         loss = loss_weights(stage, cells, matrix, edges, progress)
-        return Dealt(stage, matrix, edges, deck, tops, cells.left, presented, loss)
+        return StagePlan(stage, matrix, edges, deck, tops, cells.left, presented, loss)
 
     def _without_clips(self, deck: np.ndarray, tops: np.ndarray, ends: np.ndarray, taken: np.ndarray) -> tuple:
         """What is left of the decks, less the rows whose recording an earlier stage has."""
@@ -134,19 +134,19 @@ class Plan:
         starts = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=len(sizes)))])
         return rows[free], starts[:-1], starts[1:]
 
-    def dealt(self, stage: str) -> Dealt:
+    def stage_plan(self, stage: str) -> StagePlan:
         """The compiled stage of that name."""
         self.curriculum.stage(stage)
         return self.stages[stage]
 
     def num_steps(self, name: str) -> int:
         """Optimizer steps of a stage, or of an interleave over all its members."""
-        return len(self.turns[name]) if name in self.turns else self.dealt(name).steps
+        return len(self.turns[name]) if name in self.turns else self.stage_plan(name).steps
 
     def members(self, name: str) -> tuple[str, ...]:
         """The stages that take turns in an interleave; a plain stage alone."""
         group = next((g for g in self.curriculum.interleaves if g.name == name), None)
-        return group.members if group is not None else (self.dealt(name).stage.name,)
+        return group.members if group is not None else (self.stage_plan(name).stage.name,)
 
     def member(self, name: str, step: int) -> tuple[str, int]:
         """The stage whose turn a step is and the step's number within it; a plain stage is its own member."""
@@ -168,18 +168,18 @@ class Plan:
 
     def ready(self, stage: str, step: int) -> bool:
         """Whether the step's rows are known yet: always, but for an adaptive stage."""
-        dealt = self.dealt(self.member(stage, step)[0])
+        dealt = self.stage_plan(self.member(stage, step)[0])
         positions = self._positions(stage, step, None)[0]
         return dealt.stage.window is None or int(positions[-1]) < int(dealt.edges[dealt.planned])
 
     def passes(self, stage: str, step: int, size: int | None = None) -> np.ndarray:
         """[B] how often each row of the batch was presented before."""
-        dealt = self.dealt(self.member(stage, step)[0])
+        dealt = self.stage_plan(self.member(stage, step)[0])
         return self._positions(stage, step, size)[0] // dealt.rows
 
     def _positions(self, stage: str, step: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
         stage, step = self.member(stage, step)
-        dealt = self.dealt(stage)
+        dealt = self.stage_plan(stage)
         size = size or dealt.stage.batch_size
         steps = -(-dealt.presented // size)
         if not 0 <= step < steps:
@@ -192,14 +192,14 @@ class Plan:
         return self._look_up(stage, positions)[0]
 
     def _look_up(self, stage: str, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        dealt = self.dealt(stage)
+        dealt = self.stage_plan(stage)
         rows = np.empty(len(positions), np.int64)
         epoch, card = np.divmod(positions, max(1, dealt.rows))
         block = np.searchsorted(dealt.edges, card, side="right") - 1
         for e, b in sorted(set(zip(epoch.tolist(), block.tolist(), strict=True))):
             mine = (epoch == e) & (block == b)
             rows[mine] = self._block_rows(stage, b, e)[card[mine] - dealt.edges[b]]
-        weights = np.ones(len(rows)) if dealt.loss is None else dealt.loss[block, self.number[rows]]
+        weights = np.ones(len(rows)) if dealt.loss is None else dealt.loss[block, self.cell_of_row[rows]]
         return rows, weights, block
 
     def _block_rows(self, stage: str, block: int, epoch: int) -> np.ndarray:
@@ -234,7 +234,7 @@ class Plan:
 
     def composition(self, stage: str, column: str) -> dict[str, int]:
         """How many of the stage's dealt rows have each value of a text column."""
-        dealt = self.dealt(stage)
+        dealt = self.stage_plan(stage)
         rows = self.rows(stage, np.arange(int(dealt.edges[dealt.planned])))
         text = self.table.text(column)
         counts = np.bincount(text.codes[rows] + 1, minlength=len(text.names) + 1)

@@ -48,7 +48,7 @@ def cost_per_cell(stage: Stage, cells: Cells, cost: Cost, table: Table, number: 
     if not isinstance(duration, np.ndarray):
         raise InputError(f"stage {stage.name!r}: a budget in {stage.budget.unit} needs the column duration_s")
     inside = (number >= 0) & ~np.isnan(duration)
-    per_row = duration / 3600 if stage.budget.hours is not None else cost.flops(stage.objective, duration)
+    per_row = duration / 3600 if stage.budget.hours is not None else cost.flops(stage.algorithm, duration)
     count = np.bincount(number[inside], minlength=len(cells))
     unknown = np.flatnonzero(cells.pool & (cells.left > 0) & (count == 0))
     if len(unknown):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..identity import hash64
-from .compile import Dealt, pool_of, runs
+from .compile import StagePlan, pool_of, runs
 from .decks import among
 from .plan import Plan
 
@@ -19,7 +19,7 @@ def stand_ins(plan: Plan, stage: str, row: int) -> Iterator[int]:
     stage's, and with `disjoint: [clip]` none whose recording another stage has. An adaptive stage counts as dealing
     whatever it may still deal: the top of each deck, as many cards as its budget.
     """
-    dealt, cell = plan.dealt(stage), int(plan.number[row])
+    dealt, cell = plan.stage_plan(stage), int(plan.cell_of_row[row])
     begin = int(dealt.first[cell])
     cards = dealt.deck[begin : begin + int(dealt.left[cell])].astype(np.int64)
     rows = np.concatenate([cards[:0], *(claimed(plan, one) for name, one in plan.stages.items() if name != stage)])
@@ -36,7 +36,7 @@ def stand_ins(plan: Plan, stage: str, row: int) -> Iterator[int]:
                 yield card
 
 
-def claimed(plan: Plan, dealt: Dealt) -> np.ndarray:
+def claimed(plan: Plan, dealt: StagePlan) -> np.ndarray:
     """The rows a stage deals; those an adaptive one may deal: the top of each deck, as many as its budget."""
     if dealt.stage.window is None:
         return dealt.row_set().astype(np.int64)

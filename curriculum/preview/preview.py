@@ -18,7 +18,7 @@ _WIDTH = 50
 
 def stage_rows(plan: Plan, stage: str) -> np.ndarray:
     """[rows] in the order of the first pass; of an adaptive stage the windows that are planned."""
-    dealt = plan.dealt(stage)
+    dealt = plan.stage_plan(stage)
     return plan.rows(stage, np.arange(int(dealt.edges[dealt.planned])))
 
 
@@ -29,7 +29,7 @@ def describe(plan: Plan) -> dict[str, Any]:
             plan = plan.copy()  # a cursor plans windows in its plan; the one that is looked at stays as it is
             Cursor(plan, name)
     rows = {name: stage_rows(plan, name) for name in plan.stages}
-    inside = plan.number >= 0
+    inside = plan.cell_of_row >= 0
     everything = {c: _mix(plan, c, np.flatnonzero(inside)) for c in MIXES if _is_text(plan, c)}
     stages = {name: _stage(plan, name, rows[name]) for name in plan.stages}
     return {
@@ -46,10 +46,10 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 
 def _stage(plan: Plan, name: str, rows: np.ndarray) -> dict[str, Any]:
-    dealt, cost = plan.dealt(name), plan.curriculum.cost
+    dealt, cost = plan.stage_plan(name), plan.curriculum.cost
     stage, passes = dealt.stage, dealt.presented / max(dealt.rows, 1)
     found: dict[str, Any] = {
-        "objective": stage.objective,
+        "algorithm": stage.algorithm,
         "rows": dealt.rows,
         "presented": dealt.presented,
         "passes": passes,
@@ -71,14 +71,14 @@ def _stage(plan: Plan, name: str, rows: np.ndarray) -> dict[str, Any]:
         seconds = np.asarray(duration[rows], float)
         scale = dealt.presented / len(rows)  # an adaptive stage's later windows are taken to be like its first
         found["hours"] = float(np.nansum(seconds)) * scale / 3600
-        found["tokens"] = float(np.nansum(cost.tokens(stage.objective, seconds))) * scale
-        found["flops"] = float(np.nansum(cost.flops(stage.objective, seconds))) * scale
+        found["tokens"] = float(np.nansum(cost.tokens(stage.algorithm, seconds))) * scale
+        found["flops"] = float(np.nansum(cost.flops(stage.algorithm, seconds))) * scale
     return found
 
 
 def _over_time(plan: Plan, name: str) -> dict[str, Any]:
     """Cards per value of each axis in up to 60 parts of the stage: {"edges": [...], axis: {value: [...]}}."""
-    dealt, cells = plan.dealt(name), plan.cells
+    dealt, cells = plan.stage_plan(name), plan.cells
     matrix = dealt.matrix[: dealt.planned]
     starts = np.unique(np.linspace(0, len(matrix), min(len(matrix), 60) + 1).astype(int))[:-1]
     parts = np.add.reduceat(matrix, starts, axis=0) if len(matrix) else matrix
@@ -107,9 +107,9 @@ def overlaps(plan: Plan, rows: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 def _doubts(plan: Plan, stages: dict[str, Any], everything: dict[str, Any], rows: dict[str, np.ndarray]) -> list[str]:
     """Sentences about what may surprise; none of it is an error."""
     said = []
-    outside = int((plan.number < 0).sum())
+    outside = int((plan.cell_of_row < 0).sum())
     if outside:
-        said.append(f"{outside:,} of {len(plan.number):,} rows lack a value on a cell axis and are never dealt")
+        said.append(f"{outside:,} of {len(plan.cell_of_row):,} rows lack a value on a cell axis and are never dealt")
     for name, stage in stages.items():
         covered = stage["rows"] / max(stage["pool"], 1)
         if covered < 0.01:
@@ -137,9 +137,9 @@ def _doubts(plan: Plan, stages: dict[str, Any], everything: dict[str, Any], rows
 
 
 def _dry(plan: Plan, name: str) -> list[str]:
-    dealt = plan.dealt(name)
+    dealt = plan.stage_plan(name)
     pool = _pool(plan, name) & (dealt.left > 0)
-    never = pool & (dealt.dealt() == 0)
+    never = pool & (dealt.cards_per_cell() == 0)
     said = []
     if never.any() and dealt.stage.window is None:
         count = int(dealt.left[never].sum())
@@ -154,7 +154,7 @@ def _dry(plan: Plan, name: str) -> list[str]:
 def _idle(plan: Plan, name: str, rows: np.ndarray) -> list[str]:
     """Expected share of groups without an advantage, where the table holds accuracies with audio."""
     p = plan.table.columns.get("p_audio")
-    if plan.dealt(name).stage.objective != "grpo" or not isinstance(p, np.ndarray) or not len(rows):
+    if plan.stage_plan(name).stage.algorithm != "grpo" or not isinstance(p, np.ndarray) or not len(rows):
         return []
     known, size = p[rows][~np.isnan(p[rows])], plan.curriculum.cost.group_size
     idle = float(np.mean(known**size + (1 - known) ** size)) if len(known) else 0.0
@@ -164,7 +164,7 @@ def _idle(plan: Plan, name: str, rows: np.ndarray) -> list[str]:
 def _pool(plan: Plan, name: str) -> np.ndarray:
     from ..plan.compile import pool_of
 
-    return pool_of(plan.dealt(name).stage, plan.cells)
+    return pool_of(plan.stage_plan(name).stage, plan.cells)
 
 
 def _is_identity(plan: Plan, column: str) -> bool:
@@ -195,7 +195,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     for column, mix in found["mix"].items():
         out.append(f"  {column}: " + _counts(mix))
     for name, stage in found["stages"].items():
-        out += ["", f"{name} ({stage['objective']}): {stage['rows']:,} of {stage['pool']:,} rows, "]
+        out += ["", f"{name} ({stage['algorithm']}): {stage['rows']:,} of {stage['pool']:,} rows, "]
         out[-1] += f"{stage['passes']:.2f} times each, in {stage['steps']:,} steps of {stage['batch_size']:,}"
         if stage["hours"] is not None:
             out.append(f"  {stage['hours']:,.1f} hours, {short(stage['tokens'])} tokens, {short(stage['flops'])} FLOPs")

@@ -100,15 +100,15 @@ class Cost:
             if not isinstance(value, (bool, int, float)) or not value >= 0:
                 raise InputError(f"cost {f.name} must not be negative, got {value!r}")
 
-    def tokens(self, objective: str, duration_s: np.ndarray) -> np.ndarray:
+    def tokens(self, algorithm: str, duration_s: np.ndarray) -> np.ndarray:
         """[N] tokens per presentation: the prompt with its recording, and what is said."""
-        said = self.answer_tokens if objective == "sft" else self.group_size * self.completion_tokens
+        said = self.answer_tokens if algorithm == "sft" else self.group_size * self.completion_tokens
         return self._prompt(duration_s) + said
 
-    def flops(self, objective: str, duration_s: np.ndarray) -> np.ndarray:
+    def flops(self, algorithm: str, duration_s: np.ndarray) -> np.ndarray:
         """[N] floating-point operations per presentation."""
         prompt = self._prompt(duration_s)
-        if objective == "sft":
+        if algorithm == "sft":
             return 6 * self.parameters * (prompt + self.answer_tokens)
         said = self.group_size * self.completion_tokens
         repeats = 1 if self.shared_prompt else self.group_size

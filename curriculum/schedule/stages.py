@@ -17,7 +17,7 @@ from .feedback import Feedback, parse_feedback
 from .paces import parse_pace
 from .weights import Weight, parse_weight
 
-OBJECTIVES = ("sft", "grpo")
+ALGORITHMS = ("sft", "grpo")
 DISJOINT = ("uid", "clip")
 UNIFORM = parse_weight("uniform", "weight")
 
@@ -43,7 +43,7 @@ class Stage:
     """One leg of the curriculum: which rows, how many, in what mix and in what batches.
 
     Args:
-        name: of the stage. objective: "sft" or "grpo".
+        name: of the stage. algorithm: "sft" or "grpo"; files may call it `objective`.
         budget: how much it deals. batch_size: rows per optimizer step over all ranks.
         pool: column -> value, list of values, or {min, max} of a number column.
         weight: of the cells, uniform by default. mass: per sample that is left ("remaining"), per sample of the table
@@ -59,7 +59,7 @@ class Stage:
     """
 
     name: str
-    objective: str
+    algorithm: str
     budget: Budget
     batch_size: int
     pool: Mapping[str, Any] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Stage:
     on_zero_advantage: str = "keep"
 
     def __post_init__(self) -> None:
-        _one_of(self, "objective", OBJECTIVES)
+        _one_of(self, "algorithm", ALGORITHMS)
         _one_of(self, "mix", ("spread", "shuffle"))
         _one_of(self, "on_short", ("error", "stop", "repeat"))
         _one_of(self, "on_zero_advantage", ("keep", "drop", "refill_same_cell"))
@@ -105,6 +105,7 @@ class Stage:
     def described(self) -> dict[str, Any]:
         """All fields, defaults spelt out, as plain values; a claim of "first" is -1."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["objective"] = plain.pop("algorithm")  # its older name, which fingerprints of earlier runs hold
         plain |= {name: None if plain[name] is None else plain[name].spec for name in ("weight", "loss_weight")}
         plain["budget"] = {k: v for k, v in asdict(self.budget).items() if v is not None}
         plain["feedback"] = None if self.feedback is None else self.feedback.spec
@@ -233,14 +234,18 @@ def parse_curriculum(spec: Mapping[str, Any]) -> Curriculum:
 
 
 def _stage(entry: Any, where: str, budget: Budget | None = None) -> Stage:
-    given = _known(entry, [f.name for f in fields(Stage)], where)
+    given = _known(entry, [*(f.name for f in fields(Stage)), "objective"], where)
+    if "objective" in given:
+        if "algorithm" in given:
+            raise InputError(f"{where}: `objective` is the older spelling of `algorithm`; give one of them")
+        given["algorithm"] = given.pop("objective")
     if budget is None:
         names = [f.name for f in fields(Budget)]
         budget = Budget(**_known(given.pop("budget", {}), names, f"{where}.budget"))
     elif "budget" in given:
         raise InputError(f"{where}: the interleave says how many steps a member has; drop its budget")
-    if "name" not in given or "objective" not in given or "batch_size" not in given:
-        missing = next(key for key in ("name", "objective", "batch_size") if key not in given)
+    if "name" not in given or "algorithm" not in given or "batch_size" not in given:
+        missing = next(key for key in ("name", "algorithm", "batch_size") if key not in given)
         raise InputError(f"{where}: needs {missing!r}")
     if "weight" in given:
         given["weight"] = parse_weight(given["weight"], f"{where}.weight")

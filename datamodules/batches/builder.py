@@ -26,7 +26,7 @@ from ..shards.reader import Fetched, ShardReader
 from .conditions import Condition, length_of, parse_condition
 from .quarantine import Quarantine
 from .reasoning import target_of
-from .requests import Request, Training
+from .requests import Request, TrainingSpec
 from .watchdog import Watchdog
 
 _MOST_STAND_INS = 16
@@ -44,7 +44,7 @@ def _reordered(choices: Sequence[str], uid: int, number: int, *name: object) -> 
     return tuple(choices[i] for i in order[place:] + order[:place])
 
 
-class Preparation:
+class BatchBuilder:
     """Makes batches in one process.
 
     training_rows: [M] rows of the index that the plan's rows stand for.
@@ -57,7 +57,7 @@ class Preparation:
         table: Table,
         quarantine: Quarantine,
         watchdog: Watchdog,
-        training: Training | None = None,
+        training: TrainingSpec | None = None,
         seed: int = 0,
     ) -> None:
         self.reader, self.processor, self.table = reader, processor, table
@@ -88,7 +88,7 @@ class Preparation:
     def batch(self, request: Request, fetched: Fetched | None = None) -> Batch:
         """One rank's share of a batch; a distinct recording is read once."""
         with self.watched("preparing", [request]):
-            return _Making(self, request, fetched).batch()
+            return _BatchInProgress(self, request, fetched).batch()
 
     def sample(self, request: Request, place: int, row: int, fetched: Fetched | None) -> Sample:
         """The question of a row as the request shows it in one of its places."""
@@ -129,10 +129,10 @@ class Preparation:
         return augmented(wave, self.reader.clip(row), *name, gain_db=change.gain_db, snr_db=change.snr_db)
 
 
-class _Making:
+class _BatchInProgress:
     """One batch in the making: what was read so far, and what was bad."""
 
-    def __init__(self, owner: Preparation, request: Request, fetched: Fetched | None) -> None:
+    def __init__(self, owner: BatchBuilder, request: Request, fetched: Fetched | None) -> None:
         self.owner, self.request, self.fetched = owner, request, fetched
         self.condition = parse_condition(request.condition)
         self.sounds: dict[tuple[str, int], np.ndarray] = {}
@@ -169,15 +169,15 @@ class _Making:
         except InputError as error:
             reason = str(error)
         if self.request.step < 0:
-            self._tell(row, reason, "")
+            self._record_bad_sample(row, reason, "")
             return None
         for candidate in self._stand_ins(row)[:_MOST_STAND_INS]:
             try:
                 found = self._present(place, candidate, None)
             except InputError as error:
-                self._tell(candidate, str(error), "")
+                self._record_bad_sample(candidate, str(error), "")
                 continue
-            self._tell(row, reason, self.owner.reader.key(candidate))
+            self._record_bad_sample(row, reason, self.owner.reader.key(candidate))
             return found
         raise InputError(f"{reason}; and no card of its deck can stand in for it")
 
@@ -205,7 +205,7 @@ class _Making:
                 raise
         return sample, key
 
-    def _tell(self, row: int, reason: str, served: str) -> None:
+    def _record_bad_sample(self, row: int, reason: str, served: str) -> None:
         reader, request = self.owner.reader, self.request
         bad = Replaced(reader.key(row), reader.uid(row), reason, served, request.stage, request.step)
         self.replaced.append(bad)

@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..batch import Batch
 from ..shards.reader import Fetched
-from .builder import Preparation
+from .builder import BatchBuilder
 from .requests import Request
 
 
@@ -37,18 +37,18 @@ class Prepared:
     group before them are prepared; with 0, each request's by itself. Local files are read as they are needed.
     """
 
-    def __init__(self, preparation: Preparation, lookahead: int) -> None:
-        self.preparation, self.lookahead = preparation, lookahead
+    def __init__(self, preparation: BatchBuilder, lookahead: int) -> None:
+        self.builder, self.lookahead = preparation, lookahead
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """Prepares them."""
-        if not self.preparation.reader.files.remote:
-            yield from map(self.preparation.batch, requests)
+        if not self.builder.reader.files.remote:
+            yield from map(self.builder.batch, requests)
         elif not self.lookahead:
             for request in requests:
-                with self.preparation.watched("reading", [request]):
-                    fetched = self.preparation.fetch([request])
-                yield self.preparation.batch(request, fetched)
+                with self.builder.watched("reading", [request]):
+                    fetched = self.builder.fetch([request])
+                yield self.builder.batch(request, fetched)
         else:
             yield from self._ahead(iter(requests))
 
@@ -59,15 +59,15 @@ class Prepared:
             while True:
                 group = list(islice(requests, self.lookahead))
                 if group:
-                    pending.append((group, thread.submit(self.preparation.fetch, group)))
+                    pending.append((group, thread.submit(self.builder.fetch, group)))
                 if not pending:
                     return
                 if len(pending) == 2 or not group:
                     ready, coming = pending.popleft()
-                    with self.preparation.watched("reading", ready):
+                    with self.builder.watched("reading", ready):
                         fetched = coming.result()
                     for request in ready:
-                        yield self.preparation.batch(request, fetched)
+                        yield self.builder.batch(request, fetched)
         finally:
             thread.shutdown(cancel_futures=True)
 

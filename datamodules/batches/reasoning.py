@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from ...curriculum.plan.compile import Dealt, runs
+from ...curriculum.plan.compile import StagePlan, runs
 from ...curriculum.schedule.stages import Stage
 from ...errors import InputError
 from ..questions.answers import reasoned_text, target_text
@@ -37,10 +37,10 @@ def asked_of(stage: Stage, reasoning: str) -> tuple[str, str]:
     """Style of the prompts and reasoning in the targets: GRPO is asked to think, and learns from its own thinking."""
     if reasoning == "none":
         return "paper", "none"
-    return "think", reasoning if stage.objective == "sft" else "none"
+    return "think", reasoning if stage.algorithm == "sft" else "none"
 
 
-def check_reasoning(reader: ShardReader, dealt: Dealt, rows: np.ndarray, reasoning: str) -> None:
+def check_reasoning(reader: ShardReader, dealt: StagePlan, rows: np.ndarray, reasoning: str) -> None:
     """Raises an InputError with the number of the stage's questions that lack the reasoning, and the first of them.
 
     rows: [M] rows of the index that the plan's rows stand for. Of more than 2,000 questions so many are looked at,

@@ -51,7 +51,7 @@ class Augmentation:
 
 
 @dataclass
-class Training:
+class TrainingSpec:
     """What is trained on.
 
     Args:
@@ -89,7 +89,7 @@ class Training:
 
 
 @dataclass
-class Asking:
+class EvaluationSpec:
     """What is asked, greedily and once per condition: every question of the pool, `batch_size` per rank at a time.
 
     reasoning: ask to think before answering, as after training on reasoning; `max_new_tokens` must leave room for it.

@@ -132,7 +132,7 @@ def shard(
     done = _pack_all(jobs, folder, workers)
     for job in jobs:
         left_out += done[Path(job.target).name]["left_out"]
-    _tell(left_out, folder / "packing.quarantine.jsonl")
+    _write_left_out(left_out, folder / "packing.quarantine.jsonl")
     counts = build_index(str(folder), on_bad=on_bad, holdout=holdout, workers=workers) | {"shards": len(jobs)}
     return counts | ({"left_out": len(left_out)} if left_out else {})
 
@@ -285,7 +285,7 @@ def _row_bytes(job: _Job, row: int) -> bytes:
     return data
 
 
-def _tell(left_out: list[dict[str, str]], path: Path) -> None:
+def _write_left_out(left_out: list[dict[str, str]], path: Path) -> None:
     if left_out:
         lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in left_out)
         path.write_text(lines, "utf-8", "backslashreplace")  # half a letter of a file name is then its JSON escape

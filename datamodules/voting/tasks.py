@@ -28,7 +28,7 @@ _RATES = ("audio_minute", "input_million", "output_million", "output_tokens")
 
 
 @dataclass
-class Manner:
+class PromptingSpec:
     """How a voter is asked and judged.
 
     Args:
@@ -104,11 +104,11 @@ class Reply:
     finished: bool = True
 
 
-class Ballot:
+class VoterTasks:
     """The tasks of one voter over one index, their asks and their records."""
 
-    def __init__(self, reader: ShardReader, manner: Manner, seed: int = 0) -> None:
-        self.reader, self.manner, self.seed = reader, manner, seed
+    def __init__(self, reader: ShardReader, prompting: PromptingSpec, seed: int = 0) -> None:
+        self.reader, self.prompting, self.seed = reader, prompting, seed
         self._partners = Partners(reader, seed)
 
     def tasks(self, rows: Iterable[int], conditions: Sequence[str]) -> list[Task]:
@@ -121,14 +121,14 @@ class Ballot:
             for condition in conditions
             for row in order
             for rotation in range(len(self._orders(row)))
-            for draw in range(self.manner.draws)
+            for draw in range(self.prompting.draws)
         ]
 
     def _condition(self, name: str) -> Condition | None:
         return None if name == NO_AUDIO else parse_condition(name)
 
     def _orders(self, row: int) -> list[list[int]]:
-        wanted = None if self.manner.rotations == "all" else self.manner.rotations
+        wanted = None if self.prompting.rotations == "all" else self.prompting.rotations
         return rotations(int(self.reader.numbers["num_choices"][row]), wanted)
 
     def ask_text(self, task: Task) -> str:
@@ -139,7 +139,7 @@ class Ballot:
         question = self.reader.question(task.row)
         order = self._orders(task.row)[task.id.rotation]
         choices = tuple(question.choices[option] for option in order)
-        return prompt_text(self.manner.style, question.question, choices), choices
+        return prompt_text(self.prompting.style, question.question, choices), choices
 
     def ask(self, task: Task) -> Ask:
         """Reads what the task needs."""
@@ -174,7 +174,7 @@ class Ballot:
         if reply.error:
             return record | {"raw": reply.error, "answer": None, "correct": None, "num_tokens": 0, "finished": False}
         scores = self._scores(ask, reply)
-        if self.manner.scoring != "generate":
+        if self.prompting.scoring != "generate":
             if scores is None:
                 reason = "the model gave no log-probs of the letters"
                 return record | {"raw": reason, "answer": None, "correct": None, "num_tokens": 0, "finished": False}
@@ -182,7 +182,7 @@ class Ballot:
             text, right = chosen, chosen == question.answer
         else:
             text = reply.text
-            right = judge(self.manner.rule, text, question.answer, ask.choices)
+            right = judge(self.prompting.rule, text, question.answer, ask.choices)
         record |= {"raw": text, "answer": self._said(text, ask.choices), "correct": right}
         record |= {"num_tokens": reply.completion_tokens, "finished": reply.finished}
         if scores is not None:
@@ -191,7 +191,7 @@ class Ballot:
         return record
 
     def _said(self, text: str, choices: Sequence[str]) -> str:
-        if self.manner.rule == "letter" and (letter := letter_of(text, choices)):
+        if self.prompting.rule == "letter" and (letter := letter_of(text, choices)):
             return choices[ord(letter) - ord("A")]
         return extract_answer(text)
 
@@ -199,7 +199,7 @@ class Ballot:
         """Log-probs in the order shown; a letter that was not named is as unlikely as the least likely that was."""
         if reply.scores is not None:
             return reply.scores
-        if self.manner.style not in LETTERED:  # "A" began a word
+        if self.prompting.style not in LETTERED:  # "A" began a word
             return None
         shown = [chr(ord("A") + place) for place in range(len(ask.choices))]
         if not any(letter in reply.letters for letter in shown):
@@ -222,7 +222,7 @@ def _share(scores: Sequence[float], option: int) -> float:
     return float(shifted[option] / shifted.sum())
 
 
-def price(ballot: Ballot, tasks: Sequence[Task], rates: Mapping[str, float] | None = None) -> dict[str, Any]:
+def price(ballot: VoterTasks, tasks: Sequence[Task], rates: Mapping[str, float] | None = None) -> dict[str, Any]:
     """What asking would cost: requests, minutes of audio, tokens (25 a second of audio, one for four letters of text).
 
     rates: money per `audio_minute`, `input_million` and `output_million` tokens, where there are any, and the

@@ -69,15 +69,15 @@ class PlanPosition(L.Callback):
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         """Counts bad samples that a loader process met."""
-        _tell(trainer, batch)
+        _record_bad_samples(trainer, batch)
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         """Counts bad samples that a loader process met."""
-        _tell(trainer, batch)
+        _record_bad_samples(trainer, batch)
 
     def on_predict_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         """Counts bad samples that a loader process met."""
-        _tell(trainer, batch)
+        _record_bad_samples(trainer, batch)
 
     def on_save_checkpoint(self, trainer: L.Trainer, *_: Any) -> None:
         """Shows where the curriculum stands."""
@@ -88,10 +88,10 @@ class PlanPosition(L.Callback):
         trainer.datamodule.write_record()  # type: ignore[attr-defined]
 
 
-def _tell(trainer: L.Trainer, batch: Any) -> None:
+def _record_bad_samples(trainer: L.Trainer, batch: Any) -> None:
     data = trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(data, AudioQuestions):
-        data.told(batch)
+        data.record_bad_samples(batch)
 
 
 class _Count(L.Callback):

@@ -23,7 +23,7 @@ ADVANTAGES = ("group", "batch", "none", "gdpo")
 
 
 @dataclass
-class Objective:
+class GRPOConfig:
     """The paper's by default: a mean over sequences, ratios in [0.8, 1.2], 0.001 times k3.
 
     Args:

@@ -243,7 +243,7 @@ def loss_named(name: str) -> Loss:
     return Loss(function, denominator)
 
 
-def clip_facts(ratio: Tensor, advantages: Tensor, mask: Tensor, clip: Clip) -> dict[str, Tensor]:
+def clip_metrics(ratio: Tensor, advantages: Tensor, mask: Tensor, clip: Clip) -> dict[str, Tensor]:
     """What is worth logging of every token, [N, C], 0 where nothing counts; means are sums over those of `tokens`.
 
     ratio: the ratios; clip_low: tokens with ratio < 1 - low and A < 0, clip_high: ratio > 1 + high and A > 0, which are

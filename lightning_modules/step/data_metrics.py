@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...curriculum.online.curriculum_metrics import moment, shares
+from ...curriculum.online.curriculum_metrics import curriculum_metrics, shares
 from ...datamodules.batch import Batch, Sample
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def label_of(sample: Sample) -> str:
     return sample.label if sample.label in LABELS else LABELS[-1]
 
 
-def batch_facts(module: PolicyModule, batch: Batch) -> dict[str, float]:
+def batch_metrics(module: PolicyModule, batch: Batch) -> dict[str, float]:
     """What the step's batch holds, for the log; a collective operation, which all ranks enter with their share of it.
 
     `seen/unique`, `seen/repeat`: samples presented for the first time in their stage, and those presented before; the
@@ -47,4 +47,4 @@ def _of_the_plan(module: PolicyModule, batch: Batch) -> dict[str, float]:
     counts = np.bincount(data.cells_of(rows) if rows else np.empty(0, np.int64), minlength=len(data.plan.cells))
     seen = np.array(module.over_ranks(*counts.astype(float)))
     stage = data.training.stage
-    return moment(data.plan, stage, batch.step, data.cursor) | shares(data.plan, seen, "data/share")
+    return curriculum_metrics(data.plan, stage, batch.step, data.cursor) | shares(data.plan, seen, "data/share")

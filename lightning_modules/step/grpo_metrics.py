@@ -45,7 +45,7 @@ def label_places(each: Experience, rows: Tensor) -> Tensor:
     return places[each.group[rows.cpu()]]
 
 
-def mean_facts(module: GRPO, meter: Meter) -> dict[str, float]:
+def mean_metrics(module: GRPO, meter: Meter) -> dict[str, float]:
     """Means per token over all ranks, of all and by label; with several iterations per rollout those of the last.
 
     The gap to the engine's log-probs is that of the first: later ones have learnt.
@@ -91,8 +91,8 @@ def by_label(module: GRPO, found: list[Experience]) -> dict[str, float]:
             p = log[f"accuracy/{label}"]
             log[f"zero_adv/{label}/predicted"] = p**size + (1 - p) ** size
             log[f"seen/prompts/{label}"] = count
-    log |= _filter_facts(module, found)
-    return log | _rollout_facts(module, found)
+    log |= _filter_metrics(module, found)
+    return log | _rollout_metrics(module, found)
 
 
 def _columns(each: Experience) -> dict[str, Tensor]:
@@ -115,10 +115,10 @@ def _columns(each: Experience) -> dict[str, Tensor]:
     }
 
 
-def _filter_facts(module: GRPO, found: list[Experience]) -> dict[str, float]:
+def _filter_metrics(module: GRPO, found: list[Experience]) -> dict[str, float]:
     """What dynamic sampling did: rounds, prompts that were tried for nothing, the labels' mix before and after."""
     data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
-    if data.plan.dealt(found[0].batch.stage or data.training.stage).stage.on_zero_advantage == "keep":
+    if data.plan.stage_plan(found[0].batch.stage or data.training.stage).stage.on_zero_advantage == "keep":
         return {}
     tried = [(label_of(s), bool(r)) for s, r in zip(found[0].batch.samples, found[0].real, strict=True)]
     kept = [(label_of(s), bool(k)) for each in found for s, k in zip(each.batch.samples, each.kept, strict=True)]
@@ -129,7 +129,7 @@ def _filter_facts(module: GRPO, found: list[Experience]) -> dict[str, float]:
     return log | {f"filter/mix_after/{label}": share for label, share in mix_of(module, kept).items()}
 
 
-def _rollout_facts(module: GRPO, found: list[Experience]) -> dict[str, float]:
+def _rollout_metrics(module: GRPO, found: list[Experience]) -> dict[str, float]:
     rows = [each.real[each.group] for each in found]
     lengths = float(sum(each.done.mask.sum(1).cpu()[mine].sum() for each, mine in zip(found, rows, strict=True)))
     finished = float(sum(each.done.finished.cpu()[mine].sum() for each, mine in zip(found, rows, strict=True)))

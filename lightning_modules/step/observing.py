@@ -50,13 +50,13 @@ def probe(module: GRPO, found: list[Experience]) -> list[Tensor] | None:
     data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
     if data.cursor is None or not data.cursor.adapts:
         return None
-    wanted = data.plan.dealt(data.training.stage).stage.probe
+    wanted = data.plan.stage_plan(data.training.stage).stage.probe
     if wanted is None or not due(found[0].batch.step, wanted.rate):
         return None
     return [silent_accuracy(module, each.batch, wanted.how) for each in found]
 
 
-def feed_back(module: GRPO, found: list[Experience], probed: list[Tensor] | None) -> dict[str, float]:
+def report_to_curriculum(module: GRPO, found: list[Experience], probed: list[Tensor] | None) -> dict[str, float]:
     """Tells an adaptive stage how its cells fared, over all ranks; returns what it has learnt so far.
 
     probed: as `probe` returned it.
@@ -81,10 +81,10 @@ def feed_back(module: GRPO, found: list[Experience], probed: list[Tensor] | None
     data.cursor.observe(sums)
     live = data.cursor.live()
     shown = [name for name in ("ac", "necessity", "useful") if name in live]
-    return silent_facts(data.plan.cells, sums) | {f"live/{name}": float(live[name].mean()) for name in shown}
+    return silent_metrics(data.plan.cells, sums) | {f"live/{name}": float(live[name].mean()) for name in shown}
 
 
-def silent_facts(cells: Cells, sums: np.ndarray) -> dict[str, float]:
+def silent_metrics(cells: Cells, sums: np.ndarray) -> dict[str, float]:
     """`silent/all`, and `silent/{label}` where the label is an axis of the cells, of the prompts that were probed."""
     prompts, right = sums[SUMS.index("silent_prompts")], sums[SUMS.index("silent_right")]
     groups = {"all": np.ones(len(cells), bool)}
@@ -102,7 +102,7 @@ def refill(module: GRPO, first: Experience) -> list[Experience]:
     """
     data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
     batch = first.batch
-    action = data.plan.dealt(batch.stage or data.training.stage).stage.on_zero_advantage
+    action = data.plan.stage_plan(batch.stage or data.training.stage).stage.on_zero_advantage
     if action == "keep":
         return []
     first.kept = first.real & ~first.constant
@@ -130,7 +130,7 @@ def _next_batch(module: GRPO, batch: Batch, flat: list[int]) -> Batch | None:
         return None
     before = np.sum(everyone[: module.trainer.global_rank], axis=0) if module.trainer.global_rank else counts * 0
     rows = [taken[cell][before[cell] : before[cell] + counts[cell]] for cell in sorted(taken)]
-    mine = data.preparation.training_rows[np.concatenate(rows)]
+    mine = data.builder.training_rows[np.concatenate(rows)]
     request = data.training_request(batch.step)
     real = request.weights > 0
     weight_of = dict(zip(data.cells_of(request.rows[real]).tolist(), request.weights[real].tolist(), strict=True))
@@ -138,7 +138,7 @@ def _next_batch(module: GRPO, batch: Batch, flat: list[int]) -> Batch | None:
     if not len(mine):  # where weights are sharded all ranks must sample together
         mine, weights = np.array([batch.samples[0].row]), np.zeros(1, np.float32)
     more = data.prepare(replace(request, rows=mine, weights=weights, passes=np.zeros(len(mine), np.int64)))
-    data.told(more)  # its bad samples count as those of any batch
+    data.record_bad_samples(more)  # its bad samples count as those of any batch
     module.num_replaced += len(more.replaced)
     return more.to(module.device)
 

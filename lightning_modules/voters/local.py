@@ -20,7 +20,7 @@ from ...datamodules.audio.waves import SAMPLE_RATE
 from ...datamodules.processors.omni import SYSTEM, OmniProcessor
 from ...datamodules.questions.answers import target_text
 from ...datamodules.voting.answer_store import AnswerStore
-from ...datamodules.voting.tasks import Ask, Ballot, Reply, Scoring
+from ...datamodules.voting.tasks import Ask, Reply, Scoring, VoterTasks
 from ...errors import InputError
 from ..policy.omni import OmniPolicy
 from ..rollout.sampling import sample
@@ -61,7 +61,7 @@ class OmniVoter(nn.Module):
 
     Args:
         checkpoint: folder or hub id. dtype, attention: as of `OmniPolicy`.
-        scoring: see `Manner`; style: of the prompt, which decides how an option is written as an answer.
+        scoring: see `PromptingSpec`; style: of the prompt, which decides how an option is written as an answer.
         system: system turn; null for the paper's.
         max_new_tokens, temperature: of generated answers. seed: of their draws.
     """
@@ -270,7 +270,7 @@ def _listed(value: Any) -> list[int]:
 class VoterModule(L.LightningModule):
     """Answers tasks under `trainer.predict`, on as many devices and nodes as there are; each batch is kept at once."""
 
-    def __init__(self, voter: Any, ballot: Ballot, store: AnswerStore) -> None:
+    def __init__(self, voter: Any, ballot: VoterTasks, store: AnswerStore) -> None:
         super().__init__()
         self.voter, self.ballot, self.store = voter, ballot, store
 

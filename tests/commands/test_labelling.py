@@ -821,8 +821,10 @@ def test_a_file_without_mistakes_is_read_as_it_says(tmp_path):
     assert (job.seed, job.condition, job.pool) == (3, "none", {"split": "test", "source": ["a", "b"]})
     one, two, local = job.voters
     assert one.endpoint.temperature == 1 and not one.endpoint.letter_logprobs and one.price == {"audio_minute": 2}
-    assert two.endpoint.letter_logprobs is True and two.manner.rotations == "all" and two.manner.scoring == "letters"
-    assert (local.local.checkpoint, local.local.devices, local.manner.scoring) == ("x/y", "auto", "options")
+    assert (
+        two.endpoint.letter_logprobs is True and two.prompting.rotations == "all" and two.prompting.scoring == "letters"
+    )
+    assert (local.local.checkpoint, local.local.devices, local.prompting.scoring) == ("x/y", "auto", "options")
     assert one.described()["model"] == "m" and "url" not in one.described() and "key_env" not in one.described()
 
 

@@ -52,7 +52,7 @@ data:
 GROUP = "rollout: {group_size: 4, max_new_tokens: 6}\n    objective: {beta: 0.05}"
 
 
-REWARDS = {"GRPO": "tests_rewards.length", "refill": "grpo_parts.half"}
+REWARDS = {"GRPO": "lab_rewards.length", "refill": "grpo_parts.half"}
 
 
 def write_config(small, out: Path, module: str = "SFT") -> str:

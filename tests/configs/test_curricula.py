@@ -56,7 +56,7 @@ def paper(table):
 
 
 def dealt_rows(plan, stage):
-    return plan.rows(stage, np.arange(plan.dealt(stage).rows))
+    return plan.rows(stage, np.arange(plan.stage_plan(stage).rows))
 
 
 def counts(table, column):
@@ -130,7 +130,7 @@ def test_a_curriculum_written_as_yaml_and_read_again_is_the_same_plan(name, tabl
     plans = [Plan(parse_curriculum(one), table) for one in (mapping, rewritten)]
     assert plans[0].fingerprint == plans[1].fingerprint
     first = next(iter(plans[0].stages))
-    if not plans[0].dealt(first).stage.window:
+    if not plans[0].stage_plan(first).stage.window:
         assert dealt_rows(plans[0], first).tobytes() == dealt_rows(plans[1], first).tobytes()
 
 
@@ -145,7 +145,7 @@ def test_the_order_of_keys_in_a_file_does_not_matter(name, table):
 
 
 def small(stage, **top):
-    base = {"name": "s", "objective": "sft", "batch_size": 8, "budget": {"samples": 80}}
+    base = {"name": "s", "algorithm": "sft", "batch_size": 8, "budget": {"samples": 80}}
     return parse_curriculum({"stages": [base | stage], **top}).canonical()
 
 
@@ -186,7 +186,7 @@ def test_a_description_holds_every_default():
         "columns": {},
         "stages": [
             {
-                **{"name": "s", "objective": "sft", "batch_size": 8, "budget": {"samples": 80, "epochs": 1}},
+                **{"name": "s", "algorithm": "sft", "batch_size": 8, "budget": {"samples": 80, "epochs": 1}},
                 **{"pool": {}, "weight": "uniform", "mass": None, "loss_weight": None, "block": None, "mix": "spread"},
                 **{"claim": 0, "on_short": "error", "window": None, "lag": 1, "feedback": None, "probe": None},
                 "on_zero_advantage": "keep",
@@ -201,7 +201,7 @@ def test_a_description_holds_every_default():
 def test_plans_with_the_same_fingerprint_deal_the_same_rows(table):
     """Modifiers in one order or the other: `matched` comes before `floor` in both."""
     few = table.take(np.arange(0, len(table), 100))
-    stage = {"name": "s", "objective": "sft", "batch_size": 8, "budget": {"samples": 800}}
+    stage = {"name": "s", "algorithm": "sft", "batch_size": 8, "budget": {"samples": 800}}
     parts = {"softmax": {"by": "ac", "temperature": 0.1}, "matched": {"by": "source"}, "floor": 0.5}
     cells = {"ac": {"column": "ac_prob", "bins": 4}, "source": "source"}
     one, other = (
@@ -216,7 +216,7 @@ def test_plans_with_the_same_fingerprint_deal_the_same_rows(table):
 def test_a_paper_arm_deals_as_much_sft_as_there_are_weak_questions_and_shares_nothing(name, paper, table):
     plan = paper[name]
     sft, grpo = (dealt_rows(plan, stage) for stage in ("sft", "grpo"))
-    assert len(sft) == len(np.unique(sft)) == WEAK and plan.dealt("sft").presented == 2 * WEAK
+    assert len(sft) == len(np.unique(sft)) == WEAK and plan.stage_plan("sft").presented == 2 * WEAK
     assert plan.num_steps("sft") == 3_915  # 626,354 / 160 = 3,914.7
     assert not np.isin(grpo, sft).any()
     steps = {"weak_to_strong": 100, "mixed_to_strong": 900, "mixed_to_mixed": 400}[name]
@@ -240,7 +240,7 @@ def test_mixed_arms_have_the_pool_s_mix(paper, table):
     wanted += [(paper["all_sft"], "sft", 175_474.6), (paper["all_grpo"], "grpo", 5_264.2)]
     for plan, stage, weak in wanted:
         assert plan.composition(stage, "label")["weak"] == pytest.approx(weak, abs=1)
-    assert [paper[name].dealt(name[4:]).rows for name in SINGLE] == [320_000, 9_600]
+    assert [paper[name].stage_plan(name[4:]).rows for name in SINGLE] == [320_000, 9_600]
 
 
 def test_mixed_to_strong_mixes_what_grpo_leaves(paper, table):
@@ -250,7 +250,7 @@ def test_mixed_to_strong_mixes_what_grpo_leaves(paper, table):
     assert plan.composition("grpo", "label") == {"strong": 7_200}
     clip, weak = table.columns["clip"], table.text("label").codes == 0
     free = ~np.isin(clip, clip[grpo])
-    assert plan.dealt("sft").left.sum() == free.sum() < 571_118 - 7_200
+    assert plan.stage_plan("sft").left.sum() == free.sum() < 571_118 - 7_200
     assert not np.isin(clip[sft], clip[grpo]).any()
     expected = WEAK * int((free & weak).sum()) / int(free.sum())
     assert int(weak[sft].sum()) == pytest.approx(expected, abs=1)

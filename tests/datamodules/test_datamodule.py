@@ -16,7 +16,7 @@ from transformers import WhisperFeatureExtractor
 from earwitness.curriculum.table import write_arrow
 from earwitness.datamodules.batch import Batch
 from earwitness.datamodules.batches.conditions import Condition
-from earwitness.datamodules.batches.requests import Asking, Augmentation, Training
+from earwitness.datamodules.batches.requests import Augmentation, EvaluationSpec, TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.datamodules.processors.omni import question_text
 from earwitness.datamodules.shards.packing import shard
@@ -68,15 +68,15 @@ def corpus(tmp_path_factory) -> Path:
 
 def stages(batch_size: int, seed: int = 3) -> dict:
     """Ten of the twelve training questions, each three times; then the other two."""
-    first = {"name": "first", "objective": "sft", "budget": {"samples": 10, "epochs": 3}, "batch_size": batch_size}
-    second = {"name": "second", "objective": "grpo", "budget": {"samples": 2}, "batch_size": 2}
+    first = {"name": "first", "algorithm": "sft", "budget": {"samples": 10, "epochs": 3}, "batch_size": batch_size}
+    second = {"name": "second", "algorithm": "grpo", "budget": {"samples": 2}, "batch_size": 2}
     return {"seed": seed, "cells": ["question_type"], "stages": [first, second]}
 
 
 def module(corpus: Path, batch_size: int = 4, rank: int = 0, world: int = 1, setup: str = "fit", **more):
     own = ("labels", "validation", "evaluation", "num_workers", "seed", "reading")
     options = {key: more.pop(key) for key in own if key in more}
-    training = Training(**({"curriculum": stages(batch_size), "stage": "first"} | more))
+    training = TrainingSpec(**({"curriculum": stages(batch_size), "stage": "first"} | more))
     data = AudioQuestions(str(corpus / "index.arrow"), str(corpus / "checkpoint"), training=training, **options)
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world, fit_loop=SimpleNamespace(_combined_loader=1))
     data.setup(setup)
@@ -152,7 +152,7 @@ def test_a_batch_must_divide_over_the_ranks(corpus):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_asks_every_question_once_per_condition(corpus, world, workers):
     """Five test questions, two at a time: the last batch is filled up with weight 0 to the same size on every rank."""
-    asking = Asking({"split": "test"}, ["audio", "silence:0.5"], batch_size=2)
+    asking = EvaluationSpec({"split": "test"}, ["audio", "silence:0.5"], batch_size=2)
     counted, sizes = Counter(), []
     for rank in range(world):
         data = module(corpus, 12, rank, world, "test", evaluation=asking, num_workers=workers)
@@ -171,7 +171,7 @@ def test_validation_and_test_have_their_splits_by_default(corpus):
     assert ids(list(data.val_dataloader())) == ids_of(data, "val") and len(ids_of(data, "val")) == 3
     assert ids(list(data.test_dataloader())) == ids_of(data, "test") and len(ids_of(data, "test")) == 5
     with pytest.raises(InputError, match="no question in the pool"):
-        data.evaluation_requests(Asking({"split": ["val", "test"], "question_type": []}))
+        data.evaluation_requests(EvaluationSpec({"split": ["val", "test"], "question_type": []}))
 
 
 def ids_of(data: AudioQuestions, split: str) -> list[str]:
@@ -180,7 +180,7 @@ def ids_of(data: AudioQuestions, split: str) -> list[str]:
 
 def test_a_shared_recording_is_read_once_and_every_row_hears_its_own(corpus, monkeypatch):
     data = module(corpus, setup="test")
-    requests = data.evaluation_requests(Asking({"split": ["train", "test"]}, batch_size=17))
+    requests = data.evaluation_requests(EvaluationSpec({"split": ["train", "test"]}, batch_size=17))
     reads = []
     monkeypatch.setattr(
         data.reader, "wave", lambda row, _=None, read=data.reader.wave: (reads.append(row), read(row))[1]
@@ -235,7 +235,7 @@ def test_augmentation_changes_training_only_and_differs_by_step(corpus):
     heard = [[b.prompts.features for b in data.train_dataloader()] for data in (plain, changed)]
     assert not any(torch.equal(a, b) for a, b in zip(*heard, strict=True))
     row = int(plain.training_request(0).rows[0])
-    heard = [changed.preparation.sound(row, Condition("audio"), changed.training_request(n), None) for n in (0, 1)]
+    heard = [changed.builder.sound(row, Condition("audio"), changed.training_request(n), None) for n in (0, 1)]
     assert not np.array_equal(*heard)
     for a, b in zip(plain.test_dataloader(), changed.test_dataloader(), strict=True):
         assert same(a, b)
@@ -248,7 +248,7 @@ def test_conditions_in_sequence_have_equal_parts_of_the_stage(corpus):
 
 def test_labels_reach_the_samples_and_a_missing_label_is_empty(corpus):
     data = module(corpus, setup="test", labels=str(corpus / "labels.arrow"))
-    samples = [s for request in data.evaluation_requests(Asking()) for s in data.prepare(request).samples]
+    samples = [s for request in data.evaluation_requests(EvaluationSpec()) for s in data.prepare(request).samples]
     assert len(samples) == 20
     assert all(s.label == ("", "weak", "strong")[int(s.question.id) % 3] for s in samples)
 
@@ -301,7 +301,10 @@ def test_the_state_of_another_plan_is_refused_with_what_changed(corpus, change, 
 )
 def test_unknown_conditions_are_refused_before_anything_is_read(condition):
     says = f"^condition '{condition}': use 'audio', 'silence'"
-    asking, training = Asking(conditions=["audio", condition]), Training({}, "first", conditions=[condition])
+    asking, training = (
+        EvaluationSpec(conditions=["audio", condition]),
+        TrainingSpec({}, "first", conditions=[condition]),
+    )
     for where in ({"validation": asking}, {"evaluation": asking}, {"training": training}):
         with pytest.raises(InputError, match=says):
             AudioQuestions("no index", "no checkpoint", **where)
@@ -359,10 +362,10 @@ def test_validation_on_recordings_that_are_trained_on_is_refused(tmp_path):
     clips = [0, 1, 2, 3, 3, 1, 4]
     paths = {"audio_path": lambda n: "copy.wav" if n == 4 else f"{clips[n]}.wav"}
     folder = build(tmp_path, clips, ["train"] * 7, types="aaaabbb", **paths)
-    one = {"name": "first", "objective": "sft", "budget": {"samples": 3}, "batch_size": 1}
+    one = {"name": "first", "algorithm": "sft", "budget": {"samples": 3}, "batch_size": 1}
     given = {"curriculum": {"stages": [one]}, "pool": {"question_type": "a"}}
     with pytest.raises(InputError) as error:
-        module(folder, **given, validation=Asking({"question_type": "b"}))
+        module(folder, **given, validation=EvaluationSpec({"question_type": "b"}))
     reader = ShardReader(folder / "index.arrow")
     first = next(key for key in map(reader.key, range(7)) if key in ("s/04", "s/05"))
     says = f"2 of 3 validation questions, {first} the first, are about recordings that are trained on"
@@ -372,8 +375,8 @@ def test_validation_on_recordings_that_are_trained_on_is_refused(tmp_path):
 @pytest.mark.parametrize("disjoint", [["uid"], ["uid", "clip"]])
 def test_stages_share_no_question_and_where_asked_for_no_recording(corpus, disjoint):
     """Twelve questions on eight recordings, six for SFT and three for GRPO: by question alone they share recordings."""
-    sft = {"name": "first", "objective": "sft", "budget": {"samples": 6}, "batch_size": 2}
-    grpo = {"name": "second", "objective": "grpo", "budget": {"samples": 3}, "batch_size": 1}
+    sft = {"name": "first", "algorithm": "sft", "budget": {"samples": 6}, "batch_size": 2}
+    grpo = {"name": "second", "algorithm": "grpo", "budget": {"samples": 3}, "batch_size": 1}
     shared = []
     for seed in range(6):
         given = {"seed": seed, "cells": ["source"], "disjoint": disjoint, "stages": [sft, grpo]}

@@ -9,13 +9,13 @@ from functools import partial
 import pytest
 import torch
 
-from earwitness.datamodules.batches.requests import Asking, Training
+from earwitness.datamodules.batches.requests import EvaluationSpec, TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.errors import InputError
 from earwitness.lightning_modules import grpo as grpo_module
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.objectives.correction import Correction
-from earwitness.lightning_modules.objectives.grpo_config import Objective
+from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.tests.grpo_parts import Changed, Kept, backwards, flat, mislabelled
@@ -29,9 +29,11 @@ CONSTANT = {"earwitness.tests.lab_rewards.constant": 1.0}
 
 def data_of(small, **stage) -> AudioQuestions:
     """Two steps of four questions."""
-    given = {"name": "grpo", "objective": "grpo", "pool": {"source": "sounds"}, "batch_size": 4}
+    given = {"name": "grpo", "algorithm": "grpo", "pool": {"source": "sounds"}, "batch_size": 4}
     curriculum = {"seed": 3, "cells": ["label"], "stages": [given | {"budget": {"steps": 2}} | stage]}
-    return AudioQuestions(small.index, small.tiny, small.labels, Training(curriculum, "grpo"), Asking({"split": "val"}))
+    return AudioQuestions(
+        small.index, small.tiny, small.labels, TrainingSpec(curriculum, "grpo"), EvaluationSpec({"split": "val"})
+    )
 
 
 def module_of(small, rewards=LENGTH, rollout=None, objective=None, lora=None, **options) -> GRPO:
@@ -40,7 +42,7 @@ def module_of(small, rewards=LENGTH, rollout=None, objective=None, lora=None, **
         partial(OmniPolicy, small.tiny, lora=lora),
         SGD,
         rollout=rollout or Rollout(4, 1.0, 6),
-        objective=objective or Objective(beta=0.0),
+        objective=objective or GRPOConfig(beta=0.0),
         rewards=rewards,
         **(given | options),
     )
@@ -78,7 +80,7 @@ def test_kept_groups_stay_in_the_denominator_dropped_ones_do_not(small, tmp_path
 @pytest.mark.parametrize(("action", "moves"), [("keep", True), ("drop", False)])
 def test_the_kl_still_pulls_at_groups_without_an_advantage(small, tmp_path, action, moves):
     """Beside a reference that differs from the policy: kept groups are pulled to it, dropped ones are not."""
-    module = module_of(small, CONSTANT, objective=Objective(beta=0.5))
+    module = module_of(small, CONSTANT, objective=GRPOConfig(beta=0.5))
     module.configure_model()
     with torch.no_grad():
         module.net.head.add_(0.05 * torch.randn(module.net.head.shape, generator=torch.Generator().manual_seed(0)))
@@ -99,7 +101,7 @@ def test_a_share_of_groups_without_advantage_is_split_and_predicted(small, tmp_p
 # ---- truncated and empty completions (edge cases 7 to 10)
 def test_a_batch_of_cut_completions_moves_nothing_and_is_counted(small, tmp_path):
     """A random model never ends: with `mask_truncated` all is masked, and every number is finite."""
-    objective = Objective(beta=0.1, mask_truncated=True)
+    objective = GRPOConfig(beta=0.1, mask_truncated=True)
     module = module_of(small, objective=objective)
     moved, kept = run(small, tmp_path, module, steps=2)
     assert not moved.any() and module.trainer.datamodule.position == 2 and module.trainer.global_step == 2
@@ -121,9 +123,9 @@ def test_empty_completions_are_counted_unless_dropped(small, tmp_path, loss, pow
     Token means never count them.
     """
     given = {"loss": loss, "beta": 0.0, "mask_truncated": True}
-    counted, _ = run(small, tmp_path, module_of(small, objective=Objective(**given), engine=Changed(finishing)))
+    counted, _ = run(small, tmp_path, module_of(small, objective=GRPOConfig(**given), engine=Changed(finishing)))
     given["drop_empty"] = True
-    dropped, _ = run(small, tmp_path, module_of(small, objective=Objective(**given), engine=Changed(finishing)))
+    dropped, _ = run(small, tmp_path, module_of(small, objective=GRPOConfig(**given), engine=Changed(finishing)))
     close(dropped, counted * (16 / 6) ** power)
 
 
@@ -133,7 +135,7 @@ def test_denominators_are_the_steps_for_any_micro_batch_size(small, tmp_path, lo
     high = 5.0 if loss == "cispo" else 0.2
     moves = []
     for size in (1, 3, 4):
-        objective = Objective(loss=loss, high=high, beta=0.05)
+        objective = GRPOConfig(loss=loss, high=high, beta=0.05)
         module = module_of(
             small, objective=objective, engine=Changed(finishing), micro_batch_size=size, num_iterations=2
         )
@@ -145,7 +147,7 @@ def test_denominators_are_the_steps_for_any_micro_batch_size(small, tmp_path, lo
 # ---- temperatures, supports and what is fixed when (edge cases 11 to 14)
 def test_policy_old_and_reference_share_the_temperature(small, tmp_path):
     """At 1.5 on the first step: ratio exactly 1, KL 0, and the engine's log-probs are the policy's."""
-    objective = Objective(beta=0.1)
+    objective = GRPOConfig(beta=0.1)
     _, kept = run(small, tmp_path, module_of(small, rollout=Rollout(4, 1.5, 6), objective=objective))
     log = kept.logs[0]
     assert log["train/ratio"] == 1.0 and abs(log["train/kl"]) < 1e-9 and log["rollout/logprob_gap"] < 1e-5
@@ -155,7 +157,7 @@ def test_policy_old_and_reference_share_the_temperature(small, tmp_path):
 @pytest.mark.parametrize("how", [{"top_k": 4}, {"top_p": 0.6}, {"top_k": 8, "top_p": 0.9}])
 def test_truncated_sampling_has_the_ratio_of_the_truncated_distributions(small, tmp_path, how):
     """The paper's temperature 1.5 and top_k 4. Over the whole vocabulary the log-probs would be nats away."""
-    module = module_of(small, rollout=Rollout(4, 1.5, 6, **how), objective=Objective(beta=0.1))
+    module = module_of(small, rollout=Rollout(4, 1.5, 6, **how), objective=GRPOConfig(beta=0.1))
     _, kept = run(small, tmp_path, module)
     log, each = kept.logs[0], kept.experiences[0][0]
     assert log["rollout/logprob_gap"] < 1e-5 and log["train/ratio"] == 1.0 and abs(log["train/kl"]) < 1e-9
@@ -190,7 +192,7 @@ def test_old_log_probs_are_fixed_before_the_first_of_several_iterations(small, t
 
 def test_skipping_the_old_log_probs_changes_nothing(small, tmp_path, monkeypatch):
     """One iteration: the old ones are the policy's own, whether they are computed before or taken from the pass."""
-    skipped, _ = run(small, tmp_path, module_of(small, objective=Objective(beta=0.1)))
+    skipped, _ = run(small, tmp_path, module_of(small, objective=GRPOConfig(beta=0.1)))
     fixed = GRPO._fixed
 
     def recomputed(self, work):
@@ -198,7 +200,7 @@ def test_skipping_the_old_log_probs_changes_nothing(small, tmp_path, monkeypatch
             return [m._replace(old=self._logprobs(self.net, m).logprob) for m in fixed(self, work)]
 
     monkeypatch.setattr(GRPO, "_fixed", recomputed)
-    close(run(small, tmp_path, module_of(small, objective=Objective(beta=0.1)))[0], skipped)
+    close(run(small, tmp_path, module_of(small, objective=GRPOConfig(beta=0.1)))[0], skipped)
 
 
 def away(nats: float):
@@ -220,7 +222,7 @@ def away(nats: float):
 def test_importance_weights_scale_the_policys_gradient(small, tmp_path, correction, nats, factor):
     """The same gap for every token: the whole gradient is multiplied, also in the second iteration."""
     plain, _ = run(small, tmp_path, module_of(small))
-    objective = Objective(beta=0.0, correction=correction)
+    objective = GRPOConfig(beta=0.0, correction=correction)
     weighed, kept = run(small, tmp_path, module_of(small, objective=objective, engine=away(nats)))
     if factor:
         close(weighed, plain * factor)
@@ -233,7 +235,7 @@ def test_importance_weights_scale_the_policys_gradient(small, tmp_path, correcti
 
 def test_a_correction_needs_the_engines_log_probs(small, tmp_path):
     silent = Changed(lambda done: replace(done, logprob=None))
-    module = module_of(small, objective=Objective(correction=Correction()), engine=silent)
+    module = module_of(small, objective=GRPOConfig(correction=Correction()), engine=silent)
     with pytest.raises(InputError, match="Changed gives no log-probs of its own"):
         run(small, tmp_path, module)
 
@@ -271,7 +273,7 @@ def test_a_prompt_without_completions_is_noticed(small, tmp_path):
 # ---- references
 @pytest.mark.parametrize("offload", [False, True])
 def test_a_frozen_copy_is_the_reference_of_full_fine_tuning(small, tmp_path, offload):
-    objective = Objective(beta=0.1, offload_reference=offload)
+    objective = GRPOConfig(beta=0.1, offload_reference=offload)
     module = module_of(small, objective=objective)
     moved, kept = run(small, tmp_path, module, steps=2)
     copy = module._references[0].copy
@@ -285,7 +287,7 @@ def test_a_frozen_copy_is_the_reference_of_full_fine_tuning(small, tmp_path, off
 def test_without_kl_and_with_adapters_no_second_model_is_loaded(small, tmp_path):
     loads = []
     for lora, beta in ((None, 0.0), (Lora(rank=4), 0.1)):
-        module = module_of(small, lora=lora, objective=Objective(beta=beta))
+        module = module_of(small, lora=lora, objective=GRPOConfig(beta=beta))
         make, count = module.make_policy, []
         module.make_policy = lambda make=make, count=count: count.append(1) or make()
         run(small, tmp_path, module)
@@ -296,7 +298,7 @@ def test_without_kl_and_with_adapters_no_second_model_is_loaded(small, tmp_path)
 # ---- every rank has work, with audio
 def test_every_micro_batch_runs_the_audio_tower_once(small, tmp_path):
     """Also one that only keeps a rank busy, and one whose completions are all masked."""
-    module = module_of(small, micro_batch_size=2, objective=Objective(beta=0.0, mask_truncated=True))
+    module = module_of(small, micro_batch_size=2, objective=GRPOConfig(beta=0.0, mask_truncated=True))
     module.configure_model()
     calls = []
     module.net.base.audio_tower.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
@@ -306,8 +308,8 @@ def test_every_micro_batch_runs_the_audio_tower_once(small, tmp_path):
 
 
 def test_a_micro_batch_that_keeps_a_rank_busy_adds_nothing(small, tmp_path):
-    plain, log = run(small, tmp_path, module_of(small, micro_batch_size=2, objective=Objective(beta=0.1)))
-    busy = module_of(small, micro_batch_size=2, objective=Objective(beta=0.1))
+    plain, log = run(small, tmp_path, module_of(small, micro_batch_size=2, objective=GRPOConfig(beta=0.1)))
+    busy = module_of(small, micro_batch_size=2, objective=GRPOConfig(beta=0.1))
     busy.greatest = lambda value: 5.0
     same, other = run(small, tmp_path, busy)
     close(same, plain, 1e-7)
@@ -317,12 +319,12 @@ def test_a_micro_batch_that_keeps_a_rank_busy_adds_nothing(small, tmp_path):
 # ---- advantages over the batch, losses by name
 def test_advantages_of_the_whole_batch_and_of_every_reward_alone(small, tmp_path):
     """`none` follows differences in reward; `batch` divides them by one number: the moves are parallel."""
-    none, _ = run(small, tmp_path, module_of(small, objective=Objective(beta=0.0, advantages="none")))
-    batch, kept = run(small, tmp_path, module_of(small, objective=Objective(beta=0.0, advantages="batch")))
+    none, _ = run(small, tmp_path, module_of(small, objective=GRPOConfig(beta=0.0, advantages="none")))
+    batch, kept = run(small, tmp_path, module_of(small, objective=GRPOConfig(beta=0.0, advantages="batch")))
     spread = float(kept.experiences[0][0].scored.total.std())
     close(batch * (spread + 1e-4), none)
     both = {**LENGTH, "earwitness.tests.grpo_parts.first_letter": 0.5}
-    gdpo, kept = run(small, tmp_path, module_of(small, both, objective=Objective(beta=0.0, advantages="gdpo")))
+    gdpo, kept = run(small, tmp_path, module_of(small, both, objective=GRPOConfig(beta=0.0, advantages="gdpo")))
     assert gdpo.any() and float(kept.experiences[0][0].advantages.std()) == pytest.approx(1.0, abs=1e-3)
 
 
@@ -333,10 +335,10 @@ def test_a_users_loss_is_named_by_its_import_path(small, tmp_path):
         tmp_path,
         module_of(
             small,
-            objective=Objective(loss="earwitness.tests.lab_rewards.reinforce", beta=0.0),
+            objective=GRPOConfig(loss="earwitness.tests.lab_rewards.reinforce", beta=0.0),
         ),
     )
-    close(run(small, tmp_path, module_of(small, objective=Objective(loss="dapo", beta=0.0)))[0], mine)
+    close(run(small, tmp_path, module_of(small, objective=GRPOConfig(loss="dapo", beta=0.0)))[0], mine)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +356,7 @@ def test_a_users_loss_is_named_by_its_import_path(small, tmp_path):
 )
 def test_what_cannot_be_optimised_is_refused(wrong, message):
     with pytest.raises(InputError, match=message):
-        Objective(**wrong)
+        GRPOConfig(**wrong)
 
 
 @pytest.mark.parametrize(

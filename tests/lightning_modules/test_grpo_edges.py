@@ -16,13 +16,13 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from earwitness.curriculum.identity import splitmix64
-from earwitness.curriculum.online.curriculum_metrics import moment
+from earwitness.curriculum.online.curriculum_metrics import curriculum_metrics
 from earwitness.curriculum.online.cursor import Cursor
 from earwitness.curriculum.plan.plan import Plan
 from earwitness.curriculum.schedule.stages import parse_curriculum
 from earwitness.curriculum.table import Categorical, Table, read_arrow, write_arrow
 from earwitness.datamodules.batch import Replaced, Sample
-from earwitness.datamodules.batches.requests import Asking, Training
+from earwitness.datamodules.batches.requests import EvaluationSpec, TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.datamodules.questions.question import parse_question
 from earwitness.errors import InputError
@@ -30,7 +30,7 @@ from earwitness.lightning_modules.callbacks.completions import CompletionTable
 from earwitness.lightning_modules.callbacks.silent_probe import SilentProbe
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.interleaved import Interleaved
-from earwitness.lightning_modules.objectives.grpo_config import Objective
+from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.rollout.sampling import PolicyEngine, sample
@@ -90,10 +90,10 @@ def data_of(
     small, steps: int = 2, labels: str = "", training: dict | None = None, curriculum=None, cells="label", **stage
 ):
     """Steps of four questions."""
-    given = {"name": "grpo", "objective": "grpo", "pool": {"source": "sounds"}, "batch_size": 4}
+    given = {"name": "grpo", "algorithm": "grpo", "pool": {"source": "sounds"}, "batch_size": 4}
     spec = {"seed": 3, "cells": [cells], "stages": [given | {"budget": {"steps": steps}} | stage]}
-    chosen = Training(curriculum or spec, **({"stage": "grpo"} | (training or {})))
-    return AudioQuestions(small.index, small.tiny, labels or small.labels, chosen, Asking({"split": "val"}))
+    chosen = TrainingSpec(curriculum or spec, **({"stage": "grpo"} | (training or {})))
+    return AudioQuestions(small.index, small.tiny, labels or small.labels, chosen, EvaluationSpec({"split": "val"}))
 
 
 def module_of(small, rewards=None, rollout=None, objective=None, policy=None, kind=GRPO, optimizer=SGD, **options):
@@ -102,7 +102,7 @@ def module_of(small, rewards=None, rollout=None, objective=None, policy=None, ki
         partial(OmniPolicy, small.tiny, **(policy or {})),
         optimizer,
         rollout=rollout or Rollout(4, 1.0, 4),
-        objective=objective or Objective(beta=0.0),
+        objective=objective or GRPOConfig(beta=0.0),
         rewards=LENGTH if rewards is None else rewards,
         **(given | options),
     )
@@ -216,7 +216,7 @@ def test_a_stage_that_repeats_all_its_cards_has_none_to_fill_up_with(small, tmp_
     more = {"budget": {"samples": 60}, "on_short": "repeat", "pool": pool}
     data = data_of(small, **more, **REFILL)
     _, kept = run(small, tmp_path, module_of(small, HALF, Rollout(2, 1.0, 3)), steps=2, data=data)
-    assert data.num_steps == 15 and data.plan.dealt("grpo").rows < 60
+    assert data.num_steps == 15 and data.plan.stage_plan("grpo").rows < 60
     assert [log["filter/rounds"] for log in kept.logs] == [0, 0] and kept.logs[0]["filter/discarded_valid"] > 0
 
 
@@ -242,7 +242,7 @@ def plan_of(*stages: dict, rows: int = 60) -> Plan:
 
 
 def stage_of(name: str = "g", **more) -> dict:
-    return {"name": name, "objective": "grpo", "batch_size": 4} | more
+    return {"name": name, "algorithm": "grpo", "batch_size": 4} | more
 
 
 TWELVE = {"budget": {"samples": 12}}
@@ -275,7 +275,7 @@ def test_what_an_adaptive_stage_will_deal_is_not_spare():
     for _ in range(10):
         cursor.observe(np.zeros((8, 2)))
         cursor.trained()
-    assert plan.dealt("b").matrix.sum() == 40 and not first & set(plan.dealt("b").row_set().tolist())
+    assert plan.stage_plan("b").matrix.sum() == 40 and not first & set(plan.stage_plan("b").row_set().tolist())
 
 
 def test_a_refill_leaves_the_cards_that_the_weight_will_want():
@@ -287,7 +287,7 @@ def test_a_refill_leaves_the_cards_that_the_weight_will_want():
     for _ in range(5):
         cursor.observe(np.zeros((8, 2)))
         cursor.trained()
-    assert plan.dealt("g").matrix.sum() == 20
+    assert plan.stage_plan("g").matrix.sum() == 20
 
 
 def test_a_state_without_refills_takes_them_back():
@@ -305,7 +305,7 @@ def test_numbers_that_move_are_those_a_member_was_dealt_with():
     entry = {"name": "both", "interleave": {"steps": 12, "share": {"a": down}}, "stages": [first, stage_of("b")]}
     plan = plan_of(entry)
     step = int(np.flatnonzero(plan.turns["both"] == 0)[-1])
-    assert step == 8 and moment(plan, "both", step)["curriculum/strong"] == pytest.approx(8.5 / 12)
+    assert step == 8 and curriculum_metrics(plan, "both", step)["curriculum/strong"] == pytest.approx(8.5 / 12)
 
 
 # ---- padding and weights
@@ -317,9 +317,9 @@ def lengths_by_prompt(done):
 
 def test_the_padding_of_a_last_batch_trains_nothing(small, tmp_path):
     """Three questions in a batch of four as in one of three: a mean of 12 completions, the KL included."""
-    padded, kept = run(small, tmp_path, module_of(small, objective=Objective(beta=0.1)), budget={"samples": 3})
+    padded, kept = run(small, tmp_path, module_of(small, objective=GRPOConfig(beta=0.1)), budget={"samples": 3})
     alone, other = run(
-        small, tmp_path, module_of(small, objective=Objective(beta=0.1)), budget={"samples": 3}, batch_size=3
+        small, tmp_path, module_of(small, objective=GRPOConfig(beta=0.1)), budget={"samples": 3}, batch_size=3
     )
     assert len(kept.experiences[0][0].batch) == 4 and kept.logs[0]["seen/prompts/all"] == 3
     close(padded, alone)
@@ -356,7 +356,7 @@ def test_a_batch_of_weight_0_is_passed_over(small, tmp_path):
 # ---- rewards
 @pytest.mark.parametrize("advantages", ["group", "gdpo"])
 def test_a_reward_that_never_scores_changes_nothing(small, tmp_path, advantages):
-    objective = Objective(beta=0.0, advantages=advantages)
+    objective = GRPOConfig(beta=0.0, advantages=advantages)
     plain, _ = run(small, tmp_path, module_of(small, objective=objective))
     moved, _ = run(small, tmp_path, module_of(small, {**LENGTH, f"{HERE}nothing": 3.0}, objective=objective))
     assert torch.equal(plain, moved) and plain.any()
@@ -370,7 +370,7 @@ def test_a_step_without_any_score_moves_nothing(small, tmp_path):
 
 def test_rewards_of_1e30_have_the_advantages_of_1(small, tmp_path):
     """But for the 1e-4 beside the deviation."""
-    batch = Objective(beta=0.0, advantages="batch")
+    batch = GRPOConfig(beta=0.0, advantages="batch")
     plain, _ = run(small, tmp_path, module_of(small, objective=batch))
     close(run(small, tmp_path, module_of(small, {f"{HERE}huge": 1.0}, objective=batch))[0], plain, 2e-6)
 
@@ -384,7 +384,7 @@ def test_mean_rewards_are_of_what_could_be_scored(small, tmp_path):
 
 def test_gdpo_drops_groups_that_are_constant_in_every_reward(small, tmp_path):
     """2 x odd + even is 2 throughout; gdpo has 2 (+-0.87) - 0.87 before it is scaled again."""
-    rewards, objective = {f"{HERE}odd": 2.0, f"{HERE}even": 1.0}, Objective(beta=0.0, advantages="gdpo")
+    rewards, objective = {f"{HERE}odd": 2.0, f"{HERE}even": 1.0}, GRPOConfig(beta=0.0, advantages="gdpo")
     kept, _ = run(small, tmp_path, module_of(small, rewards, objective=objective))
     dropped, _ = run(small, tmp_path, module_of(small, rewards, objective=objective), on_zero_advantage="drop")
     assert kept.abs().max() > 1e-3
@@ -395,7 +395,7 @@ def test_gdpo_drops_groups_that_are_constant_in_every_reward(small, tmp_path):
 @pytest.mark.parametrize(("temperature", "gap"), [(0.01, 0.02), (1.0, 0.02), (10.0, 0.002)])
 def test_a_step_in_bfloat16_trains_what_was_sampled(small, tmp_path, temperature, gap):
     """The head's products are rounded to 8 bits in sampling; hundredths of a nat apart, at any temperature."""
-    objective = Objective(beta=0.01)
+    objective = GRPOConfig(beta=0.01)
     policy = {"dtype": "bfloat16"}
     module = module_of(small, rollout=Rollout(2, temperature, 6), objective=objective, policy=policy, num_iterations=2)
     _, kept = run(small, tmp_path, module)
@@ -416,7 +416,7 @@ def test_top_k_above_the_vocabulary_leaves_nothing_out(small, tmp_path):
 
 def test_completions_of_one_token_in_groups_of_two(small, tmp_path):
     """The first token is predicted by the prompt's last state; nothing more is read, also when log-probs are made."""
-    module = module_of(small, rollout=Rollout(2, 1.0, 1), objective=Objective(beta=0.1), num_iterations=2)
+    module = module_of(small, rollout=Rollout(2, 1.0, 1), objective=GRPOConfig(beta=0.1), num_iterations=2)
     _, kept = run(small, tmp_path, module)
     done = kept.experiences[0][0].done
     assert done.mask.tolist() == [[1]] * 8 and kept.logs[0]["rollout/logprob_gap"] < 1e-5
@@ -424,7 +424,7 @@ def test_completions_of_one_token_in_groups_of_two(small, tmp_path):
 
 
 def test_an_end_that_is_also_the_padding_counts_once(small, tmp_path):
-    module = module_of(small, rollout=Rollout(4, 1.0, 12), objective=Objective(beta=0.1), num_iterations=2)
+    module = module_of(small, rollout=Rollout(4, 1.0, 12), objective=GRPOConfig(beta=0.1), num_iterations=2)
     module.configure_model()
     with torch.no_grad():
         module.net.head[module.net.processor.pad_id] *= 3.0
@@ -469,7 +469,7 @@ def test_gradient_checkpointing_and_shared_recordings_change_nothing(small, tmp_
     """Eight questions about fewer recordings, read once and shared, or row by row and again in the backward pass."""
     moves, pool = [], {"source": ["reading-a", "reading-b", "reading-c"]}
     for saving in (False, True):
-        how = {"policy": {"train": train, "gradient_checkpointing": saving}, "objective": Objective(beta=0.1)}
+        how = {"policy": {"train": train, "gradient_checkpointing": saving}, "objective": GRPOConfig(beta=0.1)}
         module = module_of(small, rollout=Rollout(2, 1.0, 3), num_iterations=2, micro_batch_size=3, **how)
         moved, kept = run(small, tmp_path, module, batch_size=8, pool=pool)
         moves.append(moved)
@@ -480,7 +480,7 @@ def test_gradient_checkpointing_and_shared_recordings_change_nothing(small, tmp_
 
 
 def test_answering_questions_needs_no_reference(small, tmp_path):
-    module, loads = module_of(small, objective=Objective(beta=0.1)), []
+    module, loads = module_of(small, objective=GRPOConfig(beta=0.1)), []
     make = module.make_policy
     module.make_policy = lambda: loads.append(1) or make()
     trainer_of(tmp_path, limit_test_batches=1).test(module, data_of(small), verbose=False)
@@ -515,7 +515,7 @@ def test_two_iterations_cut_and_resumed_are_as_uncut(small, tmp_path, lora):
     def make(engine=None) -> GRPO:
         return module_of(
             small,
-            objective=Objective(beta=0.1),
+            objective=GRPOConfig(beta=0.1),
             num_iterations=2,
             policy={"lora": lora},
             optimizer=partial(torch.optim.AdamW, lr=1e-3),
@@ -560,8 +560,8 @@ def test_validation_between_steps_changes_nothing(small, tmp_path):
 def test_stages_that_take_turns_fill_up_and_are_probed(small, tmp_path, how):
     """SFT and GRPO in turn, a probe at every step, tables of the GRPO steps alone."""
     members = [
-        {"name": "sft", "objective": "sft", "batch_size": 4, "pool": {"label": "weak"}},
-        {"name": "g", "objective": "grpo", "batch_size": 2, "pool": {"label": "strong"}, **REFILL},
+        {"name": "sft", "algorithm": "sft", "batch_size": 4, "pool": {"label": "weak"}},
+        {"name": "g", "algorithm": "grpo", "batch_size": 2, "pool": {"label": "strong"}, **REFILL},
     ]
     entry = {"name": "both", "interleave": {"steps": 4, "share": {"g": 0.5}}, "stages": members}
     data = data_of(small, curriculum={"seed": 5, "cells": ["label"], "stages": [entry]}, training={"stage": "both"})
@@ -676,7 +676,7 @@ def test_a_rank_without_groups_to_replace_keeps_step(small, tmp_path):
 
     def make() -> GRPO:
         rewards = {f"{HERE}flat_on_rank_0": 1.0, "contribution": 0.0}
-        how = {"rollout": Rollout(3, 1.0, 4, refill_rounds=1), "objective": Objective(beta=0.1)}
+        how = {"rollout": Rollout(3, 1.0, 4, refill_rounds=1), "objective": GRPOConfig(beta=0.1)}
         return module_of(small, rewards, micro_batch_size=1, num_iterations=2, **how)
 
     alone, ranks = make(), make()

@@ -12,16 +12,16 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from earwitness.curriculum.online.cursor import read_state
-from earwitness.datamodules.batches.requests import Asking, Training
+from earwitness.datamodules.batches.requests import EvaluationSpec, TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.errors import InputError
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.interleaved import Interleaved
-from earwitness.lightning_modules.objectives.grpo_config import Objective
+from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.sft import SFT
-from earwitness.lightning_modules.step.observing import silent_facts
+from earwitness.lightning_modules.step.observing import silent_metrics
 from earwitness.lightning_modules.step.probing import due, option_accuracy, rollout_accuracy, silent_prompts
 from earwitness.tests.trainers import trainer_of
 
@@ -33,7 +33,7 @@ def online(**stage) -> dict:
     """Seven steps of four questions in windows of two, weighted by what was observed."""
     given = {
         "name": "grpo",
-        "objective": "grpo",
+        "algorithm": "grpo",
         "pool": {"source": "sounds"},
         "batch_size": 4,
         "budget": {"steps": 7},
@@ -46,8 +46,10 @@ def online(**stage) -> dict:
 
 
 def data_of(small, curriculum, stage: str = "grpo", workers: int = 0, **training) -> AudioQuestions:
-    chosen = Training(curriculum, stage, **training)
-    return AudioQuestions(small.index, small.tiny, small.labels, chosen, Asking({"split": "val"}), num_workers=workers)
+    chosen = TrainingSpec(curriculum, stage, **training)
+    return AudioQuestions(
+        small.index, small.tiny, small.labels, chosen, EvaluationSpec({"split": "val"}), num_workers=workers
+    )
 
 
 def grpo_of(small, kind: type = GRPO, **options):
@@ -56,7 +58,7 @@ def grpo_of(small, kind: type = GRPO, **options):
         partial(OmniPolicy, small.tiny),
         SGD,
         rollout=rollout,
-        objective=Objective(beta=0.0),
+        objective=GRPOConfig(beta=0.0),
         micro_batch_size=4,
         **options,
     )
@@ -76,7 +78,7 @@ def whole(small, tmp_path_factory):
 
 def test_every_window_is_planned_and_dealt_once(whole) -> None:
     data, _ = whole
-    dealt = data.plan.dealt("grpo")
+    dealt = data.plan.stage_plan("grpo")
     assert dealt.matrix.sum(axis=1).tolist() == [8, 8, 8, 4] and dealt.matrix.min() >= 0
     rows = data.plan.rows("grpo", np.arange(28))
     assert len(set(rows.tolist())) == 28
@@ -97,8 +99,8 @@ def test_what_was_probed_is_told_by_label(whole) -> None:
     sums[2, first["weak"]], sums[3, first["weak"]] = 10, 4
     sums[2, first["strong"]], sums[3, first["strong"]] = 5, 1
     expected = {"silent/all": 5 / 15, "silent/weak": 0.4, "silent/strong": 0.2}
-    assert silent_facts(cells, sums) == pytest.approx(expected)
-    assert silent_facts(cells, sums * 0) == {}
+    assert silent_metrics(cells, sums) == pytest.approx(expected)
+    assert silent_metrics(cells, sums * 0) == {}
 
 
 @pytest.mark.parametrize(("cut", "workers"), [(1, 0), (3, 0), (4, 2)])
@@ -110,7 +112,7 @@ def test_a_run_cut_inside_a_window_continues_bit_for_bit(small, tmp_path, whole,
     module, data = grpo_of(small), data_of(small, online(), workers=workers)
     trainer_of(tmp_path).fit(module, data, ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True)
     expected, expected_weights = whole
-    assert np.array_equal(data.plan.dealt("grpo").matrix, expected.plan.dealt("grpo").matrix)
+    assert np.array_equal(data.plan.stage_plan("grpo").matrix, expected.plan.stage_plan("grpo").matrix)
     assert data.cursor.state() == expected.cursor.state()
     assert torch.equal(weights(module), expected_weights)
 
@@ -123,8 +125,8 @@ def test_what_was_observed_decides_what_is_dealt(small, whole) -> None:
     curriculum = online(weight={"power": {"by": "live.p", "gamma": 4.0}})
     data = data_of(small, curriculum)
     data.setup("fit")
-    first = data.plan.dealt("grpo").matrix[:2].copy()
-    good = np.flatnonzero(data.plan.dealt("grpo").left - first.sum(0) >= 4)[:3]
+    first = data.plan.stage_plan("grpo").matrix[:2].copy()
+    good = np.flatnonzero(data.plan.stage_plan("grpo").left - first.sum(0) >= 4)[:3]
     good = good[np.isin(good, np.flatnonzero(data.plan.cells.values("source") == "sounds"))]
     wrong = np.zeros((8, len(data.plan.cells)))
     wrong[0] = 1_000.0
@@ -132,10 +134,12 @@ def test_what_was_observed_decides_what_is_dealt(small, whole) -> None:
     data.cursor.observe(wrong)
     data.trained()
     data.trained()
-    assert np.array_equal(data.plan.dealt("grpo").matrix[:2], first)
-    assert data.plan.dealt("grpo").planned == 3
-    third = data.plan.dealt("grpo").matrix[2]
-    assert third.sum() == 8 and third[good].sum() == min(8, (data.plan.dealt("grpo").left - first.sum(0))[good].sum())
+    assert np.array_equal(data.plan.stage_plan("grpo").matrix[:2], first)
+    assert data.plan.stage_plan("grpo").planned == 3
+    third = data.plan.stage_plan("grpo").matrix[2]
+    assert third.sum() == 8 and third[good].sum() == min(
+        8, (data.plan.stage_plan("grpo").left - first.sum(0))[good].sum()
+    )
 
 
 def test_the_record_is_readable_and_another_curriculum_goes_on_from_it(small, tmp_path) -> None:
@@ -145,7 +149,7 @@ def test_the_record_is_readable_and_another_curriculum_goes_on_from_it(small, tm
     state = json.loads(record.read_text())
     assert (state["stage"], state["step"], state["fingerprint"]) == ("grpo", 4, first.plan.fingerprint)
     trained = {s.question.uid for n in range(4) for s in first.prepare(first.training_request(n)).samples}
-    stage = {"name": "sft", "objective": "sft", "batch_size": 4, "pool": {"source": "sounds"}, "budget": {"epochs": 1}}
+    stage = {"name": "sft", "algorithm": "sft", "batch_size": 4, "pool": {"source": "sounds"}, "budget": {"epochs": 1}}
     second = data_of(small, {"cells": ["label"], "stages": [stage]}, "sft", replan=str(record))
     second.setup("fit")
     rest = {s.question.uid for n in range(second.num_steps) for s in second.prepare(second.training_request(n)).samples}
@@ -157,8 +161,8 @@ def test_the_record_is_readable_and_another_curriculum_goes_on_from_it(small, tm
 def test_stages_take_turns_and_each_step_is_its_objective_s(small, tmp_path) -> None:
     """An interleave of 3 SFT and 3 GRPO steps; cut after two, it continues with the same weights."""
     members = [
-        {"name": "sft", "objective": "sft", "batch_size": 4, "pool": {"label": "weak"}},
-        {"name": "grpo", "objective": "grpo", "batch_size": 2, "pool": {"label": "strong"}},
+        {"name": "sft", "algorithm": "sft", "batch_size": 4, "pool": {"label": "weak"}},
+        {"name": "grpo", "algorithm": "grpo", "batch_size": 2, "pool": {"label": "strong"}},
     ]
     entry = {"name": "both", "interleave": {"steps": 6, "share": {"grpo": 0.5}}, "stages": members}
     curriculum = {"seed": 5, "stages": [entry]}
@@ -186,7 +190,7 @@ def test_stages_take_turns_and_each_step_is_its_objective_s(small, tmp_path) -> 
 )
 def test_a_stage_meant_for_another_algorithm_is_refused(small, tmp_path, module, objective) -> None:
     stage = {"name": "s", "objective": objective, "batch_size": 4, "budget": {"samples": 8}}
-    with pytest.raises(InputError, match=f"stage 's' has the objective '{objective}', {module.__name__} trains"):
+    with pytest.raises(InputError, match=f"stage 's' is for the algorithm '{objective}', {module.__name__} trains"):
         trainer_of(tmp_path).fit(module(partial(OmniPolicy, small.tiny), SGD), data_of(small, {"stages": [stage]}, "s"))
 
 
@@ -226,7 +230,7 @@ def test_rollout_accuracy_counts_right_answers_and_depends_on_its_name_alone(sma
 
 def test_loss_weights_reach_the_gradient(small, tmp_path) -> None:
     """A loss weight of 2 on one half and 2/3 on the other moves as the weighted sum of the halves' gradients."""
-    base = {"name": "s", "objective": "sft", "batch_size": 8, "pool": {"source": "sounds"}, "budget": {"steps": 1}}
+    base = {"name": "s", "algorithm": "sft", "batch_size": 8, "pool": {"source": "sounds"}, "budget": {"steps": 1}}
     weight = {"shares": {"weak": 0.75, "strong": 0.25}}
     data = data_of(small, {"seed": 1, "cells": ["label"], "stages": [base | {"loss_weight": weight}]}, "s")
     module = SFT(partial(OmniPolicy, small.tiny), SGD)

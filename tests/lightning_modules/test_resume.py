@@ -99,7 +99,7 @@ def ended(pid: int, seconds: float = 60) -> int:
 
 
 def curriculum(samples: int, epochs: int, cells: str = "question_type", seed: int = 3) -> dict:
-    stage = {"name": "first", "objective": "sft", "budget": {"samples": samples, "epochs": epochs}, "batch_size": 24}
+    stage = {"name": "first", "algorithm": "sft", "budget": {"samples": samples, "epochs": epochs}, "batch_size": 24}
     return {"seed": seed, "cells": [cells], "stages": [stage]}
 
 
@@ -542,7 +542,7 @@ def test_what_does_not_change_the_batches_may_change_at_a_restart(corpus, quick)
 
 ADAPTIVE = {
     "name": "first",
-    "objective": "grpo",
+    "algorithm": "grpo",
     "batch_size": 24,
     "budget": {"steps": 3},
     "window": 1,

@@ -10,11 +10,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from earwitness.datamodules.batches.requests import Asking, Augmentation, Training
+from earwitness.datamodules.batches.requests import Augmentation, EvaluationSpec, TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.errors import InputError
 from earwitness.lightning_modules.grpo import GRPO
-from earwitness.lightning_modules.objectives.grpo_config import Objective
+from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.sft import SFT
@@ -27,14 +27,14 @@ CURRICULUM = {
     "stages": [
         {
             "name": "sft",
-            "objective": "sft",
+            "algorithm": "sft",
             "pool": {"source": "sounds", "label": "weak"},
             "batch_size": 4,
             "budget": {"samples": 23},
         },
         {
             "name": "grpo",
-            "objective": "grpo",
+            "algorithm": "grpo",
             "pool": {"source": "sounds", "label": "strong"},
             "batch_size": 4,
             "budget": {"steps": 3},
@@ -45,8 +45,8 @@ SGD = partial(torch.optim.SGD, lr=0.05)
 
 
 def data_of(small, stage: str = "sft", **options) -> AudioQuestions:
-    training = Training(CURRICULUM, stage, shuffle_options=True, augmentation=Augmentation())
-    return AudioQuestions(small.index, small.tiny, small.labels, training, Asking({"split": "val"}), **options)
+    training = TrainingSpec(CURRICULUM, stage, shuffle_options=True, augmentation=Augmentation())
+    return AudioQuestions(small.index, small.tiny, small.labels, training, EvaluationSpec({"split": "val"}), **options)
 
 
 def weights(module) -> torch.Tensor:
@@ -85,7 +85,7 @@ def test_grpo_is_the_same_for_every_micro_batch_size(small, tmp_path, iterations
             SGD,
             micro_batch_size=size,
             rollout=Rollout(group_size=4, max_new_tokens=6),
-            objective=Objective(beta=0.05),
+            objective=GRPOConfig(beta=0.05),
             rewards=rewards,
             num_iterations=iterations,
         )
@@ -100,7 +100,7 @@ def test_equal_rewards_without_kl_change_nothing(small, tmp_path) -> None:
         policy_of(small),
         SGD,
         rollout=Rollout(4, 1.0, 6),
-        objective=Objective(beta=0.0),
+        objective=GRPOConfig(beta=0.0),
         rewards={"earwitness.tests.lab_rewards.constant": 1.0},
     )
     assert torch.equal(trained(small, tmp_path, module, "grpo", 1), weights_before(small))
@@ -252,7 +252,7 @@ def test_loss_curves_are_those_of_the_naive_logits(small, tmp_path, monkeypatch,
                 policy_of(small),
                 SGD,
                 rollout=rollout,
-                objective=Objective(beta=0.05),
+                objective=GRPOConfig(beta=0.05),
                 rewards=rewards,
                 num_iterations=2,
             )

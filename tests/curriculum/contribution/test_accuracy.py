@@ -210,7 +210,7 @@ def test_evaluate_takes_the_groups_it_is_given(corpus):
 
 
 def test_evaluate_counts_the_labels_that_each_stage_trains_on(corpus):
-    stage = {"objective": "sft", "batch_size": 2}
+    stage = {"algorithm": "sft", "batch_size": 2}
     weak = {"name": "sft", "pool": {"label": "weak"}, "budget": {"samples": 2}, **stage}
     rest = {"name": "grpo", "budget": {"fraction": 0.6}, **stage}
     result = run(corpus, {"base": BASE}, curriculum={"stages": [weak, rest]}, title="toy", logs={"sft": "logs/sft"})

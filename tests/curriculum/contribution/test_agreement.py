@@ -22,7 +22,7 @@ from earwitness.curriculum.contribution.agreement import (
     mutual_information,
     voter_table,
 )
-from earwitness.curriculum.contribution.jury import Ballots, Rule
+from earwitness.curriculum.contribution.jury import Rule, VoteMatrix
 
 LAW = settings(deadline=None, max_examples=30)
 NAN = float("nan")
@@ -30,14 +30,14 @@ MAJORITY = Rule(majority=True)
 
 
 def once(votes, choices=4):
-    """Ballots of [N, m] votes 1, 0 or NaN, each voter asked once."""
+    """VoteMatrix of [N, m] votes 1, 0 or NaN, each voter asked once."""
     votes = np.asarray(votes, float)
     asked = (~np.isnan(votes)).astype(np.int64)
-    return Ballots(np.nan_to_num(votes).astype(np.int64), asked, np.broadcast_to(choices, len(votes)).copy())
+    return VoteMatrix(np.nan_to_num(votes).astype(np.int64), asked, np.broadcast_to(choices, len(votes)).copy())
 
 
 def flips(votes, rule):
-    ballots = votes if isinstance(votes, Ballots) else once(votes)
+    ballots = votes if isinstance(votes, VoteMatrix) else once(votes)
     return flip_rates(ballots, rule, np.arange(len(ballots.right), dtype=np.uint64))
 
 
@@ -252,7 +252,7 @@ def test_the_voter_table_by_hand():
     y was asked the last question, one of two right with five options: (1/2 - 1/5) / (4/5) = 3/8. z never.
     """
     right, asked = np.array([[2, 0, 0], [1, 0, 0], [0, 1, 0]]), np.array([[2, 0, 0], [2, 0, 0], [0, 2, 0]])
-    x, y, z = voter_table(Ballots(right, asked, np.array([4, 2, 5])), ["x", "y", "z"])
+    x, y, z = voter_table(VoteMatrix(right, asked, np.array([4, 2, 5])), ["x", "y", "z"])
     assert x == {"voter": "x", "asked": 2, "missing": 1, "accuracy": 0.75, "above_chance": 0.5}
     assert y == {"voter": "y", "asked": 1, "missing": 2, "accuracy": 0.5, "above_chance": pytest.approx(3 / 8)}
     assert (z["asked"], z["missing"]) == (0, 3) and np.isnan([z["accuracy"], z["above_chance"]]).all()

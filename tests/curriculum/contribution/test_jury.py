@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from earwitness.curriculum.contribution.jury import (
-    Ballots,
     Rule,
+    VoteMatrix,
     chance_threshold,
     expected_lucky_weak,
     jury_labels,
@@ -29,10 +29,10 @@ WORD = {"w": "weak", "s": "strong", "-": ""}
 
 
 def ballots(rows, choices=4):
-    """Ballots from rows of (right, asked); 1, 0 and None stand for one answer, right, wrong or missing."""
+    """VoteMatrix from rows of (right, asked); 1, 0 and None stand for one answer, right, wrong or missing."""
     short = {1: (1, 1), 0: (0, 1), None: (0, 0)}
     pairs = np.array([[short.get(vote, vote) for vote in row] for row in rows], np.int64)
-    return Ballots(pairs[..., 0], pairs[..., 1], np.broadcast_to(choices, len(rows)))
+    return VoteMatrix(pairs[..., 0], pairs[..., 1], np.broadcast_to(choices, len(rows)))
 
 
 def labels(rows, rule, choices=4, uid=None):
@@ -70,7 +70,7 @@ def test_leaving_a_voter_out_leaves_the_others_ballots():
 )
 def test_impossible_ballots_are_refused(right, asked, choices, reason):
     with pytest.raises(ValueError, match=reason):
-        Ballots(np.array(right), np.array(asked), np.array(choices))
+        VoteMatrix(np.array(right), np.array(asked), np.array(choices))
 
 
 # Rules.
@@ -329,7 +329,7 @@ def test_voters_that_guess_are_called_weak_as_often_as_the_table_says(voters, an
     """40,000 questions; 4 standard errors of the share."""
     random = np.random.default_rng(100 * voters + answers)
     asked = np.full((40_000, voters), answers)
-    guessed = Ballots(random.binomial(asked, 0.25), asked, np.full(40_000, 4))
+    guessed = VoteMatrix(random.binomial(asked, 0.25), asked, np.full(40_000, 4))
     weak = (jury_labels(guessed, rule, np.arange(40_000, dtype=np.uint64)) == "weak").mean()
     expected = expected_lucky_weak(guessed, rule)
     assert abs(weak - expected) < 4 * np.sqrt(expected * (1 - expected) / 40_000)

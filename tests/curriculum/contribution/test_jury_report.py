@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from earwitness.curriculum.contribution.agreement import effective_voters, fleiss_kappa, flip_rates, voter_table
-from earwitness.curriculum.contribution.jury import Ballots, Rule, expected_lucky_weak
+from earwitness.curriculum.contribution.jury import Rule, VoteMatrix, expected_lucky_weak
 from earwitness.curriculum.contribution.jury_report import describe_jury
 from earwitness.curriculum.contribution.latent import latent_class
 from earwitness.curriculum.contribution.votes import Tally
@@ -140,7 +140,7 @@ def test_what_the_label_says_of_a_question_by_hand(report):
 
 def ballots():
     right = np.array([by_question(*votes) for votes in SILENT.values()]).T
-    return Ballots(right, np.ones_like(right), table().columns["num_choices"].astype(int))
+    return VoteMatrix(right, np.ones_like(right), table().columns["num_choices"].astype(int))
 
 
 def test_the_latent_classes_are_those_of_the_ballots(report):

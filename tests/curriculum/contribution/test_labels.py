@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from earwitness.curriculum.contribution.jury import Ballots
+from earwitness.curriculum.contribution.jury import VoteMatrix
 from earwitness.curriculum.contribution.labels import (
     acf_labels,
     label,
@@ -122,7 +122,7 @@ def test_label_end_to_end(tmp_path):
     table = read_arrow(tmp_path / "labels.arrow")
     columns = table.to_pydict()
     right = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]])
-    required = latent_class(Ballots(right, np.ones_like(right), np.full(4, 4))).contribution
+    required = latent_class(VoteMatrix(right, np.ones_like(right), np.full(4, 4))).contribution
     assert columns.pop("ac_vote") == required.astype(np.float32).tolist()
     assert columns.pop("ac_log") == pytest.approx([-log(3), 0, log(3), log(3)], abs=1e-6)
     assert columns.pop("necessity") == pytest.approx([0, 0, 2 / 3, 2 / 3], abs=1e-6)
@@ -317,7 +317,7 @@ def test_difficulty_is_there_from_five_voters_on(tmp_path):
     assert "difficulty" not in read_arrow(tmp_path / "out.arrow").column_names
     label(paths, str(tmp_path / "out.arrow"), allow_missing=True)
     right, asked = np.array([[1] * 5, [1, 1, 0, 0, 0], [0] * 5]), np.array([[1] * 5, [1] * 5, [0] * 5])
-    expected = three_parameter(Ballots(right, asked, np.full(3, 4))).difficulty
+    expected = three_parameter(VoteMatrix(right, asked, np.full(3, 4))).difficulty
     found = column(tmp_path / "out.arrow", "difficulty")
     assert found[:2] == pytest.approx(expected[:2].tolist(), abs=1e-6) and found[2] is None
     assert column(tmp_path / "out.arrow", "ac_vote")[2] is None

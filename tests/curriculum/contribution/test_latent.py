@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from earwitness.curriculum.contribution.jury import Ballots, Rule, jury_labels
+from earwitness.curriculum.contribution.jury import Rule, VoteMatrix, jury_labels
 from earwitness.curriculum.contribution.latent import latent_class, three_parameter
 
 SKILL, SOLVABLE = np.array([0.92, 0.70, 0.85]), 0.451
 
 
 def once(votes, choices=4):
-    """Ballots of [N, m] votes 1, 0 or NaN, each voter asked once."""
+    """VoteMatrix of [N, m] votes 1, 0 or NaN, each voter asked once."""
     votes = np.asarray(votes, float)
     asked = (~np.isnan(votes)).astype(np.int64)
-    return Ballots(np.nan_to_num(votes).astype(np.int64), asked, np.broadcast_to(choices, len(votes)).copy())
+    return VoteMatrix(np.nan_to_num(votes).astype(np.int64), asked, np.broadcast_to(choices, len(votes)).copy())
 
 
 def planted(questions, skill, solvable, choices=4, answers=1, seed=0):
@@ -32,7 +32,7 @@ def planted(questions, skill, solvable, choices=4, answers=1, seed=0):
     truth = random.random(questions) < solvable
     p = np.where(truth[:, None], skill, 1 / choices[:, None])
     asked = np.full((questions, len(skill)), answers)
-    return truth, Ballots(random.binomial(asked, p), asked, choices)
+    return truth, VoteMatrix(random.binomial(asked, p), asked, choices)
 
 
 # Two classes.
@@ -78,7 +78,7 @@ def mixed_ballots(seed, questions=2_000):
     _, whole = planted(questions, np.array([0.9, 0.6, 0.8]), 0.4, random.integers(2, 6, questions), 2, seed)
     asked = np.minimum(whole.asked, random.integers(0, 3, whole.asked.shape))
     asked[:5] = 0
-    return Ballots(np.minimum(whole.right, asked), asked, whole.num_choices)
+    return VoteMatrix(np.minimum(whole.right, asked), asked, whole.num_choices)
 
 
 def test_a_fit_is_a_fixed_point_of_both_steps():
@@ -157,7 +157,7 @@ def test_a_voter_counts_once_however_often_it_was_asked():
     _, twice = planted(5_000, SKILL, SOLVABLE, answers=2)
     _, ballots = planted(5_000, SKILL, SOLVABLE)
     for few, times in ((ballots, 4), (twice, 2)):
-        many = latent_class(Ballots(times * few.right, times * few.asked, few.num_choices))
+        many = latent_class(VoteMatrix(times * few.right, times * few.asked, few.num_choices))
         once_ = latent_class(few)
         assert many.solvable == pytest.approx(once_.solvable, abs=1e-12)
         np.testing.assert_allclose(many.posterior, once_.posterior, atol=1e-12)
@@ -188,7 +188,7 @@ def test_the_guess_of_a_question_is_one_over_its_options():
 def test_a_voter_that_was_never_asked_changes_nothing_and_has_no_skill():
     ballots = mixed_ballots(2)
     none = np.zeros((len(ballots.right), 1), np.int64)
-    more = Ballots(np.hstack([ballots.right, none]), np.hstack([ballots.asked, none]), ballots.num_choices)
+    more = VoteMatrix(np.hstack([ballots.right, none]), np.hstack([ballots.asked, none]), ballots.num_choices)
     before, after = latent_class(ballots), latent_class(more)
     np.testing.assert_allclose(after.posterior, before.posterior, atol=1e-7)
     np.testing.assert_allclose(after.skill[:3], before.skill, atol=1e-7)
@@ -199,7 +199,7 @@ def test_a_question_that_nobody_was_asked_is_as_likely_solvable_as_any_and_moves
     ballots = mixed_ballots(3)
     found = latent_class(ballots)
     np.testing.assert_allclose(found.posterior[:5], found.solvable, atol=1e-7)
-    rest = latent_class(Ballots(ballots.right[5:], ballots.asked[5:], ballots.num_choices[5:]))
+    rest = latent_class(VoteMatrix(ballots.right[5:], ballots.asked[5:], ballots.num_choices[5:]))
     assert rest.solvable == pytest.approx(found.solvable, abs=1e-6)
     np.testing.assert_allclose(rest.posterior, found.posterior[5:], atol=1e-6)
 
@@ -208,7 +208,7 @@ def test_votes_missing_at_random_leave_the_estimates_where_they_were():
     """A third of the votes dropped: 0.451 and the skills all the same. Counted as wrong, skills would fall by 1/3."""
     truth, whole = planted(100_000, SKILL, SOLVABLE, seed=7)
     keep = np.random.default_rng(8).random(whole.asked.shape) < 2 / 3
-    found = latent_class(Ballots(whole.right * keep, whole.asked * keep, whole.num_choices))
+    found = latent_class(VoteMatrix(whole.right * keep, whole.asked * keep, whole.num_choices))
     assert found.solvable == pytest.approx(truth.mean(), abs=0.012)
     np.testing.assert_allclose(found.skill, SKILL, atol=0.02)
 
@@ -218,7 +218,7 @@ def test_votes_missing_at_random_leave_the_estimates_where_they_were():
 def test_the_order_of_questions_and_voters_changes_no_fit(seed, voters):
     ballots = mixed_ballots(seed, 200)
     rows = np.random.default_rng(seed).permutation(200)
-    moved = Ballots(ballots.right[rows][:, voters], ballots.asked[rows][:, voters], ballots.num_choices[rows])
+    moved = VoteMatrix(ballots.right[rows][:, voters], ballots.asked[rows][:, voters], ballots.num_choices[rows])
     a, b = latent_class(ballots), latent_class(moved)
     assert b.solvable == pytest.approx(a.solvable, abs=1e-6)
     np.testing.assert_allclose(b.skill, a.skill[list(voters)], atol=1e-6)
@@ -268,7 +268,7 @@ def curves(voters, questions, seed=0, answers=1):
     guess = 1 / choices[:, None]
     p = guess + (1 - guess) * expit(a * (theta - b[:, None]))
     asked = np.full((questions, voters), answers)
-    return a, theta, b, Ballots(random.binomial(asked, p), asked, choices)
+    return a, theta, b, VoteMatrix(random.binomial(asked, p), asked, choices)
 
 
 @pytest.fixture(scope="module")
@@ -360,12 +360,12 @@ def test_missing_votes_drop_out_of_the_curves():
     *_, ballots = curves(5, 2_000, seed=6)
     asked = ballots.asked.copy()
     asked[:3] = 0
-    ballots = Ballots(ballots.right * asked, asked, ballots.num_choices)
+    ballots = VoteMatrix(ballots.right * asked, asked, ballots.num_choices)
     found = three_parameter(ballots)
     np.testing.assert_allclose(found.difficulty[:3], 0, atol=1e-9)
     np.testing.assert_allclose(found.deviation[:3], 1, atol=1e-9)
     none = np.zeros((2_000, 1), np.int64)
-    more = three_parameter(Ballots(np.hstack([ballots.right, none]), np.hstack([asked, none]), ballots.num_choices))
+    more = three_parameter(VoteMatrix(np.hstack([ballots.right, none]), np.hstack([asked, none]), ballots.num_choices))
     # The pull to a = 1 is shared by one voter more.
     np.testing.assert_allclose(more.difficulty, found.difficulty, atol=2e-3)
 
@@ -375,7 +375,7 @@ def test_the_order_of_questions_and_voters_changes_no_curve():
     rows, voters = np.random.default_rng(0).permutation(1_000), [3, 0, 4, 1, 2]
     a = three_parameter(ballots)
     b = three_parameter(
-        Ballots(ballots.right[rows][:, voters], ballots.asked[rows][:, voters], ballots.num_choices[rows])
+        VoteMatrix(ballots.right[rows][:, voters], ballots.asked[rows][:, voters], ballots.num_choices[rows])
     )
     of_voters, of_rows = slice(0, 2), slice(2, 4)
     for before, after in zip(astuple(a)[of_voters], astuple(b)[of_voters], strict=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from earwitness.curriculum.identity import splitmix64
-from earwitness.curriculum.online.curriculum_metrics import moment, shares
+from earwitness.curriculum.online.curriculum_metrics import curriculum_metrics, shares
 from earwitness.curriculum.online.cursor import Cursor
 from earwitness.curriculum.plan.plan import Plan
 from earwitness.curriculum.schedule.stages import parse_curriculum
@@ -22,14 +22,14 @@ def plan_of(*stages: dict, rows: int = 80, cells=("label",), **more) -> Plan:
 
 
 def stage(**more) -> dict:
-    return {"name": "s", "objective": "sft", "batch_size": 4, "budget": {"samples": 40}, "block": 8} | more
+    return {"name": "s", "algorithm": "sft", "batch_size": 4, "budget": {"samples": 40}, "block": 8} | more
 
 
 def test_numbers_move_with_the_blocks():
     """Ten steps in five blocks of two: the temperature is that of the middle of the block, 0.9, 0.7, ..., 0.1."""
     weight = {"power": {"by": "ac", "gamma": {"linear": {"from": 1.0, "to": 0.0}}}}
     plan = plan_of(stage(weight=weight), cells=("label", "ac"))
-    found = [moment(plan, "s", step) for step in range(10)]
+    found = [curriculum_metrics(plan, "s", step) for step in range(10)]
     assert [each["curriculum/progress"] for each in found] == pytest.approx([n / 10 for n in range(10)])
     assert [each["curriculum/gamma"] for each in found] == pytest.approx(
         [0.9, 0.9, 0.7, 0.7, 0.5, 0.5, 0.3, 0.3, 0.1, 0.1]
@@ -38,23 +38,29 @@ def test_numbers_move_with_the_blocks():
 
 def test_the_planned_mix_is_the_blocks_and_sums_to_one():
     plan = plan_of(stage(weight={"shares": {"weak": 0.25, "strong": 0.75}}))
-    found = moment(plan, "s", 3)
+    found = curriculum_metrics(plan, "s", 3)
     assert found["data/planned/label/strong"] == 0.75 and found["data/planned/label/weak"] == 0.25
     for step in range(10):
         rows, _ = plan.batch("s", step)
-        actual = shares(plan, np.bincount(plan.number[rows], minlength=len(plan.cells)).astype(float), "x")
+        actual = shares(plan, np.bincount(plan.cell_of_row[rows], minlength=len(plan.cells)).astype(float), "x")
         assert actual["x/label/strong"] == 0.75
 
 
 def test_an_axis_of_many_values_is_left_to_the_report():
     plan = plan_of(stage(), cells=("label", "fine"))
-    assert {key.split("/")[2] for key in moment(plan, "s", 0) if key.startswith("data/planned")} == {"label"}
+    assert {key.split("/")[2] for key in curriculum_metrics(plan, "s", 0) if key.startswith("data/planned")} == {
+        "label"
+    }
 
 
 def test_a_second_epoch_is_again_at_the_first_block():
     plan = plan_of(stage(budget={"samples": 16, "epochs": 2}, weight={"shares": {"weak": 0.5, "strong": 0.5}}))
-    assert moment(plan, "s", 4)["curriculum/progress"] == 0.5
-    assert moment(plan, "s", 4)["data/planned/label/weak"] == moment(plan, "s", 0)["data/planned/label/weak"] == 0.5
+    assert curriculum_metrics(plan, "s", 4)["curriculum/progress"] == 0.5
+    assert (
+        curriculum_metrics(plan, "s", 4)["data/planned/label/weak"]
+        == curriculum_metrics(plan, "s", 0)["data/planned/label/weak"]
+        == 0.5
+    )
 
 
 def test_what_was_observed_is_told_by_value():
@@ -70,7 +76,7 @@ def test_what_was_observed_is_told_by_value():
     sums[0], sums[1, weak] = 10.0, 10.0
     cursor.observe(sums)
     cursor.trained()
-    found = moment(plan, "s", 1, cursor)
+    found = curriculum_metrics(plan, "s", 1, cursor)
     assert found["live/ac/label/weak"] == pytest.approx(11 / 12 - 0.5)
     assert found["live/ac/label/strong"] == pytest.approx(1 / 12 - 0.5)
     assert found["live/necessity/label/strong"] == 0.0
@@ -82,4 +88,4 @@ def test_an_interleave_is_at_the_member_whose_turn_it_is():
         del one["budget"], one["block"]
     entry = {"name": "both", "interleave": {"steps": 8, "share": {"y": 0.5}}, "stages": members}
     plan = plan_of(entry)
-    assert [moment(plan, "both", n)["curriculum/progress"] for n in range(4)] == [0.0, 0.0, 0.25, 0.25]
+    assert [curriculum_metrics(plan, "both", n)["curriculum/progress"] for n in range(4)] == [0.0, 0.0, 0.25, 0.25]

@@ -45,12 +45,12 @@ FOLLOW = {"product": [{"power": {"by": "live.necessity", "gamma": 1.0}}, {"learn
 
 
 def static(name="s", **more):
-    return {"name": name, "objective": "sft", "batch_size": 4, "budget": {"samples": 14}} | more
+    return {"name": name, "algorithm": "sft", "batch_size": 4, "budget": {"samples": 14}} | more
 
 
 def adaptive(name="g", **more):
     """9 steps of 3 rows in windows of 2 steps: five windows, the last one of a single step."""
-    stage = {"name": name, "objective": "grpo", "batch_size": 3, "budget": {"steps": 9}, "window": 2, "lag": 1}
+    stage = {"name": name, "algorithm": "grpo", "batch_size": 3, "budget": {"steps": 9}, "window": 2, "lag": 1}
     stage["feedback"] = {"contribution": {"from": "ac", "strength": 2.0}, "adarft": {"initial": 0.2, "eta": 0.3}}
     return stage | {"weight": FOLLOW} | more
 
@@ -79,7 +79,7 @@ def joined(parts):
 
 
 def dealt_rows(plan, name):
-    dealt = plan.dealt(name)
+    dealt = plan.stage_plan(name)
     return plan.rows(name, np.arange(int(dealt.edges[dealt.planned])))
 
 
@@ -89,8 +89,8 @@ def answers(plan, rows):
     accuracy = unit(keyed(uid, "right"))
     gain = np.where(accuracy > 0.8, 0.0, np.minimum(accuracy, 1 - accuracy))
     quiet = uid % np.uint64(4) == 0
-    heard = Observations(plan.number[rows], accuracy, gain=gain)
-    return [heard, Observations(plan.number[rows][quiet], 0.5 * accuracy[quiet], "silence")]
+    heard = Observations(plan.cell_of_row[rows], accuracy, gain=gain)
+    return [heard, Observations(plan.cell_of_row[rows][quiet], 0.5 * accuracy[quiet], "silence")]
 
 
 def train_step(cursor):
@@ -152,14 +152,14 @@ def test_an_adaptive_run_resumed_at_any_step_plans_the_same_windows(lag):
     for _ in range(9):
         whole.append(train_step(cursor))
         states.append(as_json(cursor.state()))
-    matrix, live = cursor.plan.dealt("g").matrix, cursor.live()
+    matrix, live = cursor.plan.stage_plan("g").matrix, cursor.live()
     assert matrix.min() >= 0 and any(any(line) for line in states[1]["adaptive"]["open"])
     for step, state in enumerate(states):
         resumed = Cursor(Plan(parse_curriculum(as_json(mapping)), TABLE), "g")
         resumed.load(state)
         assert resumed.state() == state
         assert train(resumed) == whole[step:]
-        assert resumed.plan.dealt("g").matrix.tobytes() == matrix.tobytes()
+        assert resumed.plan.stage_plan("g").matrix.tobytes() == matrix.tobytes()
         assert {name: values.tobytes() for name, values in resumed.live().items()} == {
             name: values.tobytes() for name, values in live.items()
         }
@@ -178,7 +178,7 @@ def test_a_step_interrupted_between_its_observations_and_its_end_goes_on_where_i
     assert resumed.step == 3
     resumed.trained()
     train(resumed)
-    assert resumed.plan.dealt("g").matrix.tobytes() == whole.plan.dealt("g").matrix.tobytes()
+    assert resumed.plan.stage_plan("g").matrix.tobytes() == whole.plan.stage_plan("g").matrix.tobytes()
 
 
 def test_what_was_observed_changes_what_is_dealt():
@@ -187,9 +187,9 @@ def test_what_was_observed_changes_what_is_dealt():
     train(one)
     for step in range(9):
         rows = other.plan.batch("g", step)[0]
-        other.observe(Observations(other.plan.number[rows], np.ones(3)))
+        other.observe(Observations(other.plan.cell_of_row[rows], np.ones(3)))
         other.trained()
-    a, b = one.plan.dealt("g").matrix, other.plan.dealt("g").matrix
+    a, b = one.plan.stage_plan("g").matrix, other.plan.stage_plan("g").matrix
     assert a[:2].tolist() == b[:2].tolist() and a[2:].tolist() != b[2:].tolist()
 
 
@@ -205,7 +205,7 @@ def test_a_window_is_planned_from_its_weights_by_hand():
     stage = adaptive(batch_size=4, weight={"power": {"by": "live.p"}}, budget={"steps": 8})
     stage["feedback"] = {"contribution": {"audio": 0.5, "silence": 0.0, "strength": 1.0}}
     cursor = Cursor(plan_of(stage, table=table, cells=["label"]), "g")
-    matrix = cursor.plan.dealt("g").matrix
+    matrix = cursor.plan.stage_plan("g").matrix
     assert matrix.tolist() == [[4, 4], [4, 4], [-1, -1], [-1, -1]]
     for _ in range(2):
         cursor.observe(Observations(np.array([0, 0, 1, 1]), np.array([1.0, 1.0, 0.0, 0.0])))
@@ -233,7 +233,7 @@ def test_an_adaptive_weight_may_move_with_the_stage_too():
     cursor = Cursor(plan_of(stage, table=table_of(400), cells=["label"]), "g")
     cursor.trained(10)
     strong = cursor.plan.cells.values("label").tolist().index("strong")
-    assert cursor.plan.dealt("g").matrix[:, strong].tolist() == [2, 6, 10, 14, 18]
+    assert cursor.plan.stage_plan("g").matrix[:, strong].tolist() == [2, 6, 10, 14, 18]
 
 
 def test_the_target_of_adarft_leads_the_gaussian():
@@ -243,7 +243,7 @@ def test_the_target_of_adarft_leads_the_gaussian():
     cursor = Cursor(plan_of(stage, table=table_of(400), cells={"ac": {"column": "ac", "bins": 20}}), "g")
     for step in range(12):
         rows = cursor.plan.batch("g", step)[0]
-        cursor.observe(Observations(cursor.plan.number[rows], np.ones(3)))
+        cursor.observe(Observations(cursor.plan.cell_of_row[rows], np.ones(3)))
         cursor.trained()
     ac = cursor.plan.table.columns["ac"][dealt_rows(cursor.plan, "g")].reshape(6, 6).mean(axis=1)
     # From 0.1 by 0.5 tanh(1) = 0.38 per window: 0.1, 0.1, 0.48, 0.86, then held at 1.
@@ -267,7 +267,7 @@ def test_batches_may_be_read_lag_windows_ahead_and_no_further(lag):
             with pytest.raises(LookupError, match=f"window {later // 2} of stage 'g' is not planned yet"):
                 plan.batch("g", later)
         assert train_step(cursor) == ahead[step]
-    assert plan.dealt("g").matrix.tobytes() == quiet.plan.dealt("g").matrix.tobytes()
+    assert plan.stage_plan("g").matrix.tobytes() == quiet.plan.stage_plan("g").matrix.tobytes()
 
 
 def test_a_static_stage_is_always_ready():
@@ -294,7 +294,7 @@ def test_windows_do_not_depend_on_the_order_or_the_ranks_of_observations(random,
                 total = total + seen.sums(len(cursor.plan.cells))
         cursor.observe(total)
         cursor.trained()
-    assert cursor.plan.dealt("g").matrix.tobytes() == plain.plan.dealt("g").matrix.tobytes()
+    assert cursor.plan.stage_plan("g").matrix.tobytes() == plain.plan.stage_plan("g").matrix.tobytes()
     assert as_json(cursor.state()) == as_json(plain.state())
 
 
@@ -317,7 +317,7 @@ def test_an_adaptive_stage_deals_nothing_twice_and_keeps_off_the_static_rows(see
     cursor = Cursor(plan_of(*others, stage, table=table), "g")
     plan = cursor.plan
     train(cursor)
-    dealt = plan.dealt("g")
+    dealt = plan.stage_plan("g")
     assert dealt.matrix.min() >= 0 and dealt.matrix.sum(axis=1).tolist() == np.diff(dealt.edges).tolist()
     assert np.diff(dealt.edges).tolist()[:-1] == [size * window] * (len(dealt.matrix) - 1)
     rows = [dealt_rows(plan, name).tolist() for name in ("s", "t", "g")]
@@ -332,7 +332,7 @@ def test_an_adaptive_stage_may_have_all_that_is_left_and_no_more():
     stages = [static(budget={"samples": 50}), adaptive(budget={"samples": 10})]
     plan = plan_of(*stages)
     cursor = Cursor(plan, "g")
-    assert plan.num_steps("g") == 4 and plan.dealt("g").rows == 10
+    assert plan.num_steps("g") == 4 and plan.stage_plan("g").rows == 10
     assert plan.batch("g", 0)[1].tolist() == [1, 1, 1]
     train(cursor)
     assert plan.batch("g", 3)[1].tolist() == [1, 0, 0]
@@ -354,7 +354,7 @@ GOOD = {"batch_size": 2, "on_short": "stop", "budget": {"steps": 20}, "weight": 
 def test_a_stage_that_may_stop_does_so_when_the_cells_that_it_wants_are_empty(block):
     """Six rows have a positive weight. In blocks of 3 or 6 the last of them ends a block, and the next one is empty."""
     plan = plan_of(static(**GOOD, block=block), table=few_good_rows(30), cells=["ac"])
-    assert plan.dealt("s").rows == 6 and plan.num_steps("s") == 3
+    assert plan.stage_plan("s").rows == 6 and plan.num_steps("s") == 3
 
 
 def test_an_adaptive_stage_whose_wanted_cells_run_empty_says_so():
@@ -389,11 +389,11 @@ def test_looking_at_a_plan_does_not_change_what_it_deals():
     def matrix(look):
         plan = plan_of(adaptive(batch_size=5, budget={"steps": 6}, weight={"useful": {}}), table=table_of(61))
         if look:
-            fresh = plan.dealt("g").matrix.copy()
+            fresh = plan.stage_plan("g").matrix.copy()
             assert describe(plan)["stages"]["g"]["windows"] == [2, 3] == describe(plan)["stages"]["g"]["windows"]
-            assert plan.dealt("g").matrix.tolist() == fresh.tolist() and not plan.ready("g", 0)
+            assert plan.stage_plan("g").matrix.tolist() == fresh.tolist() and not plan.ready("g", 0)
         train(Cursor(plan, "g"))
-        return plan.dealt("g").matrix.tolist()
+        return plan.stage_plan("g").matrix.tolist()
 
     assert matrix(look=True) == matrix(look=False)
 
@@ -477,7 +477,9 @@ def test_budgets_of_a_fork_are_of_what_is_left():
     """40 of 60 rows were used: a half of the pool is 10 rows, and all of it, three times, is 20."""
     used = np.arange(60) < 40
     half, whole = (plan_of(static(budget=budget), used=used) for budget in ({"fraction": 0.5}, {"epochs": 3}))
-    assert half.dealt("s").rows == 10 and whole.dealt("s").rows == 20 and whole.dealt("s").presented == 60
+    assert (
+        half.stage_plan("s").rows == 10 and whole.stage_plan("s").rows == 20 and whole.stage_plan("s").presented == 60
+    )
     assert sorted(dealt_rows(whole, "s").tolist()) == list(range(40, 60))
 
 
@@ -487,7 +489,7 @@ def test_hours_of_a_fork_are_hours():
     columns = {"label": one_cell, "duration_s": np.full(100, 60.0)}
     table = Table(splitmix64(np.arange(100, dtype=np.uint64)), columns)
     plan = plan_of(static(budget={"hours": 1 / 3}), table=table, used=np.arange(100) < 60, cells=["label"])
-    assert plan.dealt("s").rows == 20
+    assert plan.stage_plan("s").rows == 20
 
 
 def test_a_plan_knows_by_its_fingerprint_what_was_used():
@@ -552,7 +554,7 @@ def test_budgets_of_a_fork_with_disjoint_recordings_are_of_what_may_be_dealt(bud
     """All of the pool is all that the fork may deal, as it is where recordings do not matter."""
     used, clip = np.arange(60) < 20, TABLE.columns["clip"]
     plan = plan_of(static(budget=budget), used=used, disjoint=["uid", "clip"])
-    assert plan.dealt("s").rows == int((~np.isin(clip, clip[used])).sum())
+    assert plan.stage_plan("s").rows == int((~np.isin(clip, clip[used])).sum())
 
 
 # What a state belongs to.
@@ -848,7 +850,7 @@ def test_an_adaptive_stage_may_be_listed_last_and_claim_first():
 
 def test_hours_of_an_adaptive_stage_that_reads_no_observation_are_counted():
     """0.05 h are 180 s of 2 to 19 s each."""
-    rows = plan_of(adaptive(budget={"hours": 0.05}, weight="uniform")).dealt("g").rows
+    rows = plan_of(adaptive(budget={"hours": 0.05}, weight="uniform")).stage_plan("g").rows
     assert rows == pytest.approx(180 / TABLE.columns["duration_s"].mean(), abs=2)
 
 
@@ -861,7 +863,7 @@ def test_hours_are_counted_or_refused_with_the_way_out(stage):
     An adaptive stage has its window and its feedback: a sentence that asks for them helps nobody.
     """
     try:
-        assert plan_of(stage).dealt(stage["name"]).rows > 10
+        assert plan_of(stage).stage_plan(stage["name"]).rows > 10
     except InputError as error:
         assert "pay for less than one row" not in str(error)
         assert "give the stage a window and feedback" not in str(error)
@@ -887,7 +889,7 @@ weights = st.lists(st.integers(1, 9), min_size=2, max_size=4)
 
 def shared_turns(steps, paces):
     """The turns of an interleave of `len(paces)` members, the first one without a pace of its own."""
-    members = [{"name": f"m{k}", "objective": "sft", "batch_size": 1} for k in range(len(paces))]
+    members = [{"name": f"m{k}", "algorithm": "sft", "batch_size": 1} for k in range(len(paces))]
     share = {f"m{k}": pace for k, pace in enumerate(paces) if k}
     group = {"name": "all", "interleave": {"steps": steps, "share": share}, "stages": members}
     return plan_of(group, table=table_of(steps)).turns["all"]
@@ -963,7 +965,7 @@ def test_a_member_s_weight_moves_with_the_whole_interleave():
     moving = {"weak": {"linear": {"from": 1.0, "to": 0.0}}, "strong": {"linear": {"from": 0.0, "to": 1.0}}}
     group["stages"][1] |= {"batch_size": 20, "block": 20, "weight": {"shares": moving}}
     plan = plan_of(group, table=table_of(400), cells=["label"])
-    strong = plan.dealt("y").matrix[:, plan.cells.values("label").tolist().index("strong")]
+    strong = plan.stage_plan("y").matrix[:, plan.cells.values("label").tolist().index("strong")]
     assert strong.tolist() == [11, 13, 15, 17, 19]
 
 
@@ -1175,7 +1177,7 @@ def test_a_row_of_a_short_block_weighs_no_more_than_one_of_a_long_block(modifier
     table = Table(table.uid, table.columns | {"label": label})
     stage = static(budget={"samples": 11}, block=10, loss_weight={"power": {"by": "num_choices"}, **modifier})
     plan = plan_of(stage, table=table, cells=["label"])
-    assert plan.dealt("s").loss == pytest.approx(np.ones((2, 1)))
+    assert plan.stage_plan("s").loss == pytest.approx(np.ones((2, 1)))
 
 
 def test_loss_weights_do_not_change_which_rows_are_dealt():

@@ -16,10 +16,10 @@ from earwitness.curriculum.online.refill import spare
 from earwitness.curriculum.plan.plan import Plan
 from earwitness.curriculum.schedule.stages import parse_curriculum
 from earwitness.curriculum.table import Categorical, Table
-from earwitness.datamodules.batches.requests import Asking, Training
+from earwitness.datamodules.batches.requests import EvaluationSpec, TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.lightning_modules.grpo import GRPO
-from earwitness.lightning_modules.objectives.grpo_config import Objective
+from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.tests.grpo_parts import Kept, flat
@@ -38,14 +38,14 @@ def plan_of(*stages: dict, rows: int = 60, **more) -> Plan:
 
 
 def grpo_stage(**more) -> dict:
-    return {"name": "g", "objective": "grpo", "batch_size": 4, "budget": {"samples": 20}} | more
+    return {"name": "g", "algorithm": "grpo", "batch_size": 4, "budget": {"samples": 20}} | more
 
 
-SFT = {"name": "s", "objective": "sft", "batch_size": 4, "budget": {"samples": 20}}
+SFT = {"name": "s", "algorithm": "sft", "batch_size": 4, "budget": {"samples": 20}}
 
 
 def dealt(plan: Plan, stage: str) -> set[int]:
-    return set(plan.dealt(stage).row_set().tolist())
+    return set(plan.stage_plan(stage).row_set().tolist())
 
 
 def test_what_is_taken_is_of_the_cell_dealt_to_nobody_and_taken_once():
@@ -54,7 +54,7 @@ def test_what_is_taken_is_of_the_cell_dealt_to_nobody_and_taken_once():
     for wanted in ([2, 1], [0, 3], [1, 1]):
         found = cursor.refill("g", np.array(wanted))
         for cell, rows in found.items():
-            assert len(rows) == wanted[cell] and set(plan.number[rows].tolist()) == {cell}
+            assert len(rows) == wanted[cell] and set(plan.cell_of_row[rows].tolist()) == {cell}
             seen += rows.tolist()
     assert len(seen) == len(set(seen)) == 8
     assert not set(seen) & (dealt(plan, "s") | dealt(plan, "g"))
@@ -104,7 +104,7 @@ def test_an_adaptive_stage_plans_around_what_was_taken():
                 taken += rows.tolist()
         cursor.observe(np.zeros((8, 2)))
         cursor.trained()
-    assert len(set(taken)) == 16 and plan.dealt("g").matrix.sum() == 44
+    assert len(set(taken)) == 16 and plan.stage_plan("g").matrix.sum() == 44
     assert not set(taken) & dealt(plan, "g")
 
 
@@ -116,15 +116,17 @@ def test_an_adaptive_stage_keeps_the_cards_that_its_budget_needs():
     for _ in range(11):
         cursor.observe(np.zeros((8, 2)))
         cursor.trained()
-    assert plan.dealt("g").matrix.sum() == 44 and cursor.refill("g", np.array([1, 1])) == {}
+    assert plan.stage_plan("g").matrix.sum() == 44 and cursor.refill("g", np.array([1, 1])) == {}
 
 
 # ---- the training step
 def data_of(small, steps: int = 2, **stage) -> AudioQuestions:
-    given = {"name": "grpo", "objective": "grpo", "pool": {"source": "sounds"}, "batch_size": 4}
+    given = {"name": "grpo", "algorithm": "grpo", "pool": {"source": "sounds"}, "batch_size": 4}
     given |= {"budget": {"steps": steps}, "on_zero_advantage": "refill_same_cell"}
     curriculum = {"seed": 3, "cells": ["label", "question_type"], "stages": [given | stage]}
-    return AudioQuestions(small.index, small.tiny, small.labels, Training(curriculum, "grpo"), Asking({"split": "val"}))
+    return AudioQuestions(
+        small.index, small.tiny, small.labels, TrainingSpec(curriculum, "grpo"), EvaluationSpec({"split": "val"})
+    )
 
 
 def module_of(small, rounds: int = 4, rewards: str = "half") -> GRPO:
@@ -133,8 +135,8 @@ def module_of(small, rounds: int = 4, rewards: str = "half") -> GRPO:
         SGD,
         micro_batch_size=2,
         rollout=Rollout(3, 1.0, 4, refill_rounds=rounds),
-        objective=Objective(beta=0.0),
-        rewards={f"earwitness.tests.{'grpo_parts.half' if rewards == 'half' else 'tests_rewards.constant'}": 1.0},
+        objective=GRPOConfig(beta=0.0),
+        rewards={f"earwitness.tests.{'grpo_parts.half' if rewards == 'half' else 'lab_rewards.constant'}": 1.0},
     )
 
 

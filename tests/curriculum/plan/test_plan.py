@@ -28,7 +28,7 @@ def table_of(counts, seed=0, names=LABELS):
 
 def spec(*stages, **top):
     """A curriculum mapping; each stage gets a name, an objective and a batch size where it has none."""
-    filled = [{"name": f"s{i}", "objective": "sft", "batch_size": 4, **stage} for i, stage in enumerate(stages)]
+    filled = [{"name": f"s{i}", "algorithm": "sft", "batch_size": 4, **stage} for i, stage in enumerate(stages)]
     return {"stages": filled, **top}
 
 
@@ -49,7 +49,7 @@ def plan_of(table, *stages, **top):
 
 
 def dealt_rows(plan, stage):
-    return plan.rows(stage, np.arange(plan.dealt(stage).rows))
+    return plan.rows(stage, np.arange(plan.stage_plan(stage).rows))
 
 
 def uids(plan, stage):
@@ -262,7 +262,7 @@ def test_epochs_replay_the_same_rows_in_another_order():
     for block in range(3):  # the blocks stay where they are, so that an easy-to-hard order survives repetition
         part = np.sort(passes[:, 10 * block : 10 * block + 10])
         assert len(set(part[0])) == 10 and (part == part[0]).all()
-    assert plan.dealt("s0").steps == 12 and plan.batch("s0", 11)[1].tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert plan.stage_plan("s0").steps == 12 and plan.batch("s0", 11)[1].tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
 
 
 def test_a_steps_budget_repeats_a_small_pool():
@@ -270,7 +270,7 @@ def test_a_steps_budget_repeats_a_small_pool():
     plan = plan_of(table_of([30]), {"budget": {"steps": 10}, "batch_size": 8, "on_short": "repeat"})
     batches = [plan.batch("s0", step) for step in range(10)]
     rows = np.concatenate([batch[0] for batch in batches])
-    assert plan.dealt("s0").steps == 10 and plan.dealt("s0").rows == 30
+    assert plan.stage_plan("s0").steps == 10 and plan.stage_plan("s0").rows == 30
     assert all(weights.tolist() == [1.0] * 8 for _, weights in batches)
     assert set(rows[:30]) == set(rows[30:60]) == set(range(30)) and len(set(rows[60:])) == 20
     assert rows[:30].tolist() != rows[30:60].tolist()
@@ -279,7 +279,7 @@ def test_a_steps_budget_repeats_a_small_pool():
 
 def test_a_fraction_is_of_the_whole_pool_and_rounds_down():
     plan = plan_of(table_of([7, 4]), *[{"pool": {"label": "weak"}, "budget": {"fraction": 0.5}}] * 2)
-    assert [plan.dealt(stage).rows for stage in ("s0", "s1")] == [3, 3]
+    assert [plan.stage_plan(stage).rows for stage in ("s0", "s1")] == [3, 3]
 
 
 def test_the_paper_s_arms_at_their_real_size():
@@ -290,7 +290,7 @@ def test_the_paper_s_arms_at_their_real_size():
     plan = plan_of(table, sft, grpo)
     assert plan.composition("s0", "label") == {"weak": 313_177}
     assert plan.composition("s1", "label") == {"strong": 800}
-    assert plan.dealt("s0").steps == 3915  # 626,354 / 160 = 3914.7
+    assert plan.stage_plan("s0").steps == 3915  # 626,354 / 160 = 3914.7
     mixed = plan_of(table, {"budget": {"samples": 313_177}})
     assert mixed.composition("s0", "label") == {"weak": 171_733, "strong": 141_444}
 
@@ -314,7 +314,7 @@ def test_golden_rows():
     codes = (np.arange(24) % 3 == 0).astype(np.int32)
     table = Table(np.arange(1, 25, dtype=np.uint64), {"label": Categorical(codes, ("strong", "weak"))})
     sft = {"name": "sft", "pool": {"label": "weak"}, "budget": {"samples": 6, "epochs": 2}}
-    grpo = {"name": "grpo", "objective": "grpo", "budget": {"steps": 4}}
+    grpo = {"name": "grpo", "algorithm": "grpo", "budget": {"steps": 4}}
     plan = plan_of(table, sft, grpo, seed=20260925)
     batches = {name: [table.uid[plan.batch(name, i)[0]].tolist() for i in range(3)] for name in plan.stages}
     assert batches["sft"] == [[10, 22, 1, 16], [19, 7, 22, 19], [16, 10, 1, 7]]
@@ -324,7 +324,7 @@ def test_golden_rows():
 
 WEAK = {"pool": {"label": "weak"}, "budget": {"samples": 6}}
 STAGE_EDITS = (
-    *({}, {"name": "sft"}, {"objective": "grpo"}, {"batch_size": 3}, {"block": 5}, {"pool": {}}),
+    *({}, {"name": "sft"}, {"algorithm": "grpo"}, {"batch_size": 3}, {"block": 5}, {"pool": {}}),
     *({"weight": {"shares": {"weak": 0.5}}}, {"budget": {"samples": 7}}, {"budget": {"samples": 6, "epochs": 2}}),
     *({"budget": {"steps": 5}}, {"budget": {"fraction": 0.5}}, {"budget": {"epochs": 1}}, {"mix": "shuffle"}),
     *({"claim": "first"}, {"on_short": "stop"}, {"loss_weight": "uniform"}, {"mass": "size"}),
@@ -412,7 +412,7 @@ def test_a_fraction_is_exact_and_a_plan_travels_to_other_processes():
     import pickle
 
     label = Categorical(np.arange(100, dtype=np.int32) % 2, ("strong", "weak"))
-    stage = {"name": "a", "objective": "sft", "batch_size": 8, "budget": {"fraction": 0.29}}
+    stage = {"name": "a", "algorithm": "sft", "batch_size": 8, "budget": {"fraction": 0.29}}
     one = Plan(parse_curriculum({"stages": [stage]}), Table(np.arange(100, dtype=np.uint64), {"label": label}))
-    assert one.dealt("a").rows == 29
+    assert one.stage_plan("a").rows == 29
     assert pickle.loads(pickle.dumps(one)).batch("a", 1)[0].tolist() == one.batch("a", 1)[0].tolist()

@@ -24,7 +24,7 @@ def plan_of(table: Table, *stages: dict, used: np.ndarray | None = None, origin=
 
 def rows_of(plan: Plan, stage: str) -> np.ndarray:
     """What a static stage deals, in the order of its presentation."""
-    return plan.rows(stage, np.arange(plan.dealt(stage).rows))
+    return plan.rows(stage, np.arange(plan.stage_plan(stage).rows))
 
 
 def check(plan: Plan, stage: str, taken: dict[str, np.ndarray]) -> tuple[int, int]:
@@ -40,7 +40,7 @@ def check(plan: Plan, stage: str, taken: dict[str, np.ndarray]) -> tuple[int, in
     fresh = repeated = 0
     for row in taken[stage].tolist():
         found = list(stand_ins(plan, stage, row))
-        cell = np.flatnonzero(plan.number == plan.number[row]).tolist()
+        cell = np.flatnonzero(plan.cell_of_row == plan.cell_of_row[row]).tolist()
         allowed = {r for r in cell if r not in others | used and int(clip[r]) not in their_clips | {int(clip[row])}}
         assert len(found) == len(set(found)) and set(found) == allowed, "each that may stand in, once"
         first = found[: len(allowed - own)]
@@ -81,14 +81,14 @@ def test_a_stage_that_deals_everything_lends_its_own_cards(on_short):
     """90 rows in three passes, or repeated to 200: nobody's cards are left."""
     budget = {"samples": 200} if on_short == "repeat" else {"samples": 200, "epochs": 3}
     plan = plan_of(TABLES[0], static("a", budget=budget, on_short=on_short))
-    assert plan.dealt("a").rows == 90
+    assert plan.stage_plan("a").rows == 90
     fresh, repeated = check(plan, "a", {"a": rows_of(plan, "a")})
     assert fresh == 0 and repeated > 500
 
 
 def may_deal(plan: Plan, stage: str) -> np.ndarray:
     """The top of each deck, as many cards as the whole budget."""
-    dealt = plan.dealt(stage)
+    dealt = plan.stage_plan(stage)
     rows = [dealt.deck[f : f + min(n, dealt.rows)] for f, n in zip(dealt.first, dealt.left, strict=True)]
     return np.concatenate(rows).astype(np.int64)
 
@@ -115,7 +115,7 @@ def test_an_adaptive_stage_has_the_same_stand_ins_whatever_it_has_planned(table)
         cursor.observe(np.full((8, len(plan.cells)), 0.5))
         cursor.trained()
         assert [list(stand_ins(plan, "g", row)) for row in rows] == before
-    assert plan.dealt("g").planned == 5
+    assert plan.stage_plan("g").planned == 5
     check(plan, "g", {"a": rows_of(plan, "a"), "g": np.array(rows)})
     dealt = plan.rows("g", np.arange(27))
     assert not set(dealt.tolist()) & {card for row in rows_of(plan, "a") for card in stand_ins(plan, "a", int(row))}
@@ -162,7 +162,7 @@ def test_without_recordings_in_the_table_only_the_row_itself_is_left_out():
     table = Table(TABLES[0].uid, {name: c for name, c in TABLES[0].columns.items() if name != "clip"})
     plan = plan_of(table, static("a"))
     for row in rows_of(plan, "a").tolist():
-        cell = set(np.flatnonzero(plan.number == plan.number[row]).tolist())
+        cell = set(np.flatnonzero(plan.cell_of_row == plan.cell_of_row[row]).tolist())
         assert set(stand_ins(plan, "a", row)) == cell - {row}
 
 

@@ -44,9 +44,9 @@ HAND = table_of(
     clip=np.array([0, 0, 1, 1, 2, 3, 3, 3, 4, 5], np.uint64),
     duration_s=np.array([36.0] * 6 + [72.0] * 4),
 )
-SFT = {"name": "sft", "objective": "sft", "batch_size": 4, "pool": {"label": "weak"}}
+SFT = {"name": "sft", "algorithm": "sft", "batch_size": 4, "pool": {"label": "weak"}}
 SFT |= {"budget": {"samples": 6, "epochs": 2}}
-GRPO = {"name": "grpo", "objective": "grpo", "batch_size": 3, "pool": {"label": "strong"}, "budget": {"samples": 4}}
+GRPO = {"name": "grpo", "algorithm": "grpo", "batch_size": 3, "pool": {"label": "strong"}, "budget": {"samples": 4}}
 ONE = {"cost": {"parameters": 1.0}}
 
 
@@ -55,7 +55,7 @@ def plan_of(*stages, table=HAND, **top):
 
 
 def adaptive(**more):
-    stage = {"name": "g", "objective": "grpo", "batch_size": 2, "budget": {"steps": 5}, "window": 1}
+    stage = {"name": "g", "algorithm": "grpo", "batch_size": 2, "budget": {"steps": 5}, "window": 1}
     return stage | {"feedback": {"contribution": {"silence": 0.25}}, "weight": "useful"} | more
 
 
@@ -171,14 +171,14 @@ def test_an_adaptive_stage_is_described_by_the_windows_that_are_planned():
     seconds = np.full(10, 54.0)
     columns = {"label": HAND.columns["label"], "num_choices": np.full(10, 4.0), "duration_s": seconds}
     plan = plan_of(adaptive(), table=Table(HAND.uid, columns))
-    assert plan.dealt("g").planned == 0
+    assert plan.stage_plan("g").planned == 0
     found = describe(plan)
     stage = found["stages"]["g"]
     assert stage["windows"] == [2, 5] and stage["rows"] == 10 and sum(stage["mix"]["label"].values()) == 4
     assert stage["hours"] == pytest.approx(10 * 54 / 3600) and stage["over_time"]["edges"] == [0, 2, 4]
     assert "  adaptive: 2 of 5 windows are planned before anything is observed" in lines(found)
     assert found["doubts"] == []
-    assert plan.dealt("g").planned == 0, "looking plans nothing"
+    assert plan.stage_plan("g").planned == 0, "looking plans nothing"
     # A plan that a run has filled in is described as far as it is.
     filled = plan_of(adaptive(), table=Table(HAND.uid, columns))
     Cursor(filled, "g").trained(2)
@@ -437,7 +437,7 @@ def test_matched_arms_over_recordings_of_all_lengths_are_close(match, longer):
 
 
 def test_matching_scales_turns_and_fractions(longer):
-    members = [{"name": n, "objective": "sft", "batch_size": 4} for n in ("x", "y")]
+    members = [{"name": n, "algorithm": "sft", "batch_size": 4} for n in ("x", "y")]
     group = {"stages": [{"name": "both", "interleave": {"steps": 60, "share": {"y": 0.5}}, "stages": members}]}
     part = {"stages": [SFT | {"budget": {"fraction": 0.4}}]}
     arms = {"first": {"stages": [SFT | {"budget": {"samples": 300, "epochs": 2}}]}, "turns": group, "part": part}
@@ -567,8 +567,8 @@ def files(tmp_path, monkeypatch):
         pa.table({"uid": splitmix64(np.arange(count, dtype=np.uint64)), **columns, "duration_s": seconds}), "a.arrow"
     )
     stages = [
-        {"name": "sft", "objective": "sft", "batch_size": 4, "budget": {"samples": 20}},
-        {"name": "grpo", "objective": "grpo", "batch_size": 2, "pool": {"label": "strong"}, "budget": {"steps": 5}},
+        {"name": "sft", "algorithm": "sft", "batch_size": 4, "budget": {"samples": 20}},
+        {"name": "grpo", "algorithm": "grpo", "batch_size": 2, "pool": {"label": "strong"}, "budget": {"steps": 5}},
     ]
     # JSON is YAML.
     (tmp_path / "mine.yaml").write_text(json.dumps({"curriculum": {"stages": stages}}))

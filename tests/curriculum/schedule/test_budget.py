@@ -27,7 +27,7 @@ def table_of(counts, seconds):
 
 
 def plan_of(table, *stages, **top):
-    filled = [{"name": f"s{k}", "objective": "sft", "batch_size": 2, **stage} for k, stage in enumerate(stages)]
+    filled = [{"name": f"s{k}", "algorithm": "sft", "batch_size": 2, **stage} for k, stage in enumerate(stages)]
     return Plan(parse_curriculum({"stages": filled, **top}), table)
 
 
@@ -37,7 +37,7 @@ def hours(seconds):
 
 def presented(plan, stage="s0"):
     """Rows over all steps, without the padding of the last batch."""
-    batches = [plan.batch(stage, step) for step in range(plan.dealt(stage).steps)]
+    batches = [plan.batch(stage, step) for step in range(plan.stage_plan(stage).steps)]
     return np.concatenate([rows[weights > 0] for rows, weights in batches])
 
 
@@ -176,7 +176,7 @@ def test_a_cost_that_cannot_be_is_refused(name, value):
 def test_hours_by_hand():
     """90 s are nine rows of 10 s. Of as many rows of 4 s as of 8 s, 6 s on average, 45 s are seven."""
     plan = plan_of(table_of([30], [10]), hours(90))
-    assert plan.dealt("s0").rows == 9 and plan.dealt("s0").steps == 5
+    assert plan.stage_plan("s0").rows == 9 and plan.stage_plan("s0").steps == 5
     plan = plan_of(table_of([50, 50], [4, 8]), {**hours(45), "block": 100})
     assert plan.composition("s0", "label") in ({"strong": 4, "weak": 3}, {"strong": 3, "weak": 4})
     assert seconds_of(plan).sum() in (40, 44)
@@ -185,10 +185,10 @@ def test_hours_by_hand():
 def test_flops_by_hand():
     """A row of 2 s costs 3,900 for SFT and 7,200 for GRPO: 40,000 are ten rows, or five."""
     table = table_of([30], [2])
-    assert plan_of(table, {"budget": {"flops": 40_000}}, cost=EASY).dealt("s0").rows == 10
-    grpo = {"objective": "grpo", "budget": {"flops": 40_000}}
-    assert plan_of(table, grpo, cost=EASY).dealt("s0").rows == 5
-    assert plan_of(table, grpo, cost=EASY | {"shared_prompt": False}).dealt("s0").rows == 1  # 21,600 each
+    assert plan_of(table, {"budget": {"flops": 40_000}}, cost=EASY).stage_plan("s0").rows == 10
+    grpo = {"algorithm": "grpo", "budget": {"flops": 40_000}}
+    assert plan_of(table, grpo, cost=EASY).stage_plan("s0").rows == 5
+    assert plan_of(table, grpo, cost=EASY | {"shared_prompt": False}).stage_plan("s0").rows == 1  # 21,600 each
 
 
 @LAW
@@ -205,7 +205,7 @@ def test_rows_of_one_cost_are_the_whole_number_that_the_budget_holds(count, seco
         with pytest.raises(InputError, match="pay for less than one row"):
             plan_of(table, stage, cost=cost)
     else:
-        assert plan_of(table, stage, cost=cost).dealt("s0").rows == int(target / seconds)
+        assert plan_of(table, stage, cost=cost).stage_plan("s0").rows == int(target / seconds)
 
 
 CROSSING = {"strong": {"linear": {"from": 1, "to": 0}}, "weak": {"linear": {"from": 0, "to": 1}}}
@@ -250,7 +250,7 @@ def test_hours_of_any_mix_are_at_most_the_budget_and_within_two_rows_of_it(decks
 
 @pytest.mark.parametrize(("seconds", "half_an_hour"), [(30, 60), (15, 120), (12, 150), (6, 300)])
 def test_half_an_hour_is_as_many_rows_as_fit_exactly(seconds, half_an_hour):
-    assert plan_of(table_of([1000], [seconds]), {"budget": {"hours": 0.5}}).dealt("s0").rows == half_an_hour
+    assert plan_of(table_of([1000], [seconds]), {"budget": {"hours": 0.5}}).stage_plan("s0").rows == half_an_hour
 
 
 def test_hours_that_the_wanted_cells_can_supply_are_dealt():
@@ -274,7 +274,7 @@ def test_hours_beyond_the_pool_are_refused_with_what_there_is():
         InputError, match=r"stage 's0' wants 100000 flops, the 20 rows left have 78000; lower the budget"
     ):
         plan_of(table_of([20], [2]), {"budget": {"flops": 100_000}}, cost=EASY)
-    assert plan_of(table, hours(200)).dealt("s0").rows == 20, "exactly all of it is not too much"
+    assert plan_of(table, hours(200)).stage_plan("s0").rows == 20, "exactly all of it is not too much"
 
 
 def test_samples_beyond_the_pool_are_refused_stopped_at_or_repeated():
@@ -357,7 +357,7 @@ def test_a_missing_duration_is_named_or_left_out(pool):
     """A stage that deals only rows whose length is known does not need the others."""
     table = table_of([5, 5], [2, np.nan])
     if pool:
-        assert plan_of(table, {**hours(6), "pool": pool}).dealt("s0").rows == 3
+        assert plan_of(table, {**hours(6), "pool": pool}).stage_plan("s0").rows == 3
     else:
         with pytest.raises(InputError, match="duration_s"):
             plan_of(table, hours(6))

@@ -235,13 +235,13 @@ def test_a_zero_with_a_sign_is_called_zero():
 
 def pooled(table, *pools, **top):
     """A plan whose stages deal all of their pools, as far as earlier stages left it."""
-    stage = {"objective": "sft", "batch_size": 2, "budget": {"fraction": 1.0}, "on_short": "stop"}
+    stage = {"algorithm": "sft", "batch_size": 2, "budget": {"fraction": 1.0}, "on_short": "stop"}
     stages = [{"name": f"s{k}", "pool": pool, **stage} for k, pool in enumerate(pools)]
     return Plan(parse_curriculum({"stages": stages, **top}), table)
 
 
 def dealt(plan, stage):
-    return sorted(plan.rows(stage, np.arange(plan.dealt(stage).rows)).tolist())
+    return sorted(plan.rows(stage, np.arange(plan.stage_plan(stage).rows)).tolist())
 
 
 @LAW

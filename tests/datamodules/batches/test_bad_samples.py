@@ -24,7 +24,7 @@ import torch
 from earwitness.curriculum.plan.stand_ins import stand_ins
 from earwitness.datamodules.batch import Replaced
 from earwitness.datamodules.batches.quarantine import Quarantine, read_quarantine
-from earwitness.datamodules.batches.requests import Asking
+from earwitness.datamodules.batches.requests import EvaluationSpec
 from earwitness.datamodules.batches.watchdog import Watchdog
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.datamodules.processors.omni import OmniProcessor
@@ -48,8 +48,8 @@ SPLITS = ["train"] * 96 + ["val"] * 2 + ["test"] * 6
 
 def two(seed: int = 3, **first) -> dict:
     """Forty questions twice, in batches of 24; and another stage, which deals thirty others."""
-    one = {"name": "first", "objective": "sft", "batch_size": 24, "budget": {"samples": 40, "epochs": 2}} | first
-    other = {"name": "second", "objective": "sft", "batch_size": 24, "budget": {"samples": 30}}
+    one = {"name": "first", "algorithm": "sft", "batch_size": 24, "budget": {"samples": 40, "epochs": 2}} | first
+    other = {"name": "second", "algorithm": "sft", "batch_size": 24, "budget": {"samples": 30}}
     return {"seed": seed, "cells": ["question_type"], "stages": [one, other]}
 
 
@@ -105,7 +105,7 @@ def test_every_question_on_a_bad_recording_is_replaced_in_its_place(clean, folde
     ranks = [module(folder, rank=r, world=world, num_workers=workers, **PLAN) for r in range(world)]
     steps = steps_of([data.train_dataloader() for data in ranks])
     straight, gone = steps_of([plain.train_dataloader()]), hearers(plain, bad)
-    dealt = {int(r) for name in ("first", "second") for r in plain._train_rows[plain.plan.dealt(name).row_set()]}
+    dealt = {int(r) for name in ("first", "second") for r in plain._train_rows[plain.plan.stage_plan(name).row_set()]}
     types, replaced = plain.reader.codes("question_type"), Counter()
     assert [len(step) for step in steps] == [24] * 4 and len(straight) == 4
     for step, expected in zip(steps, straight, strict=True):
@@ -121,7 +121,7 @@ def test_every_question_on_a_bad_recording_is_replaced_in_its_place(clean, folde
 
 
 def dealt_by(data: AudioQuestions, stage: str) -> set[int]:
-    return set(data._train_rows[data.plan.dealt(stage).row_set()].tolist())
+    return set(data._train_rows[data.plan.stage_plan(stage).row_set()].tolist())
 
 
 def next_card(data: AudioQuestions, row: int, number: int = 0) -> int:
@@ -141,7 +141,7 @@ def test_a_resumed_run_replaces_by_the_same_questions(folder):
 
 
 TURNS = {"name": "both", "interleave": {"steps": 6, "share": {"y": 0.5}}}
-TURNS["stages"] = [{"name": name, "objective": "sft", "batch_size": 12} for name in "xy"]
+TURNS["stages"] = [{"name": name, "algorithm": "sft", "batch_size": 12} for name in "xy"]
 
 
 @pytest.mark.parametrize(("stage", "entry"), [("both", TURNS), ("first", ADAPTIVE)], ids=["interleave", "adaptive"])
@@ -291,7 +291,7 @@ def test_a_stand_in_that_is_bad_itself_is_passed_over(folder):
 def test_a_row_that_nobody_can_stand_in_for_ends_the_run_and_is_named(tmp_path):
     """The only question of its type."""
     folder = build(tmp_path / "corpus", [0, 1, 2, 3, 4], ["train"] * 4 + ["val"], types="abbb")
-    alone = {"name": "first", "objective": "sft", "batch_size": 4, "budget": {"samples": 4}}
+    alone = {"name": "first", "algorithm": "sft", "batch_size": 4, "budget": {"samples": 4}}
     data = module(folder, curriculum={"seed": 3, "cells": ["question_type"], "stages": [alone]})
     row = next(r for r in range(5) if data.reader.key(r) == "s/00")
     spoil(folder, row)
@@ -394,7 +394,7 @@ def test_the_list_is_cut_at_twenty_and_says_where_the_rest_is(tmp_path):
 
 
 def evaluated(folder: Path, **options) -> AudioQuestions:
-    options = {"evaluation": Asking({"split": "test"}, batch_size=4)} | options
+    options = {"evaluation": EvaluationSpec({"split": "test"}, batch_size=4)} | options
     return module(folder, 24, setup="test", **options)
 
 
@@ -419,7 +419,7 @@ def test_in_an_evaluation_the_place_of_a_bad_sample_weighs_nothing(folder, world
 
 
 def test_a_batch_with_nothing_to_read_is_an_error_with_the_list(folder):
-    data = evaluated(folder, evaluation=Asking({"split": "test"}, batch_size=2))
+    data = evaluated(folder, evaluation=EvaluationSpec({"split": "test"}, batch_size=2))
     rows = data.table.where({"split": "test"}).tolist()
     spoil(folder, *rows[2:4])
     with pytest.raises(InputError) as error:
@@ -446,7 +446,7 @@ def damaged(small, tmp_path_factory) -> dict:
 
 
 def answers(small, index: str, tmp_path: Path, method: str = "predict", **options):
-    val, test = (Asking({"split": split}, batch_size=3) for split in ("val", "test"))
+    val, test = (EvaluationSpec({"split": split}, batch_size=3) for split in ("val", "test"))
     data = AudioQuestions(index, small.tiny, small.labels, **({"validation": val, "evaluation": test} | options))
     module = PolicyModule(partial(OmniPolicy, small.tiny), max_new_tokens=4)
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)

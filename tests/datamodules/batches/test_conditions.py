@@ -13,7 +13,7 @@ import torch
 from earwitness.curriculum.identity import hash64, uniforms
 from earwitness.datamodules.audio.waves import noise
 from earwitness.datamodules.batches.conditions import Condition, parse_condition
-from earwitness.datamodules.batches.requests import Asking
+from earwitness.datamodules.batches.requests import EvaluationSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.datamodules.processors.omni import OmniProcessor
 from earwitness.datamodules.shards.partners import Partners
@@ -62,7 +62,7 @@ def number(data: AudioQuestions, row: int) -> int:
 
 
 def ask(data: AudioQuestions, condition: str, **pool) -> list:
-    return data.evaluation_requests(Asking(pool, [condition], batch_size=20))
+    return data.evaluation_requests(EvaluationSpec(pool, [condition], batch_size=20))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_silence_is_zeros_of_its_length_alone(data, name, samples):
     """30 s, so many seconds, or as long as the recording: 1,600 + 160 c samples for recording c; a frame is 160."""
     (request,) = ask(data, name, split="test")
     for row in request.rows.tolist():
-        wave = data.preparation.sound(row, parse_condition(name), request, None)
+        wave = data.builder.sound(row, parse_condition(name), request, None)
         length = samples or 1_600 + 160 * ROWS[number(data, row)][0]
         assert len(wave) == length and wave.dtype == np.float32 and not wave.any()
     batch = data.prepare(request)
@@ -105,16 +105,16 @@ def test_noise_is_that_of_the_recording_and_has_an_rms_of_a_tenth(data):
     waves = {}
     for row in range(len(data.reader)):
         clip = ROWS[number(data, row)][0]
-        wave = data.preparation.sound(row, Condition("noise"), request, None)
+        wave = data.builder.sound(row, Condition("noise"), request, None)
         assert len(wave) == 1_600 + 160 * clip
         assert np.array_equal(waves.setdefault(clip, wave), wave)
-        long = data.preparation.sound(row, Condition("noise", 20.0), request, None)
+        long = data.builder.sound(row, Condition("noise", 20.0), request, None)
         assert len(long) == 320_000 and long.dtype == np.float32
         # The RMS of n Gaussian numbers strays by 1 / sqrt(2 n) = 0.13 %, their mean by 0.1 / sqrt(n) = 1.8e-4.
         assert np.sqrt(np.mean(long.astype(float) ** 2)) == pytest.approx(0.1, rel=0.008)
         assert abs(long.mean(dtype=float)) < 0.001
     assert len({wave[:400].tobytes() for wave in waves.values()}) == 26, "each recording its own"
-    (request,) = data.evaluation_requests(Asking({}, ["noise"], batch_size=len(ROWS)))
+    (request,) = data.evaluation_requests(EvaluationSpec({}, ["noise"], batch_size=len(ROWS)))
     batch = data.prepare(request)
     assert len(batch.prompts.features) == 26
     for place, sample in enumerate(batch.samples):
@@ -145,8 +145,8 @@ def test_conditions_without_recordings_read_none(corpus, monkeypatch, condition,
     seen = []
     monkeypatch.setattr(data.reader.files, "fetch", lambda wanted: seen.extend(wanted) or fetch(wanted))
     assert len(data.prepare(request)) == len(request.rows)
-    data.preparation.fetch([request])
-    assert seen and set(seen) <= texts and data.preparation.rows_heard(request) == []
+    data.builder.fetch([request])
+    assert seen and set(seen) <= texts and data.builder.rows_heard(request) == []
 
 
 def partner_of(data: AudioQuestions, row: int, seed: int = 0) -> int:
@@ -234,7 +234,7 @@ def test_questions_with_one_partner_share_its_recording(corpus, monkeypatch):
     read = data.reader.wave
     hear = lambda row, _=None: (decoded.append(data.reader.clip(row)), read(row))[1]  # noqa: E731
     monkeypatch.setattr(data.reader, "wave", hear)
-    request = data.evaluation_requests(Asking({"split": "train"}, ["mismatched"], batch_size=60))[0]
+    request = data.evaluation_requests(EvaluationSpec({"split": "train"}, ["mismatched"], batch_size=60))[0]
     batch = data.prepare(request)
     partners = {partner_of(data, int(row)) for row in request.rows}
     assert sorted(decoded) == sorted(partners) and len(batch.prompts.features) == len(partners) < len(batch) == 54
@@ -242,7 +242,7 @@ def test_questions_with_one_partner_share_its_recording(corpus, monkeypatch):
 
 def test_loader_processes_hear_the_same(corpus):
     conditions = ["noise", "mismatched", "silence:clip"]
-    asking = Asking({"split": ["train", "test"]}, conditions, batch_size=9)
+    asking = EvaluationSpec({"split": ["train", "test"]}, conditions, batch_size=9)
     alone, many = (
         list(module(corpus, setup="test", evaluation=asking, num_workers=workers).test_dataloader())
         for workers in (0, 3)
@@ -268,7 +268,7 @@ def test_accuracies_are_logged_by_condition_and_label_and_are_those_of_the_answe
 
     monkeypatch.setattr(PolicyModule, "answer", judged)
     split = where = "val" if method == "validate" else "test"
-    asked = Asking({"split": split}, CONDITIONS, batch_size=5)
+    asked = EvaluationSpec({"split": split}, CONDITIONS, batch_size=5)
     records = [r for batch in answers(small, small.index, tmp_path, evaluation=asked)[2] for r in batch]
     uids = {condition: sorted(r["uid"] for r in records if r["condition"] == condition) for condition in CONDITIONS}
     assert all(uids[condition] == uids["audio"] for condition in CONDITIONS) and len(records) == 4 * len(uids["audio"])
@@ -287,7 +287,7 @@ def test_accuracies_are_logged_by_condition_and_label_and_are_those_of_the_answe
 
 def test_different_conditions_are_heard_differently(small, tmp_path):
     """A condition that is not applied would show: each question has four different sounds."""
-    asked = Asking({"split": "test"}, ["audio", "silence", "noise", "mismatched"], batch_size=8)
+    asked = EvaluationSpec({"split": "test"}, ["audio", "silence", "noise", "mismatched"], batch_size=8)
     data = AudioQuestions(small.index, small.tiny, small.labels, evaluation=asked)
     data.setup("test")
     batches = list(data.test_dataloader())

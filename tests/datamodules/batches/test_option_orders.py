@@ -24,7 +24,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def data_of(corpus: Path, budget: dict, batch_size: int = 16, name: str = "first", **more) -> AudioQuestions:
-    stage = {"name": name, "objective": "sft", "batch_size": batch_size, "budget": budget}
+    stage = {"name": name, "algorithm": "sft", "batch_size": batch_size, "budget": budget}
     stage |= {key: more.pop(key) for key in ("on_short", "pool") if key in more}
     curriculum = {"seed": 3, "cells": ["question_type"], "stages": [stage]}
     return module(corpus, stage=name, curriculum=curriculum, conditions=["silence:0.2"], **more)

@@ -19,7 +19,7 @@ from torch.nn.functional import log_softmax
 
 from earwitness.datamodules.batches import reasoning
 from earwitness.datamodules.batches.quarantine import read_quarantine
-from earwitness.datamodules.batches.requests import Asking, Request, Training
+from earwitness.datamodules.batches.requests import EvaluationSpec, Request, TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.datamodules.processors.omni import OmniProcessor
 from earwitness.datamodules.questions.answers import (
@@ -66,7 +66,7 @@ def tiny(corpus) -> str:
 
 
 def curriculum(**stage) -> dict:
-    first = {"name": "first", "objective": "sft", "batch_size": 4, "budget": {"epochs": 1}} | stage
+    first = {"name": "first", "algorithm": "sft", "batch_size": 4, "budget": {"epochs": 1}} | stage
     return {"seed": 3, "cells": ["question_type"], "stages": [first]}
 
 
@@ -75,7 +75,7 @@ def data_of(corpus: Path, kind: str = "structured", stage: dict | None = None, *
 
 
 def fit_data(corpus: Path, tiny: str, kind: str = "structured", stage: dict | None = None, **more) -> AudioQuestions:
-    training = Training(curriculum(**(stage or {})), "first", reasoning=kind, **more)  # type: ignore[arg-type]
+    training = TrainingSpec(curriculum(**(stage or {})), "first", reasoning=kind, **more)  # type: ignore[arg-type]
     return AudioQuestions(str(corpus / "index.arrow"), tiny, training=training)
 
 
@@ -164,7 +164,7 @@ def asked_in(data: AudioQuestions, batch) -> list[str]:
 
 @pytest.mark.parametrize("thinks", [False, True])
 def test_an_evaluation_asks_for_thinking_only_where_it_says_so(corpus, thinks):
-    asking = Asking({"split": "val"}, reasoning=thinks)
+    asking = EvaluationSpec({"split": "val"}, reasoning=thinks)
     data = data_of(corpus, "none" if thinks else "structured", validation=asking, evaluation=asking)
     for batch in (*data.val_dataloader(), *data.test_dataloader()):
         assert all((THINK in words) is thinks and (PAPER in words) is not thinks for words in asked_in(data, batch))
@@ -174,11 +174,11 @@ def test_an_evaluation_asks_for_thinking_only_where_it_says_so(corpus, thinks):
 
 def test_grpo_is_asked_to_think_and_needs_no_reasoning_to_learn_from(corpus):
     """Half of the questions have no unstructured reasoning: SFT refuses them, GRPO thinks for itself."""
-    data = data_of(corpus, "unstructured", {"objective": "grpo"})
+    data = data_of(corpus, "unstructured", {"algorithm": "grpo"})
     for batch in data.train_dataloader():
         assert all(THINK in words for words in asked_in(data, batch))
-    sft = {"name": "a", "objective": "sft", "batch_size": 4, "pool": {"question_type": "a"}}
-    grpo = {"name": "b", "objective": "grpo", "batch_size": 4, "pool": {"question_type": "b"}}
+    sft = {"name": "a", "algorithm": "sft", "batch_size": 4, "pool": {"question_type": "a"}}
+    grpo = {"name": "b", "algorithm": "grpo", "batch_size": 4, "pool": {"question_type": "b"}}
     turns = {"name": "both", "interleave": {"steps": 4, "share": {"b": 0.5}}, "stages": [sft, grpo]}
     both = {"seed": 3, "cells": ["question_type"], "stages": [turns]}
     data = module(corpus, curriculum=both, stage="both", reasoning="unstructured")
@@ -289,7 +289,7 @@ class Bench:
             total += float(loss.detach())
         return {"train/loss": total}
 
-    def data_facts(self, batch) -> dict[str, float]:
+    def data_metrics(self, batch) -> dict[str, float]:
         return {}
 
     def log_dict(self, values: dict[str, float], **_) -> None:
@@ -446,9 +446,9 @@ def test_what_is_new_in_a_step_and_its_labels_are_logged(small, tmp_path):
 
     Questions of weight 0 fill up the last batch; they are neither new nor again, and no part of the shares.
     """
-    stage = {"name": "s", "objective": "sft", "batch_size": 4, "budget": {"samples": 9, "epochs": 2}}
-    training = Training({"seed": 5, "cells": ["label"], "stages": [stage]}, "s")
-    data = AudioQuestions(small.index, small.tiny, small.labels, training, Asking({"split": "val"}))
+    stage = {"name": "s", "algorithm": "sft", "batch_size": 4, "budget": {"samples": 9, "epochs": 2}}
+    training = TrainingSpec({"seed": 5, "cells": ["label"], "stages": [stage]}, "s")
+    data = AudioQuestions(small.index, small.tiny, small.labels, training, EvaluationSpec({"split": "val"}))
     logged, labels = [], []
 
     class Watch(L.Callback):

@@ -151,7 +151,7 @@ def test_groups_of_requests_are_read_together_while_those_before_them_are_prepar
     data, gate = module(corpus, **(FEW | {"conditions": ["audio"]})), threading.Event()
     server, taken = remote(data, gate), []
     requests = [data.training_request(step) for step in range(6)]
-    batches = Prepared(data.preparation, 2)(taken.append(request.step) or request for request in requests)
+    batches = Prepared(data.builder, 2)(taken.append(request.step) or request for request in requests)
     assert [next(batches).step, next(batches).step] == [0, 1], "the group behind them has not been answered yet"
     assert taken == [0, 1, 2, 3]
     gate.set()
@@ -165,7 +165,7 @@ def test_silent_requests_ask_for_texts_alone(corpus):
     data = module(corpus, **(FEW | {"conditions": ["silence:0.5"]}))
     server = remote(data)
     requests = [data.training_request(step) for step in range(3)]
-    assert len(list(Prepared(data.preparation, 3)(requests))) == 3
+    assert len(list(Prepared(data.builder, 3)(requests))) == 3
     texts = {data.reader.range(int(row), "json") for request in requests for row in request.rows}
     assert server.asked == [texts]
 
@@ -174,7 +174,7 @@ def test_without_lookahead_each_request_is_read_by_itself_when_its_turn_comes(co
     data = module(corpus, **(FEW | {"conditions": ["audio"]}))
     server, taken = remote(data), []
     requests = [data.training_request(step) for step in range(4)]
-    batches = Prepared(data.preparation, 0)(taken.append(request.step) or request for request in requests)
+    batches = Prepared(data.builder, 0)(taken.append(request.step) or request for request in requests)
     for step in range(4):
         assert next(batches).step == step and taken == list(range(step + 1))
         assert server.asked == [ranges(data, [request]) for request in requests[: step + 1]]
@@ -198,7 +198,7 @@ def test_an_adaptive_stage_never_looks_ahead(corpus, monkeypatch):
 def test_a_generator_that_is_closed_early_ends_its_thread(corpus, taken):
     data = module(corpus, **FEW)
     remote(data)
-    batches = Prepared(data.preparation, 2)(data.training_request(step) for step in range(6))
+    batches = Prepared(data.builder, 2)(data.training_request(step) for step in range(6))
     for _ in range(taken):
         next(batches)
     batches.close()
@@ -214,7 +214,7 @@ def test_a_request_that_cannot_be_made_ends_the_thread_too(corpus):
         raise LookupError("no more")
 
     with pytest.raises(LookupError, match="no more"):
-        list(Prepared(data.preparation, 2)(requests()))
+        list(Prepared(data.builder, 2)(requests()))
     assert threads_ahead() == []
 
 
@@ -228,7 +228,7 @@ def test_what_a_server_does_not_give_is_a_bad_sample_of_its_batch_alone(corpus):
     real = server.files.fetch
     server.files.fetch = lambda wanted: [InputError("gone") if each == gone else real([each])[0] for each in wanted]
     hearers = [[r for r in request.rows if data.reader.clip(int(r)) == data.reader.clip(lost)] for request in requests]
-    for batch, rows in zip(Prepared(data.preparation, 2)(requests), hearers, strict=True):
+    for batch, rows in zip(Prepared(data.builder, 2)(requests), hearers, strict=True):
         assert sorted(bad.key for bad in batch.replaced) == sorted(data.reader.key(int(row)) for row in rows)
         assert {bad.reason for bad in batch.replaced} <= {"gone"} and len(batch) == 24
     assert hearers[1]
@@ -343,7 +343,7 @@ FEWER = {
     "stages": [
         {
             "name": "sft",
-            "objective": "sft",
+            "algorithm": "sft",
             "pool": {"source": "sounds", "label": "weak"},
             "batch_size": 8,
             "budget": {"samples": 24},

@@ -17,7 +17,7 @@ from earwitness.datamodules.shards.index import build_index
 from earwitness.datamodules.shards.partners import Partners
 from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.datamodules.voting.answer_store import ANSWER_SCHEMA, AnswerId, write_answers
-from earwitness.datamodules.voting.tasks import Ask, Ballot, Manner, Reply, Task, check_rates, price
+from earwitness.datamodules.voting.tasks import Ask, PromptingSpec, Reply, Task, VoterTasks, check_rates, price
 from earwitness.errors import InputError
 from earwitness.tests.datamodules.test_datamodule import CHOICES, CLIPS, SPLITS, build
 
@@ -48,7 +48,7 @@ def task(reader: ShardReader, number: int, condition: str = "audio", rotation: i
 @pytest.mark.parametrize(("rotations", "draws"), [(1, 1), (2, 1), (3, 2), ("all", 1), (9, 3)])
 def test_everything_is_asked_exactly_once(reader, rotations, draws):
     """A question with K options has min(rotations, K) orders."""
-    ballot = Ballot(reader, Manner(rotations=rotations, draws=draws))
+    ballot = VoterTasks(reader, PromptingSpec(rotations=rotations, draws=draws))
     tasks = ballot.tasks(range(20), ["audio", "silence"])
     expected = {
         (reader.uid(row), condition, rotation, draw)
@@ -62,15 +62,19 @@ def test_everything_is_asked_exactly_once(reader, rotations, draws):
 
 
 def test_the_order_depends_on_neither_the_order_of_the_rows_nor_their_number(reader):
-    ballot = Ballot(reader, Manner(rotations="all", draws=2))
+    ballot = VoterTasks(reader, PromptingSpec(rotations="all", draws=2))
     tasks = ballot.tasks(range(20), KINDS)
-    assert ballot.tasks(np.arange(20)[::-1], KINDS) == tasks == Ballot(reader, ballot.manner, 5).tasks(range(20), KINDS)
+    assert (
+        ballot.tasks(np.arange(20)[::-1], KINDS)
+        == tasks
+        == VoterTasks(reader, ballot.prompting, 5).tasks(range(20), KINDS)
+    )
     some = [3, 17, 8, 9]
     assert ballot.tasks(some, KINDS) == [each for each in tasks if each.row in some]
 
 
 def test_questions_about_one_recording_and_the_orders_of_one_question_stand_together(reader):
-    tasks = Ballot(reader, Manner(rotations="all", draws=2)).tasks(range(20), ["silence", "audio"])
+    tasks = VoterTasks(reader, PromptingSpec(rotations="all", draws=2)).tasks(range(20), ["silence", "audio"])
     assert [condition for condition, _ in groupby(each.id.condition for each in tasks)] == ["silence", "audio"]
     for of in (lambda each: reader.clip(each.row), lambda each: each.row):
         runs = [key for key, _ in groupby((each.id.condition, of(each)) for each in tasks)]
@@ -84,7 +88,7 @@ def test_questions_about_one_recording_stand_together_also_where_they_lie_in_two
         (tmp_path / name / "shard-000000.tar").rename(tmp_path / f"{name}.tar")
     build_index(str(tmp_path))
     both = ShardReader(tmp_path / "index.arrow")
-    tasks = Ballot(both, Manner()).tasks(range(6), ["audio"])
+    tasks = VoterTasks(both, PromptingSpec()).tasks(range(6), ["audio"])
     clips = [both.clip(each.row) for each in tasks]
     assert [both.clip(row) for row in (0, 1, 2)] == [both.clip(row) for row in (3, 4, 5)]
     assert clips[::2] == clips[1::2] == sorted(set(clips)) and sorted(each.row for each in tasks) == list(range(6))
@@ -92,28 +96,28 @@ def test_questions_about_one_recording_stand_together_also_where_they_lie_in_two
 
 def test_an_unknown_condition_is_refused_before_anything_is_asked(reader):
     with pytest.raises(InputError, match="condition 'silent': use 'audio'"):
-        Ballot(reader, Manner()).tasks(range(20), ["audio", "silent"])
+        VoterTasks(reader, PromptingSpec()).tasks(range(20), ["audio", "silent"])
 
 
 def test_options_are_shown_in_the_order_of_the_rotation(reader):
     """Four options, all rotations: the r-th begins with option r; two of four: the file's and the one turned by two."""
-    ballot = Ballot(reader, Manner(style="lines", rotations="all"))
+    ballot = VoterTasks(reader, PromptingSpec(style="lines", rotations="all"))
     shown = [ballot.ask(task(reader, 2, rotation=r)).choices for r in range(4)]
     a, b, c, d = CHOICES
     assert shown == [(a, b, c, d), (b, c, d, a), (c, d, a, b), (d, a, b, c)]
     for rotation, choices in enumerate(shown):
         asked = ballot.ask(task(reader, 2, rotation=rotation))
         assert asked.text == prompt_text("lines", "Question 2?", choices) == ballot.ask_text(asked.task)
-    two = Ballot(reader, Manner(rotations=2))
+    two = VoterTasks(reader, PromptingSpec(rotations=2))
     assert [two.ask(task(reader, 2, rotation=r)).choices for r in (0, 1)] == [(a, b, c, d), (c, d, a, b)]
     assert two.ask(task(reader, 0, rotation=1)).choices == (b, a)
-    three = Ballot(reader, Manner(rotations=3))
+    three = VoterTasks(reader, PromptingSpec(rotations=3))
     assert [three.ask(task(reader, 2, rotation=r)).choices[0] for r in range(3)] == [a, b, c]  # shifts 0, 4/3, 8/3
 
 
 def test_scores_are_put_back_by_option_and_the_share_of_the_right_one_is_its_softmax(reader):
     """Shown (c, d, a, b) with shares 1/2, 1/4, 1/8, 1/8 of a mass of 0.1: a has 1/8, b 1/8, c 1/2, d 1/4."""
-    ballot = Ballot(reader, Manner(style="lines", scoring="options", rotations="all"))
+    ballot = VoterTasks(reader, PromptingSpec(style="lines", scoring="options", rotations="all"))
     asked = ballot.ask(task(reader, 2, rotation=2))
     scores = [math.log(0.1 * share) for share in (1 / 2, 1 / 4, 1 / 8, 1 / 8)]
     record = ballot.record(asked, Reply(asked.task, scores=scores))
@@ -128,7 +132,7 @@ def test_scores_are_put_back_by_option_and_the_share_of_the_right_one_is_its_sof
 
 
 def test_the_same_preference_gives_the_same_share_whatever_the_order(reader):
-    ballot = Ballot(reader, Manner(style="lines", scoring="options", rotations="all"))
+    ballot = VoterTasks(reader, PromptingSpec(style="lines", scoring="options", rotations="all"))
     liked = dict(zip(CHOICES, (-3.0, -1.0, -0.5, -2.0), strict=True))
     records = []
     for rotation in range(4):
@@ -141,7 +145,7 @@ def test_the_same_preference_gives_the_same_share_whatever_the_order(reader):
 
 def test_every_condition_is_heard_as_its_name_says(reader):
     """Recording c has 1,600 + 160 c samples."""
-    ballot = Ballot(reader, Manner(), seed=7)
+    ballot = VoterTasks(reader, PromptingSpec(), seed=7)
     partners = Partners(reader, 7)
     for n in (0, 2, 13, 19):
         row, length = row_of(reader, n), 1_600 + 160 * CLIPS[n]
@@ -162,7 +166,7 @@ def test_every_condition_is_heard_as_its_name_says(reader):
 
 
 def test_another_seed_is_another_noise_and_other_partners(reader):
-    one, two = (Ballot(reader, Manner(), seed) for seed in (0, 1))
+    one, two = (VoterTasks(reader, PromptingSpec(), seed) for seed in (0, 1))
     asked = [task(reader, n, "noise") for n in (1, 5)]
     assert not any(np.array_equal(one.ask(each).wave, two.ask(each).wave) for each in asked)
     mismatched = [task(reader, n, "mismatched") for n in range(12)]
@@ -172,7 +176,7 @@ def test_another_seed_is_another_noise_and_other_partners(reader):
 
 def test_asks_share_a_sound_only_where_they_hear_the_same(reader):
     """Voters encode one sound once for all asks that share it, whatever conditions meet in a batch."""
-    ballot = Ballot(reader, Manner())
+    ballot = VoterTasks(reader, PromptingSpec())
     heard: dict[tuple[str, int], bytes] = {}
     asks = [ballot.ask(each) for each in ballot.tasks(range(20), [*KINDS, "silence:1", "noise:1"])]
     for asked in asks:
@@ -184,7 +188,9 @@ def test_asks_share_a_sound_only_where_they_hear_the_same(reader):
 
 
 def lettered(reader: ShardReader, n: int, letters: dict[str, float], rotation: int = 0, **manner) -> dict:
-    ballot = Ballot(reader, Manner(**({"style": "letters", "scoring": "letters", "rotations": "all"} | manner)))
+    ballot = VoterTasks(
+        reader, PromptingSpec(**({"style": "letters", "scoring": "letters", "rotations": "all"} | manner))
+    )
     asked = ballot.ask(task(reader, n, rotation=rotation))
     logs = {letter: math.log(share) for letter, share in letters.items()}
     return ballot.record(asked, Reply(asked.task, "B", letters=logs, completion_tokens=1))
@@ -237,7 +243,7 @@ def test_where_no_letters_were_shown_a_token_that_looks_like_one_is_none(reader)
 )
 def test_what_was_said_is_kept_as_it_was_and_judged_by_the_rule(reader, manner, said, answer, right):
     """Question 2: the third of four options, "a dog", is right."""
-    ballot = Ballot(reader, Manner(**manner))
+    ballot = VoterTasks(reader, PromptingSpec(**manner))
     asked = ballot.ask(task(reader, 2, draw=0))
     record = ballot.record(asked, Reply(asked.task, said, completion_tokens=5, finished=False))
     assert (record["raw"], record["answer"], record["correct"]) == (said, answer, right)
@@ -246,7 +252,7 @@ def test_what_was_said_is_kept_as_it_was_and_judged_by_the_rule(reader, manner, 
 
 def test_letters_are_judged_in_the_order_they_were_shown(reader):
     """Question 2 in all four orders: "A" says another option each time, and is right in the third."""
-    ballot = Ballot(reader, Manner(style="letters", rule="letter", rotations="all"))
+    ballot = VoterTasks(reader, PromptingSpec(style="letters", rule="letter", rotations="all"))
     asks = [ballot.ask(task(reader, 2, rotation=rotation)) for rotation in range(4)]
     records = [ballot.record(asked, Reply(asked.task, "A")) for asked in asks]
     assert [record["answer"] for record in records] == CHOICES
@@ -255,7 +261,7 @@ def test_letters_are_judged_in_the_order_they_were_shown(reader):
 
 @pytest.mark.parametrize("scoring", ["generate", "options"])
 def test_a_failed_reply_is_no_vote(reader, scoring):
-    ballot = Ballot(reader, Manner(style="lines", rule="mmau", scoring=scoring))
+    ballot = VoterTasks(reader, PromptingSpec(style="lines", rule="mmau", scoring=scoring))
     asked = ballot.ask(task(reader, 2))
     record = ballot.record(asked, Reply(asked.task, "a dog", error="503: no", scores=[0.0, 0.0, 9.0, 0.0]))
     assert record["correct"] is None and record["answer"] is None and record["raw"] == "503: no"
@@ -263,7 +269,7 @@ def test_a_failed_reply_is_no_vote(reader, scoring):
 
 
 def test_records_fit_the_table_of_answers(reader, tmp_path):
-    ballot = Ballot(reader, Manner(style="lines", scoring="options"))
+    ballot = VoterTasks(reader, PromptingSpec(style="lines", scoring="options"))
     asks = [ballot.ask(each) for each in ballot.tasks(range(20), ["audio", "none"])]
     replies = [Reply(asked.task, scores=[-1.0] * len(asked.choices)) for asked in asks]
     records = [ballot.record(asked, reply) for asked, reply in zip(asks, replies, strict=True)]
@@ -281,7 +287,9 @@ def test_a_price_by_hand(tmp_path):
     "Question 0?" with four options of 4, 4, 5 and 6 letters in lines: 11 + 1 + 44 + 1 + 19 + 3 = 79 letters, so
     4 x 79 / 4 = 79 tokens. 1.0033 x 3 + 1584 x 2e-6 x 1e3 + 4 x 10 x 5e-3 = 3.01 + 3.168 + 0.2.
     """
-    ballot = Ballot(ShardReader(build(tmp_path / "c", [0, 0], ["train"] * 2) / "index.arrow"), Manner(style="lines"))
+    ballot = VoterTasks(
+        ShardReader(build(tmp_path / "c", [0, 0], ["train"] * 2) / "index.arrow"), PromptingSpec(style="lines")
+    )
     tasks = ballot.tasks([0, 1], ["audio", "silence"])
     assert [len(ballot.ask_text(each)) for each in tasks] == [79] * 4
     expected = {"requests": 4, "audio_minutes": 1.0, "input_tokens": 79 + 1_505}
@@ -316,19 +324,19 @@ def test_a_price_by_hand(tmp_path):
 )
 def test_ways_of_asking_that_make_no_sense_are_refused(manner, named):
     with pytest.raises(InputError) as refused:
-        Manner(**manner)
+        PromptingSpec(**manner)
     assert named in str(refused.value)
 
 
 def test_every_sensible_way_of_asking_is_allowed():
     for style in ("paper", "inline", "lines"):
         for rule in ("exact", "mmau", "letter", "contains"):
-            assert Manner(style=style, rule=rule, draws=3, rotations="all").scoring == "generate"
-    assert Manner("letters", "letter").draws == 1 and Manner("letters", scoring="letters").rotations == 1
-    assert Manner("inline", scoring="letters") and Manner("paper", scoring="options", rotations=2)
+            assert PromptingSpec(style=style, rule=rule, draws=3, rotations="all").scoring == "generate"
+    assert PromptingSpec("letters", "letter").draws == 1 and PromptingSpec("letters", scoring="letters").rotations == 1
+    assert PromptingSpec("inline", scoring="letters") and PromptingSpec("paper", scoring="options", rotations=2)
 
 
 def test_a_ballot_can_be_sent_to_a_loader_process(reader):
-    ballot = pickle.loads(pickle.dumps(Ballot(reader, Manner(rotations="all"), 3)))
+    ballot = pickle.loads(pickle.dumps(VoterTasks(reader, PromptingSpec(rotations="all"), 3)))
     asked: Ask = ballot.ask(task(reader, 2, "mismatched", 1))
-    assert np.array_equal(asked.wave, Ballot(reader, Manner(), 3).ask(task(reader, 2, "mismatched")).wave)
+    assert np.array_equal(asked.wave, VoterTasks(reader, PromptingSpec(), 3).ask(task(reader, 2, "mismatched")).wave)

@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from earwitness.datamodules.batches.requests import Asking, Training
+from earwitness.datamodules.batches.requests import EvaluationSpec, TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.errors import InputError
 from earwitness.lightning_modules.callbacks.completions import CompletionTable, completions_page
 from earwitness.lightning_modules.callbacks.silent_probe import SilentProbe
 from earwitness.lightning_modules.grpo import GRPO
-from earwitness.lightning_modules.objectives.grpo_config import Objective
+from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.sft import SFT
@@ -35,12 +35,14 @@ def data_of(small, steps: int = 3, objective: str = "grpo", **stage) -> AudioQue
         "budget": {"steps": steps},
     }
     curriculum = {"seed": 3, "cells": ["label"], "stages": [given | stage]}
-    return AudioQuestions(small.index, small.tiny, small.labels, Training(curriculum, "s"), Asking({"split": "val"}))
+    return AudioQuestions(
+        small.index, small.tiny, small.labels, TrainingSpec(curriculum, "s"), EvaluationSpec({"split": "val"})
+    )
 
 
 def module_of(small, **options) -> GRPO:
     rewards = {"earwitness.tests.grpo_parts.half": 1.0, "format": 0.5}
-    given = {"rollout": Rollout(3, 1.0, 5), "objective": Objective(beta=0.0), "rewards": rewards}
+    given = {"rollout": Rollout(3, 1.0, 5), "objective": GRPOConfig(beta=0.0), "rewards": rewards}
     return GRPO(partial(OmniPolicy, small.tiny), SGD, **(given | options))
 
 

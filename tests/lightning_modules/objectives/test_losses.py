@@ -19,7 +19,7 @@ from earwitness.lightning_modules.objectives.kl import ESTIMATORS, k3, kl
 from earwitness.lightning_modules.objectives.losses import (
     LOSSES,
     Clip,
-    clip_facts,
+    clip_metrics,
     clipped_surrogate,
     grpo,
     loss_named,
@@ -568,7 +568,7 @@ def test_a_correction_that_cannot_be_is_refused(given, message):
 # ---- logging
 def clip_shares(*given) -> dict[str, torch.Tensor]:
     """Sums over the tokens."""
-    return {name: values.sum(dtype=torch.float64) for name, values in clip_facts(*given).items()}
+    return {name: values.sum(dtype=torch.float64) for name, values in clip_metrics(*given).items()}
 
 
 def test_clip_shares_by_hand():

@@ -26,7 +26,7 @@ from earwitness.lightning_modules.objectives.built_in_rewards import (
     shuffled,
 )
 from earwitness.lightning_modules.objectives.rewards import COLUMNS, Rewards, Scored, reward_function
-from earwitness.tests.lightning_modules.objectives import lab_rewards as tests_rewards
+from earwitness.tests import lab_rewards
 
 MINE = "earwitness.tests.lab_rewards."
 
@@ -250,14 +250,14 @@ def test_a_function_cannot_change_what_the_next_one_sees():
 # ---- async functions
 def test_async_functions_run_at_the_same_time():
     """Each of the two waits for the other, which comes only where they run together; plain ones beside them."""
-    tests_rewards.met.clear()
+    lab_rewards.met.clear()
     scored = score({MINE + "meets_first": 1.0, "accuracy": 1.0, MINE + "meets_second": 10.0}, ["Rain", "Wind"])
     assert scored.total.tolist() == [23.0, 22.0]
 
 
 def test_async_functions_run_within_a_running_loop_and_keep_theirs():
     """A notebook has a loop that runs; a client opened in the first step is of use in the second."""
-    tests_rewards.client.clear()
+    lab_rewards.client.clear()
 
     async def step():
         return score({MINE + "keeps_a_client": 1.0, MINE + "Scaled": {"weight": 1.0, "factor": 4.0}}, ["a"])
@@ -332,7 +332,7 @@ def test_reward_functions_are_found_by_name_and_import_path():
     assert reward_function("accuracy") is accuracy and reward_function("format") is format
     assert reward_function("earwitness.lightning_modules.objectives.built_in_rewards.heard") is heard
     assert reward_function("math.fsum") is math.fsum
-    assert isinstance(reward_function(MINE + "PluginAccuracy"), tests_rewards.PluginAccuracy)
+    assert isinstance(reward_function(MINE + "PluginAccuracy"), lab_rewards.PluginAccuracy)
     assert list(BUILT_IN) == ["accuracy", "format", "choice", "contains", "mmau", "format_think", "length",
                               "contribution", "heard", "shuffled"]  # fmt: skip
 

@@ -17,7 +17,7 @@ import soundfile
 
 from earwitness.commands.label_job import VoterSpec
 from earwitness.datamodules.voting.answer_store import AnswerId
-from earwitness.datamodules.voting.tasks import Ask, Manner, Reply, Task
+from earwitness.datamodules.voting.tasks import Ask, PromptingSpec, Reply, Task
 from earwitness.errors import InputError
 from earwitness.lightning_modules.voters.endpoint import Endpoint, wav_bytes
 from earwitness.tests.chat_server import BODIES, ChatServer, serving, until
@@ -274,7 +274,7 @@ def test_the_key_is_sent_and_told_nowhere(server, monkeypatch, capsys):
     taken: list[Reply] = []
     with pytest.raises(InputError) as stopped:
         voter.ask_all(map(ask, range(9)), lambda _, reply: taken.append(reply))
-    described = VoterSpec("v", Manner(), endpoint=voter).described()
+    described = VoterSpec("v", PromptingSpec(), endpoint=voter).described()
     told = [str(stopped.value), repr(voter), json.dumps(described), *(reply.error for reply in taken)]
     assert not any(KEY in text for text in [*told, *capsys.readouterr()])
     assert taken[0].error == "401: Incorrect API key provided: ***."

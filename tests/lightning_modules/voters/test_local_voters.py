@@ -16,7 +16,7 @@ from earwitness.datamodules.questions.answers import target_text
 from earwitness.datamodules.questions.prompts import question_text
 from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.datamodules.voting.answer_store import AnswerId, AnswerStore
-from earwitness.datamodules.voting.tasks import Ask, Ballot, Manner, Task
+from earwitness.datamodules.voting.tasks import Ask, PromptingSpec, Task, VoterTasks
 from earwitness.errors import InputError
 from earwitness.lightning_modules.base import PolicyModule
 from earwitness.lightning_modules.policy.tiny import train_tokenizer
@@ -44,9 +44,9 @@ def ready(voter, **settings):
     return voter
 
 
-def asks_of(reader: ShardReader, manner: Manner, count: int = 4, conditions=tuple(CONDITIONS)) -> list[Ask]:
+def asks_of(reader: ShardReader, manner: PromptingSpec, count: int = 4, conditions=tuple(CONDITIONS)) -> list[Ask]:
     """Of some questions that share a recording and some that do not."""
-    ballot = Ballot(reader, manner)
+    ballot = VoterTasks(reader, manner)
     rows = [row for row in range(len(reader)) if reader.text("split", row) == "test"][:count]
     return [ballot.ask(task) for task in ballot.tasks(rows, conditions)]
 
@@ -76,7 +76,7 @@ def plain_logprob(voter: OmniVoter, ask: Ask, answer: str) -> torch.Tensor:
 @pytest.mark.parametrize("style", ["paper", "lines"])
 def test_an_options_score_is_the_log_prob_of_the_whole_answer(reader, omni, style):
     """In the paper's prompt the answer stands between tags, elsewhere alone; its end counts."""
-    asks = asks_of(reader, Manner(style=style, scoring="options", rotations=2), 2)
+    asks = asks_of(reader, PromptingSpec(style=style, scoring="options", rotations=2), 2)
     replies = ready(omni, scoring="options", style=style).replies(asks)
     assert len(replies) == 12
     for ask, reply in zip(asks, replies, strict=True):
@@ -87,7 +87,7 @@ def test_an_options_score_is_the_log_prob_of_the_whole_answer(reader, omni, styl
 
 
 def test_a_letters_score_is_the_log_prob_of_the_first_token(reader, omni):
-    asks = asks_of(reader, Manner("letters", scoring="letters"), 3)
+    asks = asks_of(reader, PromptingSpec("letters", scoring="letters"), 3)
     replies = ready(omni, scoring="letters", style="letters").replies(asks)
     for ask, reply in zip(asks, replies, strict=True):
         expected = [float(plain_logprob(omni, ask, letter)[0]) for letter in "ABCD"[: len(ask.choices)]]
@@ -108,7 +108,7 @@ def policy_answers(small, reader: ShardReader, asks: list[Ask], voter: OmniVoter
 
 
 def test_generated_answers_are_those_of_the_policys_own_evaluation(small, reader, omni):
-    asks = asks_of(reader, Manner())
+    asks = asks_of(reader, PromptingSpec())
     replies = ready(omni).replies(asks)
     assert [reply.text for reply in replies] == policy_answers(small, reader, asks, omni)
     assert len({reply.text for reply in replies}) > 1, "the sound and the words matter"
@@ -120,7 +120,7 @@ def test_generated_answers_are_those_of_the_policys_own_evaluation(small, reader
 def test_what_stands_beside_a_question_in_a_batch_changes_nothing(reader, omni, scoring):
     """Alone, in one batch of clips of three lengths, in reverse, in odd parts, with shared and with unshared sounds."""
     style = "letters" if scoring == "letters" else "paper"
-    asks = asks_of(reader, Manner(style, "letter" if style == "letters" else "exact", scoring, rotations=2), 4)
+    asks = asks_of(reader, PromptingSpec(style, "letter" if style == "letters" else "exact", scoring, rotations=2), 4)
     voter = ready(omni, scoring=scoring, style=style)
     alone = {ask.task: voter.replies([ask])[0] for ask in asks}
     own = [Ask(a.task, a.text, a.choices, a.wave, ("own", n)) for n, a in enumerate(asks)]
@@ -139,7 +139,7 @@ def test_a_recording_is_read_once_for_all_that_is_asked_about_it(reader, omni, m
     clips = []
     features = omni.policy.processor.features
     monkeypatch.setattr(omni.policy.processor, "features", lambda waves: (clips.append(len(waves)), features(waves))[1])
-    asks = asks_of(reader, Manner(scoring="options", rotations="all"), 3, ("silence:1", "audio"))
+    asks = asks_of(reader, PromptingSpec(scoring="options", rotations="all"), 3, ("silence:1", "audio"))
     ready(omni, scoring="options").replies(asks)
     sounds = {reader.clip(ask.task.row) for ask in asks}
     assert clips == [1 + len(sounds)] and len(asks) == 24
@@ -147,7 +147,7 @@ def test_a_recording_is_read_once_for_all_that_is_asked_about_it(reader, omni, m
 
 def test_sampled_answers_depend_on_what_is_asked_alone(reader, omni):
     """Not on the batch; other draws, rotations, conditions and seeds are other answers."""
-    asks = asks_of(reader, Manner(draws=3), 3)
+    asks = asks_of(reader, PromptingSpec(draws=3), 3)
     voter = ready(omni, temperature=1.0)
     together = [reply.text for reply in voter.replies(asks)]
     assert [reply.text for reply in voter.replies(asks[::-1])] == together[::-1]
@@ -157,7 +157,7 @@ def test_sampled_answers_depend_on_what_is_asked_alone(reader, omni):
 
 
 def test_a_finished_answer_is_told_from_one_that_was_cut_off(reader, omni):
-    asks = asks_of(reader, Manner(draws=9), 2)
+    asks = asks_of(reader, PromptingSpec(draws=9), 2)
     replies = ready(omni, temperature=3.0, max_new_tokens=60).replies(asks)
     cut = [reply for reply in replies if not reply.finished]
     assert cut and len(cut) < len(replies), "of 54 random answers some end"
@@ -167,7 +167,7 @@ def test_a_finished_answer_is_told_from_one_that_was_cut_off(reader, omni):
 
 def test_omni_is_not_asked_without_a_recording(reader, omni):
     with pytest.raises(InputError, match="use silence, or an endpoint for none"):
-        ready(omni).replies(asks_of(reader, Manner(), 1, ("none",)))
+        ready(omni).replies(asks_of(reader, PromptingSpec(), 1, ("none",)))
 
 
 def test_the_system_turn_of_a_voter_is_its_own(small, reader):
@@ -178,10 +178,10 @@ def test_the_system_turn_of_a_voter_is_its_own(small, reader):
 
 
 def test_the_module_keeps_the_records_of_every_batch(reader, omni, tmp_path):
-    ballot = Ballot(reader, Manner(scoring="options"))
+    ballot = VoterTasks(reader, PromptingSpec(scoring="options"))
     store = AnswerStore(tmp_path / "v.arrow")
     module = VoterModule(ready(omni, scoring="options"), ballot, store)
-    asks = asks_of(reader, ballot.manner, 2, ("audio",))
+    asks = asks_of(reader, ballot.prompting, 2, ("audio",))
     assert module.transfer_batch_to_device(asks, "cuda:7", 0) is asks
     module.predict_step(asks[:1], 0)
     assert [record["uid"] for record in store.read()] == [asks[0].task.id.uid]

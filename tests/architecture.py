@@ -1,0 +1,166 @@
+"""The floors of the package: who may import whom, and a list of whoever does otherwise.
+
+`python tests/architecture.py` prints every circle of imports and every import upward; imports inside functions and
+under TYPE_CHECKING count like any other. It ends with 1 where there are any.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("commands", "reports", "lightning_modules", "datamodules", "curriculum", "configs", "kernels")
+# From the top. What stands on one line may import what stands below it and itself, but not its neighbours on the line.
+FLOORS = """
+__main__
+commands
+__init__
+lightning_modules
+reports
+datamodules
+curriculum
+configs
+kernels
+errors progress
+"""
+ROOMS = {
+    "lightning_modules": """
+        grpo_online interleaved
+        grpo sft
+        base
+        callbacks
+        step
+        rollout voters
+        checkpoints policy
+        objectives ranks
+    """,
+    "datamodules": """
+        module voting
+        batches
+        corpora processors
+        shards
+        batch
+        questions storage
+        audio
+    """,
+    "curriculum": """
+        evaluation
+        preview
+        online
+        plan
+        schedule
+        contribution
+        statistics table
+        identity
+    """,
+}
+
+
+def floors(text: str) -> dict[str, int]:
+    """Name -> its floor; 0 is the highest."""
+    lines = [line.split() for line in text.strip().splitlines()]
+    return {name: number for number, names in enumerate(lines) for name in names}
+
+
+def source_files() -> list[Path]:
+    """All files of the package, without its tests and benchmarks."""
+    return sorted(ROOT.glob("*.py")) + [p for top in FOLDERS for p in sorted((ROOT / top).rglob("*.py"))]
+
+
+def module_of(path: Path) -> tuple[str, ...]:
+    """The parts of a file's module name, without `earwitness`; a package is its `__init__`."""
+    return path.relative_to(ROOT).with_suffix("").parts
+
+
+def imports(path: Path) -> Iterator[tuple[str, ...]]:
+    """The modules of this package that a file imports, wherever in it."""
+    package = ("earwitness", *module_of(path)[:-1])
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: Iterable[str] = ()
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            stem = ".".join(part for part in (base, node.module) if part)
+            names = [f"{stem}.{alias.name}" for alias in node.names]
+        for name in names:
+            if name.split(".")[0] == "earwitness":
+                yield _file_of(name.split(".")[1:])
+
+
+def _file_of(parts: list[str]) -> tuple[str, ...]:
+    """The module that a dotted name lies in: itself, or the one that a function or class is part of."""
+    for end in range(len(parts), 0, -1):
+        path = ROOT.joinpath(*parts[:end])
+        if path.with_suffix(".py").is_file():
+            return tuple(parts[:end])
+        if (path / "__init__.py").is_file():
+            return (*parts[:end], "__init__")
+    return ("__init__",)
+
+
+def graph() -> dict[tuple[str, ...], set[tuple[str, ...]]]:
+    """Module -> the modules that it imports."""
+    return {module_of(path): set(imports(path)) - {module_of(path)} for path in source_files()}
+
+
+def upward(edges: dict[tuple[str, ...], set[tuple[str, ...]]]) -> list[str]:
+    """The imports that do not point to a lower floor, nor stay in their own folder or room."""
+    found = []
+    tops = floors(FLOORS)
+    for module, targets in sorted(edges.items()):
+        for target in sorted(targets):
+            if module[0] != target[0]:
+                allowed = tops[module[0]] < tops[target[0]]
+            elif module[0] in ROOMS and module[1] != target[1] and "__init__" not in (module[1], target[1]):
+                rooms = floors(ROOMS[module[0]])
+                allowed = rooms[module[1]] < rooms[target[1]]
+            else:
+                allowed = True
+            if not allowed:
+                found.append(f"{'.'.join(module)} imports {'.'.join(target)}")
+    return found
+
+
+def circles(edges: dict[tuple[str, ...], set[tuple[str, ...]]]) -> list[str]:
+    """Groups of modules that import each other in a circle (Tarjan's strongly connected components)."""
+    index: dict[tuple[str, ...], int] = {}
+    low: dict[tuple[str, ...], int] = {}
+    stack: list[tuple[str, ...]] = []
+    found: list[str] = []
+
+    def visit(module: tuple[str, ...]) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for target in edges.get(module, ()):
+            if target not in index:
+                visit(target)
+                low[module] = min(low[module], low[target])
+            elif target in stack:
+                low[module] = min(low[module], index[target])
+        if low[module] == index[module]:
+            group = []
+            while not group or group[-1] != module:
+                group.append(stack.pop())
+            if len(group) > 1:
+                found.append(" <-> ".join(sorted(".".join(each) for each in group)))
+
+    for module in edges:
+        if module not in index:
+            visit(module)
+    return found
+
+
+def main() -> int:
+    """Prints what breaks the rules; the exit status."""
+    edges = graph()
+    faults = [f"circle: {each}" for each in circles(edges)] + [f"upward: {each}" for each in upward(edges)]
+    print("\n".join(faults) or f"{len(edges)} modules, no circle, nothing upward")
+    return int(bool(faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
