@@ -57,8 +57,8 @@ def large_plan(rows: int) -> tuple[Any, Table]:
     label = (uid & np.uint64(1)).astype(np.int32)
     softmax = {"softmax": {"by": "ac", "temperature": {"geometric": {"from": 1.0, "to": 0.05}}}}
     stages = [
-        {"name": "sft", "objective": "sft", "batch_size": 512, "block": rows // 600, "weight": softmax},
-        {"name": "grpo", "objective": "grpo", "batch_size": 512, "block": rows // 1600, "weight": softmax},
+        {"name": "sft", "algorithm": "sft", "batch_size": 512, "block": rows // 600, "weight": softmax},
+        {"name": "grpo", "algorithm": "grpo", "batch_size": 512, "block": rows // 1600, "weight": softmax},
     ]
     stages[0]["budget"], stages[1]["budget"] = {"samples": rows // 600 * 300}, {"samples": rows // 1600 * 400}
     cells = {"label": "label", "ac": {"column": "ac", "bins": 64}}

@@ -201,7 +201,7 @@ def features(reader: ShardReader, processor: OmniProcessor) -> dict[str, float]:
 
 def loader(folder: Path, checkpoint: Path, batches: int = 12) -> dict[str, float]:
     """Whole batches (read, checked, decoded, features, tokens) per CPU-second of one loader process."""
-    stage = {"name": "sft", "objective": "sft", "batch_size": 32, "budget": {"steps": batches}}
+    stage = {"name": "sft", "algorithm": "sft", "batch_size": 32, "budget": {"steps": batches}}
     training = TrainingSpec({"seed": 1, "cells": ["question_type"], "stages": [stage]}, "sft", shuffle_options=True)
     data = AudioQuestions(str(folder / "index.arrow"), str(checkpoint), training=training)
     data.trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]

@@ -117,7 +117,7 @@ class Watch(L.Callback):
 def child(variant: str, folder: Path) -> dict[str, Any]:
     """Trains a few steps; returns medians and the peak."""
     torch.set_num_threads(1)
-    stage = {"name": "grpo", "objective": "grpo", "batch_size": PROMPTS, "budget": {"steps": STEPS}}
+    stage = {"name": "grpo", "algorithm": "grpo", "batch_size": PROMPTS, "budget": {"steps": STEPS}}
     data = AudioQuestions(
         str(folder / "shards" / "index.arrow"),
         str(folder / "tiny"),

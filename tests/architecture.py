@@ -33,7 +33,8 @@ ROOMS = {
         base
         callbacks
         step
-        rollout voters
+        voters
+        rollout
         checkpoints policy
         objectives ranks
     """,

@@ -364,7 +364,7 @@ def test_the_fingerprint_changes_with_any_edit_of_the_curriculum_or_of_the_rows(
         ([{"budget": {"samples": 0}}], {}, "budget samples must be positive"),
         ([{"budget": {"fraction": 1.5}}], {}, "budget fraction must be positive (a fraction at most 1), got 1.5"),
         ([{"budget": {"steps": 5, "epochs": 2}}], {}, "not combined with steps; got 2"),
-        ([WEAK | {"objective": "dpo"}], {}, "stage 's0': objective must be one of 'sft', 'grpo', got 'dpo'"),
+        ([WEAK | {"algorithm": "dpo"}], {}, "stage 's0': algorithm must be one of 'sft', 'grpo', got 'dpo'"),
         ([WEAK | {"batch_size": 0}], {}, "stage 's0': batch_size must be a whole number of at least 1, got 0"),
         ([WEAK | {"name": "a"}] * 2, {}, "stages with different names, got ['a', 'a']"),
         ([], {}, "needs stages with different names, got []"),

@@ -71,7 +71,7 @@ def test_the_counts_of_a_description_by_hand():
     assert (found["rows"], found["outside"], found["cells"]) == (10, 0, 2)
     assert found["mix"] == {"label": {"strong": 4, "weak": 6}, "source": {"a": 5, "b": 5}}
     sft, grpo = found["stages"]["sft"], found["stages"]["grpo"]
-    names = ("objective", "rows", "presented", "passes", "steps", "batch_size", "padding", "pool", "windows")
+    names = ("algorithm", "rows", "presented", "passes", "steps", "batch_size", "padding", "pool", "windows")
     assert [sft[name] for name in names] == ["sft", 6, 12, 2.0, 3, 4, 0, 6, None]
     assert [grpo[name] for name in names] == ["grpo", 4, 4, 1.0, 2, 3, 2, 4, None]
     assert sft["mix"] == {"label": {"weak": 6}, "source": {"a": 3, "b": 3}}
