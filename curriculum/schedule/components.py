@@ -14,12 +14,11 @@ import inspect
 import keyword
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from importlib import import_module
 from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 
+from ...configs.plugins import nearest
 from ...errors import InputError
 
 Paced = Annotated[float, "a number, or a pace of it"]
@@ -78,24 +77,6 @@ def split(spec: Any, where: str) -> tuple[str, Any]:
     raise InputError(f"{where}: a name, or a mapping of one name to its arguments, is needed; got {spec!r:.80}")
 
 
-def find(name: str, known: Mapping[str, Callable], where: str) -> Callable:
-    """The function of a short name or of a dotted import path."""
-    if name in known:
-        return known[name]
-    module, _, attribute = name.rpartition(".")
-    if not module:
-        near = get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-        raise InputError(f"{where}: unknown name {name!r}; {hint} (or give an import path)")
-    try:
-        function = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{where}: cannot import {name!r} ({error})") from None
-    if not callable(function):
-        raise InputError(f"{where}: {name!r} is not a function")
-    return function
-
-
 def bind(function: Callable, given: Any, skip: int, where: str, parse_pace: Callable) -> tuple[dict, dict]:
     """Arguments and paces for a function whose first `skip` parameters come from elsewhere.
 
@@ -118,8 +99,7 @@ def bind(function: Callable, given: Any, skip: int, where: str, parse_pace: Call
     for key, value in given.items():
         name = f"{key}_" if f"{key}_" in named and keyword.iskeyword(str(key)) else str(key)
         if name not in named and rest is None:
-            near = get_close_matches(str(key), [n.rstrip("_") for n in named], 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(n.rstrip('_') for n in named)}"
+            hint = nearest(key, (n.rstrip("_") for n in named), "it takes")
             raise InputError(f"{where}: unknown argument {key!r}; {hint}")
         parameter = named.get(name) or rest
         if parameter is not None and hints.get(parameter.name) == Paced:

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ...configs.plugins import function_named
 from ...errors import InputError
 from .cells import Cells
-from .components import bind, find
+from .components import bind
 from .paces import parse_pace
 
 SUMS = ("prompts", "right", "silent_prompts", "silent_right", "groups", "all_right", "all_wrong", "gain")
@@ -214,7 +215,7 @@ def parse_feedback(spec: Any, where: str) -> Feedback:
         raise InputError(f"{where}: a mapping of names to arguments is needed, got {spec!r}")
     reducers = {}
     for name, given in items.items():
-        kind = find(str(name), REDUCERS, where)
+        kind = function_named(str(name), REDUCERS, where)
         arguments, _ = bind(kind, given, 0, f"{where}.{name}", parse_pace)
         try:
             reducers[str(name)] = kind(**arguments)

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from ...configs.plugins import function_named
 from ...errors import InputError
-from .components import Live, Pace, bind, find, split
+from .components import Live, Pace, bind, split
 
 
 def constant(t: float, value: float) -> float:
@@ -65,7 +66,7 @@ def parse_pace(spec: Any, where: str) -> Pace:
     if isinstance(spec, (int, float)) and not isinstance(spec, bool):
         return Pace("constant", constant, {"value": float(spec)})
     name, given = split(spec, where)
-    function = find(name, PACES, where)
+    function = function_named(name, PACES, where)
     arguments, _ = bind(function, given, 1, f"{where}.{name}", parse_pace)
     pace = Pace(name, function, arguments)
     if name in PACES and name != "live":

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from ...configs.plugins import function_named
 from ...errors import InputError
 from .allocation import masses, water_fill
 from .cells import Cells
-from .components import Component, Paced, bind, find, split
+from .components import Component, Paced, bind, split
 from .paces import parse_pace
 
 
@@ -257,7 +258,7 @@ def parse_weight(spec: Any, where: str) -> Weight:
                 factors += inner.factors
                 modifiers += inner.modifiers
             continue
-        function = find(name, WEIGHTS, where)
+        function = function_named(name, WEIGHTS, where)
         change = function in MODIFIERS
         arguments, paces = bind(function, given, 3 if change else 2, f"{where}.{name}", parse_pace)
         (modifiers if change else factors).append(Component(name, f"{where}.{name}", function, arguments, paces))

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...curriculum.schedule.components import find
+from ...configs.plugins import function_named
 from ...errors import InputError
 from .differences import difference
 
@@ -236,7 +236,7 @@ def loss_named(name: str) -> Loss:
     """
     if name in LOSSES:
         return LOSSES[name]
-    function = find(name, {known: loss.function for known, loss in LOSSES.items()}, "loss")
+    function = function_named(name, {known: loss.function for known, loss in LOSSES.items()}, "loss")
     denominator = getattr(function, "denominator", "completions")
     if denominator not in DENOMINATORS:
         raise InputError(f"loss {name!r}: no denominator {denominator!r}; there are {', '.join(DENOMINATORS)}")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...curriculum.schedule.components import find
+from ...configs.plugins import function_named
 from ...errors import InputError
 from .built_in_rewards import BUILT_IN
 
@@ -119,7 +119,7 @@ def reward_function(path: str) -> Reward:
 
     InputError where there is none, or where what there is cannot be called.
     """
-    found = find(path, BUILT_IN, "rewards")
+    found = function_named(path, BUILT_IN, "rewards")
     if not inspect.isclass(found):
         return found
     try:

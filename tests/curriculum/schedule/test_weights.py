@@ -435,7 +435,7 @@ def lab(tmp_path, monkeypatch):
 
 OWN = """
 import numpy as np
-from earwitness.curriculum.components import Paced
+from earwitness.curriculum.schedule.components import Paced
 
 def hard(cells, t, gamma: Paced, by="ac"):
     return (1 - cells.column(by)) ** gamma
