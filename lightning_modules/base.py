@@ -1,4 +1,4 @@
-"""Knows what all stages share: the policy, one optimizer step per batch, answering questions, exact positions.
+"""What all algorithms share: the policy, one optimizer step per batch, answering questions, exact positions.
 
 One Lightning batch is one optimizer step over all ranks. Micro-batches are split inside the step, so the denominator
 is known before the first backward pass and the loss does not depend on how the batch was split.
@@ -18,14 +18,18 @@ from torchmetrics import Metric
 
 from ..datamodules.batch import Batch
 from ..datamodules.batches.conditions import KINDS
+from ..datamodules.module import AudioQuestions
 from ..datamodules.questions.answers import extract_answer, is_right
+from ..datamodules.training import TrainingData
 from ..errors import InputError
 from .callbacks.position import PlanPosition
 from .policy.omni import OmniPolicy
+from .ranks import Ranks
 from .rollout.engine import Rollout, completion_keys
 from .rollout.sampling import sample
-from .step.data_metrics import LABELS, batch_metrics
+from .step.data_metrics import LABELS, batch_metrics, padding_metrics
 from .step.learning_rate import Schedule
+from .step.probing import silent_accuracy
 
 
 class AccuracyByLabel(Metric):
@@ -46,7 +50,7 @@ class AccuracyByLabel(Metric):
         self.right[place] += float(right and weight > 0)
 
     def compute(self) -> dict[str, Tensor]:
-        """`audio`, `audio/weak`, ...: shares of the groups that were seen."""
+        """`audio`, `audio/weak`, ...: share of right answers in [0, 1] of every group that was asked."""
         shares = {}
         for c, condition in enumerate(KINDS):
             if self.seen[c].sum() > 0:
@@ -92,15 +96,35 @@ class PolicyModule(L.LightningModule):
         self.val_accuracy, self.test_accuracy = AccuracyByLabel(), AccuracyByLabel()
 
     def configure_model(self) -> None:
-        """Loads the policy; Lightning calls this before every entry point."""
+        """Loads the policy; Lightning calls this before every entry point, after the data were set up.
+
+        The data are tokenised by the policy's own processor from then on; an InputError where they were to be prepared
+        for another vocabulary.
+        """
         if self.policy is None:
             self.policy = self.make_policy()
+        data = None if self._trainer is None else self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, AudioQuestions):
+            data.use_processor(self.policy.processor, self.policy.checkpoint)
 
     @property
     def net(self) -> OmniPolicy:
         """The policy, once it is loaded."""
         assert self.policy is not None
         return self.policy
+
+    @property
+    def ranks(self) -> Ranks:
+        """This process among those of the run; alone where no trainer is attached."""
+        if self._trainer is None:
+            return Ranks()
+        return Ranks(self.trainer.global_rank, self.trainer.world_size, self.device)
+
+    @property
+    def data(self) -> TrainingData:
+        """The training questions, their plan and how far training is; during `fit` alone."""
+        data: AudioQuestions = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data.training_data
 
     def configure_callbacks(self) -> list[L.Callback]:
         """Counts trained batches in the data module, so that a resumed run continues exactly."""
@@ -117,43 +141,26 @@ class PolicyModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuses a stage of the curriculum that is meant for another algorithm."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        for member in data.plan.members(data.training.stage):
-            algorithm = data.plan.stage_plan(member).stage.algorithm
+        for stage in self.data.members():
+            algorithm = stage.algorithm
             if algorithm not in self.algorithms:
                 raise InputError(
-                    f"stage {member!r} is for the algorithm {algorithm!r}, {type(self).__name__} trains "
+                    f"stage {stage.name!r} is for the algorithm {algorithm!r}, {type(self).__name__} trains "
                     f"{' and '.join(self.algorithms) or 'nothing'}; name another stage or another model class"
                 )
 
     def total_steps(self) -> int:
         """Batches of this run: the plan's, or fewer where `trainer.max_steps`, in optimizer steps, says so."""
-        planned = self.trainer.datamodule.num_steps  # type: ignore[attr-defined]
+        planned = self.data.num_steps
         most = -(-self.trainer.max_steps // self.num_iterations)
         return planned if self.trainer.max_steps < 0 else min(planned, most)
 
-    def over_ranks(self, *sums: float) -> list[float]:
-        """Sums over all ranks, in float64."""
-        values = torch.tensor(sums, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
-        return self.trainer.strategy.reduce(values, reduce_op="sum").tolist()
+    def update_policy(self, losses: Iterable[Callable[[], Tensor]], step: int) -> dict[str, float]:
+        """One optimizer step on the sum of the micro-batches' losses over all ranks; returns metrics to log.
 
-    def greatest(self, value: float) -> float:
-        """The greatest over all ranks."""
-        return max(self.gathered(value))
-
-    def gathered(self, value: Any) -> list[Any]:
-        """What every rank has, in the order of the ranks; tensors must lie on the CPU."""
-        if self._trainer is None or self.trainer.world_size == 1:
-            return [value]
-        found: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(found, value)
-        return found
-
-    def descend(self, losses: Iterable[Callable[[], Tensor]], step: int) -> dict[str, float]:
-        """One optimizer step on the sum of the micro-batches' losses over all ranks; returns what is worth logging.
-
-        Each loss is already divided by the step's global denominator. Strategies average gradients over ranks, hence
-        the factor. A gradient that is not finite stops the run instead of spoiling the weights.
+        losses: one function per micro-batch, already divided by the step's global denominator. Strategies average
+        gradients over ranks, hence the factor. step: of the stage, for the learning rate. Raises RuntimeError for a
+        gradient that is not finite, instead of spoiling the weights.
         """
         optimizer = self.optimizers()
         rate = self.schedule.factor(step, self.total_steps())
@@ -171,7 +178,7 @@ class PolicyModule(L.LightningModule):
             [p for p in self.net.parameters() if p.requires_grad], self.max_grad_norm, error_if_nonfinite=True
         )
         optimizer.step()  # type: ignore[union-attr]
-        (total,) = self.over_ranks(total)
+        (total,) = self.ranks.sums(total)
         return {"train/loss": total, "train/grad_norm": float(norm), "train/lr": group["lr"]}
 
     def _gradient_sync(self, last: bool) -> Any:
@@ -182,18 +189,23 @@ class PolicyModule(L.LightningModule):
         return nullcontext()
 
     def micro_batches(self, rows: int) -> list[slice]:
-        """The slices of a batch of so many rows."""
+        """Slices of at most `micro_batch_size` rows that cover a batch of so many."""
         return [slice(i, min(i + self.micro_batch_size, rows)) for i in range(0, rows, self.micro_batch_size)]
 
-    def data_metrics(self, batch: Batch) -> dict[str, float]:
-        """What the batch is, over all ranks; see `facts`, and here
-
-        `data/padding`: share of the frames that are computed for nothing; `data/replaced`: bad samples so far.
-        """
-        real, padded = batch.prompts.frames(self.micro_batches(len(batch)))
+    def batch_metrics(self, batch: Batch) -> dict[str, float]:
+        """What the batch is, over all ranks: labels, repeats, the curriculum's mix, padding, bad samples so far."""
         self.num_replaced += len(batch.replaced)
-        heard, computed, replaced = self.over_ranks(real, padded, self.num_replaced)
-        return {"data/padding": 1 - heard / computed, "data/replaced": replaced} | batch_metrics(self, batch)
+        rows = self.micro_batches(len(batch))
+        metrics = padding_metrics(batch, rows, self.num_replaced, self.ranks)
+        return metrics | batch_metrics(batch, self.data, self.ranks)
+
+    def silent_accuracy(self, batch: Batch, how: str = "option_logprob") -> Tensor:
+        """[B] float64 in [0, 1], on the CPU: how well the present policy answers the batch without the audio.
+
+        how: "option_logprob" scores the options, "rollout" samples a group as in training; see `step/probing.py`.
+        """
+        rows = self.micro_batches(len(batch))
+        return silent_accuracy(self.net, batch, rows, self.ranks, how, self.rollout)
 
     def answer(self, batch: Batch) -> list[dict[str, Any]]:
         """Answers to a batch: one record per question, without the padding of a last batch."""
@@ -225,23 +237,23 @@ class PolicyModule(L.LightningModule):
             metric.update(record["condition"], record["label"], record["correct"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Answers."""
+        """Answers the batch's questions and counts the right ones, by condition and label."""
         self._count(self.val_accuracy, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Answers."""
+        """Answers the batch's questions and counts the right ones, by condition and label."""
         self._count(self.test_accuracy, batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """Answers; the AnswerTable callback writes the records."""
+        """One record per question, see `answer`; the AnswerTable callback writes them."""
         return self.answer(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val/accuracy/...`."""
+        """Logs `val/accuracy/...` over all ranks and starts counting anew."""
         self._log_accuracy("val", self.val_accuracy)
 
     def on_test_epoch_end(self) -> None:
-        """Logs `test/accuracy/...`."""
+        """Logs `test/accuracy/...` over all ranks and starts counting anew."""
         self._log_accuracy("test", self.test_accuracy)
 
     def _log_accuracy(self, where: str, metric: AccuracyByLabel) -> None:

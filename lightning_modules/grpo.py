@@ -1,4 +1,4 @@
-"""Knows group-relative policy optimisation (GRPO): one rollout of one batch, and one optimizer step or a few on it.
+"""Group-relative policy optimisation (GRPO): one rollout of one batch, and one optimizer step or a few on it.
 
 Deviations from the paper's trainer (ms-swift): the loss is divided by the step's number of completions over all ranks
 instead of averaging micro-batch means; the placeholder tokens have probability 0 in sampling and in every log-prob;
@@ -9,8 +9,9 @@ first pass; unscorable completions are left out of their group instead of counti
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
@@ -19,38 +20,28 @@ from torch import Tensor
 
 from ..datamodules.batch import Batch
 from ..errors import InputError
+from ..kernels.linear_logprob import LogProbOutput
 from .base import PolicyModule
 from .objectives.correction import importance
 from .objectives.differences import difference
-from .objectives.grpo_config import GRPOConfig, advantages_over_ranks
+from .objectives.grpo_config import GRPOConfig
 from .objectives.kl import kl
 from .objectives.losses import clip_metrics, loss_named, ratio
 from .objectives.rewards import Rewards
 from .policy.omni import OmniPolicy
-from .rollout.engine import Engine, Rollout, completion_keys
+from .rollout.engine import Completions, Engine, Rollout, completion_keys
 from .rollout.sampling import PolicyEngine
-from .step.experience import Experience, Part, columns_of, micro_batches
-from .step.grpo_metrics import Meter, by_label, label_places, mean_metrics
+from .step.advantages import set_advantages
+from .step.experience import Experience, MicroBatch, columns_of, micro_batches
+from .step.feedback import probe_wanted, report_to_curriculum
+from .step.grpo_metrics import Meter, filter_metrics, label_metrics, label_places, token_metrics
 from .step.learning_rate import Schedule
-from .step.observing import probe, refill, report_to_curriculum, silent_accuracy
 from .step.phases import Phases
 from .step.reference import Reference
+from .step.refill import refill
 
 PAPER_REWARDS = {"accuracy": 2.0, "format": 0.5}
 _MOST_DIFFERENCE = 1.0  # nats per token; rounding and other kernels give hundredths
-
-
-class Micro(NamedTuple):
-    """One micro-batch of a step: prompts [b] of an experience; `counts` is False where it only keeps a rank busy.
-
-    reference, old: [n, C] fixed log-probs, None where they are not needed.
-    """
-
-    experience: Experience
-    prompts: Tensor
-    counts: bool
-    reference: Tensor | None = None
-    old: Tensor | None = None
 
 
 class GRPO(PolicyModule):
@@ -81,9 +72,9 @@ class GRPO(PolicyModule):
         num_iterations: int = 1,
         engine: Engine | None = None,
     ) -> None:
-        how = rollout or Rollout()
-        super().__init__(policy, optimizer, schedule, max_grad_norm, micro_batch_size, how.max_new_tokens)
-        self.rollout, self.objective = how, objective or GRPOConfig()
+        sampling = rollout or Rollout()
+        super().__init__(policy, optimizer, schedule, max_grad_norm, micro_batch_size, sampling.max_new_tokens)
+        self.rollout, self.objective = sampling, objective or GRPOConfig()
         self.loss = loss_named(self.objective.loss)
         self.rewards = Rewards(PAPER_REWARDS if rewards is None else rewards)
         if num_iterations < 1:
@@ -128,52 +119,66 @@ class GRPO(PolicyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One rollout, its rewards and advantages, and `num_iterations` optimizer steps on it."""
         self.phases.begin()
-        found = self.experiences = self._roll_out(batch)
-        advantages_over_ranks(self, found)
-        with self.phases("probe"):
-            probed = probe(self, found)
-        denominator = self._denominator(found)
+        experiences = self.experiences = self._roll_out(batch)
+        set_advantages(experiences, self.objective, self.rewards.weights, self.ranks)
+        with self.phases("probe"):  # before the update: audio and silence are heard by one policy
+            probe = probe_wanted(self.data, batch)
+            silent = None if probe is None else [self.silent_accuracy(e.batch, probe.how) for e in experiences]
+        denominator = self._denominator(experiences)
         with self.phases("logprob"):
-            work = self._fixed(self._work(found))
-        log: dict[str, float] = {}
+            work = self._fixed_logprobs(self._micro_batches(experiences))
+        metrics: dict[str, float] = {}
         for number in range(self.num_iterations):
             meter = Meter()
             jobs = [partial(self._loss, micro, denominator, meter, number == 0) for micro in work]
             with self.phases("update"):
-                log |= self.descend(jobs, batch.step)
-            means = mean_metrics(self, meter)
-            log |= {name: value for name, value in means.items() if number == 0 or "logprob_gap" not in name}
-        log |= by_label(self, found) | report_to_curriculum(self, found, probed)
-        self.log_dict(log | self.data_metrics(batch) | self.phases.seconds())
-        if "reward/all" in log:
-            self.log("reward", log["reward/all"], prog_bar=True, logger=False)
+                metrics |= self.update_policy(jobs, batch.step)
+            # The gap to the engine's log-probs is that of the first iteration: later ones have learnt.
+            metrics |= token_metrics(meter, self.ranks, self._unused(number))
+        metrics |= label_metrics(experiences, self.ranks)
+        if self.data.stage_of(batch).on_zero_advantage != "keep":
+            metrics |= filter_metrics(experiences, self.ranks)
+        metrics |= report_to_curriculum(experiences, silent, self.data, self.ranks)
+        self.log_dict(metrics | self.batch_metrics(batch) | self.phases.seconds())
+        if "reward/all" in metrics:
+            self.log("reward", metrics["reward/all"], prog_bar=True, logger=False)
+
+    def _unused(self, iteration: int) -> list[str]:
+        """Names of the meter's sums that are not logged."""
+        unused = [] if self.objective.beta else ["kl"]
+        unused += ["correction", "corrected"] if self.objective.correction is None else []
+        return unused + (["gap"] if iteration else [])
 
     def _roll_out(self, batch: Batch) -> list[Experience]:
-        """The batch's experience, and those of what came for groups that taught nothing."""
+        """The batch's experience, and those of the questions that came for groups that taught nothing."""
         self.engine.sync(self.net)
-        found = [self.experience(batch, 0)]
-        found += refill(self, found[0])
+        first = self.experience(batch, 0)
+        more = refill(first, self.data, self.ranks, self.rollout.refill_rounds, self._roll_out_more)
         self.engine.rest()
-        return found
+        return [first, *more]
+
+    def _roll_out_more(self, batch: Batch, number: int) -> Experience:
+        self.num_replaced += len(batch.replaced)
+        return self.experience(batch.to(self.device), number)
 
     def experience(self, batch: Batch, number: int) -> Experience:
-        """Completions of the batch's prompts and their rewards. number: of the round within the step."""
-        uids = [s.question.uid for s in batch.samples]
+        """Completions of the batch's prompts and their rewards. number: of the round within the step, from 0."""
+        uids = [sample.question.uid for sample in batch.samples]
         name = ("rollout", batch.step) if number == 0 else ("rollout", batch.step, number)
         keys = completion_keys(uids, self.rollout.group_size, self.rollout.seed, *name)
         with self.phases("rollout"):
-            done = self.engine.complete(batch, self.rollout, keys)
+            completions = self.engine.complete(batch, self.rollout, keys)
         with self.phases("reward"):
-            texts = self.net.processor.decode(done.ids, done.mask)
-            silence = silent_accuracy(self, batch) if self.rewards.needs_silence else None
-            columns = columns_of(batch, done, self.rollout.max_new_tokens, silence)
+            texts = self.net.processor.decode(completions.ids, completions.mask)
+            silence = self.silent_accuracy(batch) if self.rewards.needs_silence else None
+            columns = columns_of(batch, completions, self.rollout.max_new_tokens, silence)
             scored = self.rewards(texts, columns, columns["key"])
-        return Experience(batch, done, texts, scored, silence, self.objective.advantages == "gdpo")
+        return Experience(batch, completions, texts, scored, silence, self.objective.advantages == "gdpo")
 
-    def _denominator(self, found: list[Experience]) -> float:
+    def _denominator(self, experiences: list[Experience]) -> float:
         """What the loss is divided by, over all micro-batches and ranks; at least 1."""
-        masks = [each.mask(not self.objective.mask_truncated) for each in found]
-        completions = sum(int(each.kept.sum()) * each.group_size for each in found)
+        masks = [experience.mask(not self.objective.mask_truncated) for experience in experiences]
+        completions = sum(int(experience.kept.sum()) * experience.group_size for experience in experiences)
         if self.objective.drop_empty:
             completions = sum(int(mask.any(1).sum()) for mask in masks)
         counts = {
@@ -181,89 +186,83 @@ class GRPO(PolicyModule):
             "tokens": float(sum(int(mask.sum()) for mask in masks)),
             "budget": float(completions * self.rollout.max_new_tokens),
         }
-        (total,) = self.over_ranks(counts[self.loss.denominator])
+        (total,) = self.ranks.sums(counts[self.loss.denominator])
         return max(total, 1.0)
 
-    def _work(self, found: list[Experience]) -> list[Micro]:
+    def _micro_batches(self, experiences: list[Experience]) -> list[MicroBatch]:
         """The step's micro-batches, as many on every rank: weights that are sharded wait for all ranks."""
-        work = [Micro(each, prompts, True) for each, prompts in micro_batches(found, self.micro_batch_size)]
-        most = int(self.greatest(len(work)))
-        return work + [work[0]._replace(counts=False)] * (most - len(work))
+        work = micro_batches(experiences, self.micro_batch_size)
+        most = int(self.ranks.greatest(len(work)))
+        return work + [replace(work[0], counts=False)] * (most - len(work))
 
-    def _logprobs(self, policy: OmniPolicy, micro: Micro, entropy: bool = False):
-        part = micro.experience.part(micro.prompts)
-        done = part.done
-        return policy(
-            part.prompts, done.ids, done.mask, done.prompt_of_row, self.rollout.temperature, entropy, done.support
-        )
+    def _logprobs(self, policy: OmniPolicy, micro: MicroBatch, entropy: bool = False) -> LogProbOutput:
+        """Log-probs [n, C] of the completions as they were drawn: at their temperature, over their support."""
+        asked, said = micro.prompts, micro.completions
+        temperature = self.rollout.temperature
+        return policy(asked, said.ids, said.mask, said.prompt_of_row, temperature, entropy, said.support)
 
     @torch.no_grad()
-    def _fixed(self, work: list[Micro]) -> list[Micro]:
+    def _fixed_logprobs(self, work: list[MicroBatch]) -> list[MicroBatch]:
         """Reference log-probs (beta not 0), and old ones where the first pass does not give them anyway."""
         if self._references:
             with self._references[0].at(self.device) as frozen:
-                work = [micro._replace(reference=self._logprobs(frozen, micro).logprob) for micro in work]
+                work = [replace(micro, reference=self._logprobs(frozen, micro).logprob) for micro in work]
         if self.num_iterations > 1:
-            work = [micro._replace(old=self._logprobs(self.net, micro).logprob) for micro in work]
+            work = [replace(micro, old=self._logprobs(self.net, micro).logprob) for micro in work]
         return work
 
-    def _loss(self, micro: Micro, denominator: float, meter: Meter, first: bool) -> Tensor:
+    def _loss(self, micro: MicroBatch, denominator: float, meter: Meter, first: bool) -> Tensor:
         """One micro-batch's loss; adds what is worth logging to the meter."""
-        how, each = self.objective, micro.experience
-        part = each.part(micro.prompts)
+        config, experience = self.objective, micro.experience
+        rows, completions = micro.rows, micro.completions
         out = self._logprobs(self.net, micro, entropy=True)
-        mask = each.mask(not how.mask_truncated)[part.rows, : part.done.ids.shape[1]] * micro.counts
-        labels = label_places(each, part.rows)
-        old = out.logprob.detach() if micro.old is None else micro.old
-        advantages = each.advantages[part.rows.cpu()].to(self.device, out.logprob.dtype)
-        rho = ratio(out.logprob, old, mask)
+        logprob = out.logprob
+        mask = micro.mask(completions.ids.shape[1], not config.mask_truncated)
+        labels = label_places(experience, rows)
+        old = logprob.detach() if micro.old is None else micro.old
+        advantages = experience.advantages[rows.cpu()].to(self.device, logprob.dtype)
+        rho = ratio(logprob, old, mask)
         penalty = None
         if micro.reference is not None:
-            divergence = kl(
-                out.logprob, micro.reference, mask, estimator=how.kl, ratio=rho if how.kl_correction else None
-            )
-            penalty = how.beta * divergence
-            meter.add("kl", kl(out.logprob.detach(), micro.reference, mask), labels)
-        correction = self._correction(part, old, mask, meter, labels)
+            weight = rho if config.kl_correction else None
+            penalty = config.beta * kl(logprob, micro.reference, mask, estimator=config.kl, ratio=weight)
+            meter.add("kl", kl(logprob.detach(), micro.reference, mask), labels)
+        correction = self._correction(completions, old, mask, meter, labels)
         if first:
-            self._compare(part, out.logprob.detach(), mask, meter, labels)
-        level, bounds = how.shown
-        shown = rho.detach() if level == "token" else ratio(out.logprob.detach(), old, mask, level).expand_as(mask)
+            self._compare(completions, logprob.detach(), mask, meter, labels)
+        level, bounds = config.shown
+        shown = rho.detach() if level == "token" else ratio(logprob.detach(), old, mask, level).expand_as(mask)
         for name, values in clip_metrics(shown, advantages, mask, bounds).items():
             meter.add(name, values, labels)
+        assert out.entropy is not None
         meter.add("entropy", out.entropy * mask, labels)
-        weights = each.batch.weights[each.done.prompt_of_row[part.rows]]
-        return self.loss.function(
-            out.logprob,
-            old,
-            advantages,
-            mask,
-            denominator=denominator,
-            clip=how.clip,
-            penalty=penalty,
-            correction=correction,
-            weights=weights,
-        )
+        weights = experience.batch.weights[experience.completions.prompt_of_row[rows]]
+        given: dict[str, Any] = {"denominator": denominator, "clip": config.clip, "weights": weights}
+        return self.loss.function(logprob, old, advantages, mask, penalty=penalty, correction=correction, **given)
 
-    def _correction(self, part: Part, old: Tensor, mask: Tensor, meter: Meter, labels: Tensor) -> Tensor | None:
-        """The importance weight from the engine's distribution to the policy's, where one is wanted."""
-        how = self.objective.correction
-        if how is None:
+    def _correction(
+        self, completions: Completions, old: Tensor, mask: Tensor, meter: Meter, labels: Tensor
+    ) -> Tensor | None:
+        """[n, C] or [n, 1] importance weight from the engine's distribution to the policy's, where one is wanted."""
+        correction = self.objective.correction
+        if correction is None:
             return None
-        if part.done.logprob is None:
+        if completions.logprob is None:
             raise InputError(f"objective.correction: {type(self.engine).__name__} gives no log-probs of its own")
-        weight, raw = importance(
-            old.detach(), part.done.logprob, mask, level=how.level, how=how.how, cap=how.cap, floor=how.floor
-        )
+        given = asdict(correction)
+        weight, raw = importance(old.detach(), completions.logprob, mask, **given)
         meter.add("correction", weight.expand_as(mask) * mask, labels)
         meter.add("corrected", (raw != weight).expand_as(mask) * mask, labels)
         return weight
 
-    def _compare(self, part: Part, logprob: Tensor, mask: Tensor, meter: Meter, labels: Tensor) -> None:
-        """How far the engine's log-probs are from the policy's; far off, something else was sampled from."""
-        if part.done.logprob is None:
+    def _compare(self, completions: Completions, logprob: Tensor, mask: Tensor, meter: Meter, labels: Tensor) -> None:
+        """Meters how far the engine's log-probs are from the policy's.
+
+        Raises InputError where they are far off: something else was sampled from.
+        """
+        if completions.logprob is None:
             return
-        gaps = difference(logprob, part.done.logprob, mask)[0].abs()
+        gaps = difference(logprob, completions.logprob, mask)[0].abs()
         meter.add("gap", gaps, labels)
         gap, tokens = float(gaps.sum()), float(mask.sum())
         if gap > _MOST_DIFFERENCE * max(tokens, 8.0):
@@ -278,6 +277,6 @@ class _Closing(L.Callback):
     """After an error or an interruption Lightning does not end training; somebody must end the engine."""
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Whatever it was."""
+        """Ends the engine."""
         assert isinstance(pl_module, GRPO)
         pl_module.close()

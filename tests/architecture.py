@@ -39,7 +39,8 @@ ROOMS = {
         objectives ranks
     """,
     "datamodules": """
-        module voting
+        module
+        training voting
         batches
         corpora processors
         shards

@@ -53,7 +53,7 @@ class BatchBuilder:
     def __init__(
         self,
         reader: ShardReader,
-        processor: OmniProcessor,
+        processor: OmniProcessor | None,
         table: Table,
         quarantine: Quarantine,
         watchdog: Watchdog,
@@ -160,7 +160,9 @@ class _BatchInProgress:
             "passes": () if self.request.passes is None else tuple(self.request.passes.tolist()),
         }
         targets = [target_of(sample.question, self.request.reasoning) for sample in samples]
-        return self.owner.processor.batch(samples, clips, targets, clip_of_row, **where)
+        processor = self.owner.processor
+        assert processor is not None
+        return processor.batch(samples, clips, targets, clip_of_row, **where)
 
     def _place(self, place: int, row: int) -> tuple[Sample, tuple[str, int]] | None:
         """The sample of a place, or what stands in for it; None where an evaluation has to leave it empty."""

@@ -122,6 +122,20 @@ class OmniProcessor:
             texts.append(self.tokenizer.decode(kept, skip_special_tokens=False))
         return texts
 
+    def difference(self, other: OmniProcessor) -> str:
+        """What differs in another processor: "vocabularies", "chat templates" or "audio features"; "" for nothing."""
+        if self.tokenizer.get_vocab() != other.tokenizer.get_vocab():
+            return "vocabularies"
+        mine, theirs = ((each.prefix, each.tail, each.stop_ids) for each in (self, other))
+        if mine != theirs:
+            return "chat templates"
+        names = ("feature_size", "sampling_rate", "hop_length", "n_fft", "dither", "mel_filters")
+        for name in names:
+            one, two = (np.asarray(getattr(each.feature_extractor, name, None)) for each in (self, other))
+            if not np.array_equal(one, two):
+                return "audio features"
+        return ""
+
     def _padded(self, texts: Sequence[str], left: bool) -> tuple[Tensor, Tensor]:
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         width = max(map(len, rows))

@@ -50,7 +50,7 @@ class CompletionTable(L.Callback):
         """Every n-th step; SFT steps have no completions."""
         if batch.step % self.every_n_steps or not pl_module.experiences:
             return
-        gathered = pl_module.gathered([row for each in pl_module.experiences for row in records(each)])
+        gathered = pl_module.ranks.gathered([row for each in pl_module.experiences for row in records(each)])
         if trainer.is_global_zero:
             rows = [row for part in gathered for row in part]
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def records(each: Experience) -> list[dict[str, Any]]:
     """One record per completion, group by group; the padding of a last batch is left out."""
     found = []
     order = [(prompt, row) for prompt, rows in enumerate(each.rows.tolist()) for row in rows]
-    tokens, finished = each.done.mask.sum(1).tolist(), each.done.finished.tolist()
+    tokens, finished = each.completions.mask.sum(1).tolist(), each.completions.finished.tolist()
     for prompt, row in order:
         sample = each.batch.samples[prompt]
         if not bool(each.real[prompt]):

@@ -1,4 +1,4 @@
-"""Knows that every batch is trained once: the position moves when a batch was trained, and never skips."""
+"""The callback that has every batch trained once: the position moves when a batch was trained, and never skips."""
 
 from __future__ import annotations
 

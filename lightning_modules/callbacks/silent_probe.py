@@ -1,4 +1,4 @@
-"""Knows how to watch whether the policy comes to need the audio: its accuracy on the batch without it, now and then."""
+"""A callback that watches whether the policy comes to need the audio: its accuracy on the batch without it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 
 from ...errors import InputError
 from ..step.data_metrics import LABELS, label_of
-from ..step.observing import silent_accuracy
 
 
 class SilentProbe(L.Callback):
@@ -29,12 +28,12 @@ class SilentProbe(L.Callback):
         """Before the step, so that the policy has not seen these questions yet."""
         if batch.step % self.every_n_steps:
             return
-        accuracy = silent_accuracy(pl_module, batch, self.how)
+        accuracy = pl_module.silent_accuracy(batch, self.how)
         real = [s.weight > 0 for s in batch.samples]
         sums: list[float] = []
         for label in ("all", *LABELS):
             mine = torch.tensor([r and label in ("all", label_of(s)) for r, s in zip(real, batch.samples, strict=True)])
             sums += [float(accuracy[mine].sum()), float(mine.sum())]
-        totals = pl_module.over_ranks(*sums)
+        totals = pl_module.ranks.sums(*sums)
         pairs = zip(("all", *LABELS), totals[::2], totals[1::2], strict=True)
         pl_module.log_dict({f"silent/{label}": total / count for label, total, count in pairs if count})

@@ -1,23 +1,13 @@
-"""Knows what GRPO optimises: which loss, in what trust region, against which reference, for whose advantages."""
+"""What GRPO optimises: which loss, in what trust region, against which reference, for whose advantages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
 
 from ...errors import InputError
-from ..step.experience import Experience
-from .advantages import gdpo_advantages, group_advantages
 from .correction import Correction
 from .kl import ESTIMATORS
 from .losses import Clip, loss_named
-
-if TYPE_CHECKING:
-    from ..grpo import GRPO
 
 ADVANTAGES = ("group", "batch", "none", "gdpo")
 
@@ -78,34 +68,3 @@ class GRPOConfig:
         """The ratio's level and the bounds at which a token loses its gradient, for the log."""
         bounds = Clip(1.0, self.high - 1) if self.loss == "cispo" else self.clip
         return "sequence" if self.loss == "gspo" else "token", bounds
-
-
-def advantages_over_ranks(module: GRPO, found: Sequence[Experience]) -> None:
-    """Gives every experience its advantages [N]; statistics of the batch are over all ranks' prompts that train."""
-    how, names = module.objective, list(module.rewards.weights)
-    kept = torch.cat([each.kept[each.group] for each in found])
-    total = torch.cat([each.scored.total for each in found]).masked_fill(~kept, torch.nan)
-    parts = torch.stack([torch.cat([each.scored.parts[name] for each in found]) for name in names])
-    parts = parts.masked_fill(~kept, torch.nan)
-    starts = torch.tensor([0, *(len(each.batch) for each in found)]).cumsum(0)
-    group = torch.cat([each.group + start for each, start in zip(found, starts, strict=False)])
-    everyone = module.gathered((total, parts, group))
-    before = sum(len(theirs[0]) for theirs in everyone[: module.trainer.global_rank])
-    offsets, offset = [], 0
-    for _, _, theirs in everyone:
-        offsets.append(theirs + offset)
-        offset += int(theirs.max()) + 1
-    totals = torch.cat([theirs[0] for theirs in everyone])
-    groups = torch.cat(offsets)
-    if how.advantages == "gdpo":
-        every = torch.cat([theirs[1] for theirs in everyone], 1)
-        all_advantages = gdpo_advantages(every, list(module.rewards.weights.values()), groups)
-    else:
-        all_advantages = group_advantages(totals, groups, scale=how.advantages, leave_one_out=how.leave_one_out)
-    mine = all_advantages[before : before + len(total)]
-    for each, part in zip(found, _split(mine, found), strict=True):
-        each.advantages = part
-
-
-def _split(values: Tensor, found: Sequence[Experience]) -> list[Tensor]:
-    return list(values.split([len(each.texts) for each in found]))

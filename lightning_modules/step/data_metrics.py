@@ -1,19 +1,16 @@
-"""Knows what is worth logging of a batch before anything is learnt from it: which labels it has, and what is new in it.
+"""Metrics of a batch before anything is learnt from it: which labels it has, what is new in it, how it is padded.
 
 Every number is over all ranks and without the padding of a last batch, whose weight is 0.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 
 from ...curriculum.online.curriculum_metrics import curriculum_metrics, shares
 from ...datamodules.batch import Batch, Sample
-
-if TYPE_CHECKING:
-    from ..base import PolicyModule
+from ...datamodules.training import TrainingData
+from ..ranks import Ranks
 
 LABELS = ("weak", "strong", "unlabelled")
 
@@ -23,28 +20,32 @@ def label_of(sample: Sample) -> str:
     return sample.label if sample.label in LABELS else LABELS[-1]
 
 
-def batch_metrics(module: PolicyModule, batch: Batch) -> dict[str, float]:
+def batch_metrics(batch: Batch, data: TrainingData, ranks: Ranks) -> dict[str, float]:
     """What the step's batch holds, for the log; a collective operation, which all ranks enter with their share of it.
 
     `seen/unique`, `seen/repeat`: samples presented for the first time in their stage, and those presented before; the
     two sum to the samples of the step. What stands in for a sample that cannot be read counts as that sample would.
     `data/share/{label}`: share of each label of LABELS in [0, 1]; what has another label or none is "unlabelled".
+    Beside them where the curriculum is (see `curriculum_metrics`) and the mix of the batch over its axes.
     """
-    real = [sample.weight > 0 for sample in batch.samples]
-    labels = [label_of(s) for s, r in zip(batch.samples, real, strict=True) if r]
+    real = [sample for sample in batch.samples if sample.weight > 0]
+    labels = [label_of(sample) for sample in real]
     passes = batch.passes or (0,) * len(batch)
-    repeats = sum(r and number > 0 for r, number in zip(real, passes, strict=True))
-    *counts, repeated = module.over_ranks(*(float(labels.count(label)) for label in LABELS), float(repeats))
+    repeats = sum(s.weight > 0 and number > 0 for s, number in zip(batch.samples, passes, strict=True))
+    *counts, repeated = ranks.sums(*(float(labels.count(label)) for label in LABELS), float(repeats))
     total = sum(counts)
-    found = {f"data/share/{label}": count / max(total, 1.0) for label, count in zip(LABELS, counts, strict=True)}
-    return found | {"seen/unique": total - repeated, "seen/repeat": repeated} | _of_the_plan(module, batch)
+    metrics = {f"data/share/{label}": count / max(total, 1.0) for label, count in zip(LABELS, counts, strict=True)}
+    metrics |= {"seen/unique": total - repeated, "seen/repeat": repeated}
+    seen = np.array(ranks.sums(*data.cell_counts([sample.row for sample in real]).astype(float)))
+    metrics |= curriculum_metrics(data.plan, data.spec.stage, batch.step, data.cursor)
+    return metrics | shares(data.plan, seen, "data/share")
 
 
-def _of_the_plan(module: PolicyModule, batch: Batch) -> dict[str, float]:
-    """Where the curriculum is (see `curriculum.moment`), and the mix of the batch over its axes beside the planned."""
-    data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
-    rows = [sample.row for sample in batch.samples if sample.weight > 0]
-    counts = np.bincount(data.cells_of(rows) if rows else np.empty(0, np.int64), minlength=len(data.plan.cells))
-    seen = np.array(module.over_ranks(*counts.astype(float)))
-    stage = data.training.stage
-    return curriculum_metrics(data.plan, stage, batch.step, data.cursor) | shares(data.plan, seen, "data/share")
+def padding_metrics(batch: Batch, rows: list[slice], num_replaced: int, ranks: Ranks) -> dict[str, float]:
+    """`data/padding`: share of the frames of sound that are computed for nothing; `data/replaced`: bad samples so far.
+
+    rows: the micro-batches. num_replaced: on this rank.
+    """
+    real, padded = batch.prompts.frames(rows)
+    heard, computed, replaced = ranks.sums(real, padded, num_replaced)
+    return {"data/padding": 1 - heard / computed, "data/replaced": replaced}

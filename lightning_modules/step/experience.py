@@ -1,12 +1,12 @@
-"""Knows what a rollout brought: completions, what they are worth, and which of them train.
+"""What a rollout brought: completions, what they are worth, and which of them train.
 
-Whatever belongs to a completion is looked up through `done.prompt_of_row`: its prompt, recording, weight and group
-cannot come apart, in whatever order an engine returns completions.
+Whatever belongs to a completion is looked up through `completions.prompt_of_row`: its prompt, recording, weight and
+group cannot come apart, in whatever order an engine returns completions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -29,7 +29,7 @@ class Experience:
     """
 
     batch: Batch
-    done: Completions
+    completions: Completions
     texts: list[str]
     scored: Scored
     silence: Tensor | None = None
@@ -38,12 +38,12 @@ class Experience:
     advantages: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        counts = self.done.prompt_of_row.bincount(minlength=len(self.batch))
+        counts = self.completions.prompt_of_row.bincount(minlength=len(self.batch))
         if len(counts) != len(self.batch) or counts.unique().numel() != 1:
             raise ValueError(f"every prompt must have as many completions, got {counts.tolist()}")
         self.group_size = int(counts[0])
         # [B, G] rows of each prompt's completions.
-        self.rows = self.done.prompt_of_row.argsort(stable=True).view(-1, self.group_size)
+        self.rows = self.completions.prompt_of_row.argsort(stable=True).view(-1, self.group_size)
         self.real = torch.tensor([s.weight > 0 for s in self.batch.samples])
         self.kept = self.real.clone()
         self.advantages = torch.zeros(len(self.texts), dtype=torch.float64)
@@ -51,7 +51,7 @@ class Experience:
     @property
     def group(self) -> Tensor:
         """[N] number of each completion's prompt, on the CPU as rewards are."""
-        return self.done.prompt_of_row.cpu()
+        return self.completions.prompt_of_row.cpu()
 
     def grouped(self, values: Tensor) -> Tensor:
         """[B, G] of values [N]."""
@@ -72,32 +72,52 @@ class Experience:
 
     def mask(self, truncated: bool) -> Tensor:
         """[N, C] 1 on the tokens that count in the loss; `truncated`: also those of completions that were cut."""
-        counts = self.kept.to(self.done.mask.device)[self.done.prompt_of_row]
+        counts = self.kept.to(self.completions.mask.device)[self.completions.prompt_of_row]
         if not truncated:
-            counts = counts & self.done.finished
-        return self.done.mask * counts[:, None]
-
-    def part(self, prompts: Tensor) -> Part:
-        """The completions of these prompts [b], group by group."""
-        rows = self.rows[prompts.to(self.rows.device)].reshape(-1)
-        done = self.done.select(rows)
-        fresh = prompt_of_row(len(prompts), self.group_size, done.ids.device)
-        asked = self.batch.prompts.select(prompts.to(self.batch.weights.device))
-        return Part(asked, replace(done, prompt_of_row=fresh), rows)
+            counts = counts & self.completions.finished
+        return self.completions.mask * counts[:, None]
 
 
 @dataclass(frozen=True)
-class Part:
-    """A micro-batch: b prompts, their completions, and the rows [n] of these in their experience."""
+class MicroBatch:
+    """One forward and backward pass: some prompts [b] of an experience, each with its whole group.
 
-    prompts: Prompts
-    done: Completions
-    rows: Tensor
+    numbers: [b] of the prompts in their experience. counts: False where the pass only keeps a rank busy.
+    reference, old: [n, C] fixed log-probs of the n completions; None where they are not needed.
+    """
+
+    experience: Experience
+    numbers: Tensor
+    counts: bool = True
+    reference: Tensor | None = None
+    old: Tensor | None = None
+
+    @property
+    def rows(self) -> Tensor:
+        """[n] rows of the completions in their experience, group by group."""
+        return self.experience.rows[self.numbers.to(self.experience.rows.device)].reshape(-1)
+
+    @property
+    def prompts(self) -> Prompts:
+        """The b prompts, without more padding than they need."""
+        batch = self.experience.batch
+        return batch.prompts.select(self.numbers.to(batch.weights.device))
+
+    @property
+    def completions(self) -> Completions:
+        """The n completions, whose `prompt_of_row` counts the prompts of this micro-batch."""
+        chosen = self.experience.completions.select(self.rows)
+        fresh = prompt_of_row(len(self.numbers), self.experience.group_size, chosen.ids.device)
+        return replace(chosen, prompt_of_row=fresh)
+
+    def mask(self, width: int, truncated: bool) -> Tensor:
+        """[n, width] 1 on the tokens that count in the loss; all 0 where the pass only keeps a rank busy."""
+        return self.experience.mask(truncated)[self.rows, :width] * self.counts
 
 
-def columns_of(batch: Batch, done: Completions, max_new_tokens: int, silence: Tensor | None) -> dict[str, list]:
+def columns_of(batch: Batch, completions: Completions, max_new_tokens: int, silence: Tensor | None) -> dict[str, list]:
     """What reward functions may ask for: one entry per completion."""
-    prompts = done.prompt_of_row.tolist()
+    prompts = completions.prompt_of_row.tolist()
     samples = [batch.samples[prompt] for prompt in prompts]
     columns: dict[str, list] = {
         "solution": [s.question.answer for s in samples],
@@ -107,8 +127,8 @@ def columns_of(batch: Batch, done: Completions, max_new_tokens: int, silence: Te
         "label": [s.label for s in samples],
         "key": [s.question.key for s in samples],
         "group": prompts,
-        "num_tokens": done.mask.sum(1).tolist(),
-        "finished": done.finished.tolist(),
+        "num_tokens": completions.mask.sum(1).tolist(),
+        "finished": completions.finished.tolist(),
         "max_new_tokens": [max_new_tokens] * len(prompts),
     }
     if silence is not None:
@@ -116,8 +136,11 @@ def columns_of(batch: Batch, done: Completions, max_new_tokens: int, silence: Te
     return columns
 
 
-def micro_batches(found: Iterable[Experience], size: int) -> list[tuple[Experience, Tensor]]:
-    """At most `size` prompts that train at a time; one of them all where none does, so that every rank has work."""
-    found = list(found)
-    work = [(each, part) for each in found for part in each.kept.nonzero().squeeze(1).split(size) if len(part)]
-    return work or [(found[0], torch.tensor([0]))]
+def micro_batches(experiences: Sequence[Experience], size: int) -> list[MicroBatch]:
+    """At most `size` prompts that train at a time; one that counts for nothing where none does: every rank has work."""
+    work = []
+    for experience in experiences:
+        for numbers in experience.kept.nonzero().squeeze(1).split(size):
+            if len(numbers):
+                work.append(MicroBatch(experience, numbers))
+    return work or [MicroBatch(experiences[0], torch.tensor([0]))]

@@ -1,18 +1,15 @@
-"""Knows what a GRPO step logs: by contribution label, over all ranks, under the same names in every stage."""
+"""What a GRPO step logs: by contribution label, over all ranks, under the same names in every stage."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ..ranks import Ranks
 from .data_metrics import LABELS, label_of
 from .experience import Experience
-from .observing import mix_of
-
-if TYPE_CHECKING:
-    from ..grpo import GRPO
 
 SUMS = ("tokens", "kl", "ratio", "clip_low", "clip_high", "entropy", "gap", "correction", "corrected")
 _NAMES = {
@@ -39,65 +36,63 @@ class Meter:
         self.sums[SUMS.index(name)].index_add_(0, labels, rows)
 
 
-def label_places(each: Experience, rows: Tensor) -> Tensor:
-    """[n] places in LABELS of these completions' labels, on the CPU."""
-    places = torch.tensor([LABELS.index(label_of(s)) for s in each.batch.samples])
-    return places[each.group[rows.cpu()]]
+def label_places(experience: Experience, rows: Tensor) -> Tensor:
+    """[n] places in LABELS of the labels of these completions, on the CPU."""
+    places = torch.tensor([LABELS.index(label_of(sample)) for sample in experience.batch.samples])
+    return places[experience.group[rows.cpu()]]
 
 
-def mean_metrics(module: GRPO, meter: Meter) -> dict[str, float]:
-    """Means per token over all ranks, of all and by label; with several iterations per rollout those of the last.
+def token_metrics(meter: Meter, ranks: Ranks, unused: Sequence[str] = ()) -> dict[str, float]:
+    """Means per token over all ranks, of all and by label (`train/kl`, `train/kl/weak`, ...).
 
-    The gap to the engine's log-probs is that of the first: later ones have learnt.
+    unused: names of SUMS that this run does not measure; they are left out.
     """
-    sums = torch.tensor(module.over_ranks(*meter.sums.ravel().tolist()), dtype=torch.float64).view_as(meter.sums)
-    log: dict[str, float] = {}
+    sums = torch.tensor(ranks.sums(*meter.sums.ravel().tolist()), dtype=torch.float64).view_as(meter.sums)
+    metrics: dict[str, float] = {}
     for place, label in [(slice(None), ""), *((slice(k, k + 1), f"/{name}") for k, name in enumerate(LABELS))]:
         totals = dict(zip(SUMS, sums[:, place].sum(1).tolist(), strict=True))
         if label and not totals["tokens"]:
             continue
-        log |= {f"{shown}{label}": totals[name] / max(totals["tokens"], 1.0) for name, shown in _NAMES.items()}
-    skipped = [] if module.objective.beta else ["train/kl"]
-    if module.objective.correction is None:
-        skipped += ["rollout/correction", "rollout/corrected"]
-    return {name: value for name, value in log.items() if "/".join(name.split("/")[:2]) not in skipped}
+        shown = {name: key for name, key in _NAMES.items() if name not in unused}
+        metrics |= {f"{key}{label}": totals[name] / max(totals["tokens"], 1.0) for name, key in shown.items()}
+    return metrics
 
 
-def by_label(module: GRPO, found: list[Experience]) -> dict[str, float]:
-    """Reward, accuracy, groups without advantage, spread and length by label; what was tried, kept and finished.
+def label_metrics(experiences: Sequence[Experience], ranks: Ranks) -> dict[str, float]:
+    """Reward, accuracy, groups without advantage, spread and length by label; how long completions are, how many end.
 
     `zero_adv/{label}` is split into all right and all wrong; its prediction p^G + (1 - p)^G would hold if every
     question of the label were answered with the label's accuracy p.
     """
-    columns = [_columns(each) for each in found]
+    columns = [_columns(experience) for experience in experiences]
     table = {name: torch.cat([one[name] for one in columns]) for name in columns[0]}
-    labels = [label_of(s) for each in found for s in each.batch.samples]
-    real = torch.cat([each.real for each in found])
+    labels = [label_of(sample) for experience in experiences for sample in experience.batch.samples]
+    real = torch.cat([experience.real for experience in experiences])
     sums: list[float] = []
     for label in ("all", *LABELS):
-        mine = real & torch.tensor([label in ("all", name) for name in labels])
+        chosen = real & torch.tensor([label in ("all", name) for name in labels])
         for values in table.values():
-            known = values[mine & ~values.isnan()]
+            known = values[chosen & ~values.isnan()]
             sums += [float(known.sum()), float(len(known))]
-        sums.append(float(mine.sum()))
-    reduced = iter(module.over_ranks(*sums))
-    log: dict[str, float] = {}
-    size = found[0].group_size
+        sums.append(float(chosen.sum()))
+    reduced = iter(ranks.sums(*sums))
+    metrics: dict[str, float] = {}
+    size = experiences[0].group_size
     for label in ("all", *LABELS):
         pairs = {name.format(label=label): (next(reduced), next(reduced)) for name in table}
         count = next(reduced)
-        log |= {name: total / known for name, (total, known) in pairs.items() if known}
+        metrics |= {name: total / known for name, (total, known) in pairs.items() if known}
         if count:
-            p = log[f"accuracy/{label}"]
-            log[f"zero_adv/{label}/predicted"] = p**size + (1 - p) ** size
-            log[f"seen/prompts/{label}"] = count
-    log |= _filter_metrics(module, found)
-    return log | _rollout_metrics(module, found)
+            p = metrics[f"accuracy/{label}"]
+            metrics[f"zero_adv/{label}/predicted"] = p**size + (1 - p) ** size
+            metrics[f"seen/prompts/{label}"] = count
+    return metrics | _rollout_metrics(experiences, ranks)
 
 
-def _columns(each: Experience) -> dict[str, Tensor]:
+def _columns(experience: Experience) -> dict[str, Tensor]:
     """[B] float64 per prompt, named as logged; NaN where nothing of the group could be scored."""
-    rewards, accuracy, constant = each.grouped(each.scored.total), each.accuracy().mean(1), each.constant
+    scored, constant = experience.scored, experience.constant
+    rewards, accuracy = experience.grouped(scored.total), experience.accuracy().mean(1)
     scorable = (~rewards.isnan()).sum(1).double()
     squares = (rewards - rewards.nanmean(1, keepdim=True)).square().nansum(1)
     spread = (squares / (scorable - 1).clamp(min=1)).sqrt().where(scorable > 1, torch.nan)
@@ -108,30 +103,42 @@ def _columns(each: Experience) -> dict[str, Tensor]:
         "zero_adv/{label}/all_right": (constant & (accuracy > 0.5)).double(),
         "zero_adv/{label}/all_wrong": (constant & (accuracy <= 0.5)).double(),
         "group_std/{label}": spread,
-        "rollout/tokens/{label}": each.grouped(each.done.mask.sum(1).cpu().double()).mean(1),
+        "rollout/tokens/{label}": experience.grouped(experience.completions.mask.sum(1).cpu().double()).mean(1),
     }
-    return columns | {
-        f"reward/{name}/{{label}}": each.grouped(part).nanmean(1) for name, part in each.scored.parts.items()
+    parts = {f"reward/{name}/{{label}}": experience.grouped(part).nanmean(1) for name, part in scored.parts.items()}
+    return columns | parts
+
+
+def filter_metrics(experiences: Sequence[Experience], ranks: Ranks) -> dict[str, float]:
+    """What dynamic sampling did: rounds, prompts that were tried for nothing, the labels' mix before and after.
+
+    experiences: that of the batch, then those of its refills.
+    """
+    first = experiences[0]
+    tried = [(label_of(s), bool(r)) for s, r in zip(first.batch.samples, first.real, strict=True)]
+    kept = [(label_of(s), bool(k)) for e in experiences for s, k in zip(e.batch.samples, e.kept, strict=True)]
+    discarded = float(sum(int((e.real & ~e.kept).sum()) for e in experiences))
+    discarded, trained = ranks.sums(discarded, float(sum(counts for _, counts in kept)))
+    metrics = {
+        "filter/rounds": float(len(experiences) - 1),
+        "filter/discarded_valid": discarded,
+        "filter/kept": trained,
     }
+    metrics |= {f"filter/mix_before/{label}": share for label, share in _mix(tried, ranks).items()}
+    return metrics | {f"filter/mix_after/{label}": share for label, share in _mix(kept, ranks).items()}
 
 
-def _filter_metrics(module: GRPO, found: list[Experience]) -> dict[str, float]:
-    """What dynamic sampling did: rounds, prompts that were tried for nothing, the labels' mix before and after."""
-    data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
-    if data.plan.stage_plan(found[0].batch.stage or data.training.stage).stage.on_zero_advantage == "keep":
-        return {}
-    tried = [(label_of(s), bool(r)) for s, r in zip(found[0].batch.samples, found[0].real, strict=True)]
-    kept = [(label_of(s), bool(k)) for each in found for s, k in zip(each.batch.samples, each.kept, strict=True)]
-    discarded = float(sum(int((each.real & ~each.kept).sum()) for each in found))
-    discarded, trained = module.over_ranks(discarded, float(sum(k for _, k in kept)))
-    log = {"filter/rounds": float(len(found) - 1), "filter/discarded_valid": discarded, "filter/kept": trained}
-    log |= {f"filter/mix_before/{label}": share for label, share in mix_of(module, tried).items()}
-    return log | {f"filter/mix_after/{label}": share for label, share in mix_of(module, kept).items()}
+def _mix(prompts: Sequence[tuple[str, bool]], ranks: Ranks) -> dict[str, float]:
+    """Label -> share of the prompts [(label, counts)] that count, over all ranks."""
+    counts = [float(sum(counts and name == label for name, counts in prompts)) for label in LABELS]
+    totals = ranks.sums(*counts)
+    return {label: count / sum(totals) for label, count in zip(LABELS, totals, strict=True) if count}
 
 
-def _rollout_metrics(module: GRPO, found: list[Experience]) -> dict[str, float]:
-    rows = [each.real[each.group] for each in found]
-    lengths = float(sum(each.done.mask.sum(1).cpu()[mine].sum() for each, mine in zip(found, rows, strict=True)))
-    finished = float(sum(each.done.finished.cpu()[mine].sum() for each, mine in zip(found, rows, strict=True)))
-    lengths, finished, count = module.over_ranks(lengths, finished, float(sum(mine.sum() for mine in rows)))
+def _rollout_metrics(experiences: Sequence[Experience], ranks: Ranks) -> dict[str, float]:
+    rows = [experience.real[experience.group] for experience in experiences]
+    pairs = list(zip([experience.completions for experience in experiences], rows, strict=True))
+    lengths = float(sum(completions.mask.sum(1).cpu()[real].sum() for completions, real in pairs))
+    finished = float(sum(completions.finished.cpu()[real].sum() for completions, real in pairs))
+    lengths, finished, count = ranks.sums(lengths, finished, float(sum(real.sum() for real in rows)))
     return {"rollout/mean_tokens": lengths / max(count, 1.0), "rollout/finished": finished / max(count, 1.0)}

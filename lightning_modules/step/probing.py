@@ -1,6 +1,9 @@
-"""Knows how well the policy still answers without listening: the same questions under 30 s of silence."""
+"""How well the policy answers without listening: the same questions under 30 s of silence."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,14 +11,41 @@ from torch import Tensor
 from ...datamodules.audio.waves import SILENCE_S
 from ...datamodules.batch import Batch
 from ...datamodules.questions.answers import is_right, target_text
+from ...errors import InputError
 from ..policy.omni import OmniPolicy
-from ..rollout.engine import completion_keys
+from ..ranks import Ranks
+from ..rollout.engine import Rollout, completion_keys
 from ..rollout.sampling import sample
 
 
 def due(step: int, rate: float) -> bool:
     """Whether this step is probed: every 1/rate-th, the same on all ranks, so that none waits for another."""
     return int((step + 1) * rate) > int(step * rate)
+
+
+def silent_accuracy(
+    policy: OmniPolicy,
+    batch: Batch,
+    rows: Sequence[slice],
+    ranks: Ranks,
+    how: str = "option_logprob",
+    rollout: Rollout | None = None,
+) -> Tensor:
+    """[B] float64 in [0, 1], on the CPU: accuracy of the present policy without the audio.
+
+    rows: the micro-batches to ask in. how: "option_logprob", the probability of the right option among the options, or
+    "rollout", the share of right answers of a group sampled as `rollout` says; an InputError where there is none.
+    """
+    silent = silent_prompts(policy, batch)
+    ask: Callable[[slice], Tensor] = partial(option_accuracy, policy, silent)
+    if how == "rollout":
+        if rollout is None:
+            raise InputError("a probe by rollout needs a module that samples, as GRPO does; use how: option_logprob")
+        ask = partial(rollout_accuracy, policy, silent, rollout=rollout, name=(rollout.seed, batch.step))
+    answers = [ask(part) for part in rows]
+    for _ in range(int(ranks.greatest(len(rows))) - len(rows)):  # weights that are sharded wait for all ranks
+        ask(rows[0])
+    return torch.cat(answers).cpu()
 
 
 def silent_prompts(policy: OmniPolicy, batch: Batch) -> Batch:
@@ -44,31 +74,24 @@ def option_accuracy(policy: OmniPolicy, batch: Batch, rows: slice) -> Tensor:
     return torch.stack(right)
 
 
-def rollout_accuracy(
-    policy: OmniPolicy,
-    batch: Batch,
-    rows: slice,
-    *,
-    group_size: int,
-    temperature: float,
-    max_new_tokens: int,
-    name: tuple,
-    top_k: int = 0,
-    top_p: float = 1.0,
-) -> Tensor:
-    """[rows] share of right answers among `group_size` sampled ones."""
+def rollout_accuracy(policy: OmniPolicy, batch: Batch, rows: slice, *, rollout: Rollout, name: tuple) -> Tensor:
+    """[rows] float64, share of right answers among a group sampled as in training.
+
+    name: what the draws are named by, besides the question.
+    """
     samples = batch.samples[rows]
-    done = sample(
+    size = rollout.group_size
+    completions = sample(
         policy,
         batch.prompts.select(rows),
-        max_new_tokens=max_new_tokens,
-        group_size=group_size,
-        temperature=temperature,
-        keys=completion_keys([s.question.uid for s in samples], group_size, "probe", *name),
-        top_k=top_k,
-        top_p=top_p,
+        max_new_tokens=rollout.max_new_tokens,
+        group_size=size,
+        temperature=rollout.temperature,
+        keys=completion_keys([s.question.uid for s in samples], size, "probe", *name),
+        top_k=rollout.top_k,
+        top_p=rollout.top_p,
     )
-    texts = policy.processor.decode(done.ids, done.mask)
-    truths = [s.question.answer for s in samples for _ in range(group_size)]
+    texts = policy.processor.decode(completions.ids, completions.mask)
+    truths = [s.question.answer for s in samples for _ in range(size)]
     right = [float(is_right(text, truth)) for text, truth in zip(texts, truths, strict=True)]
-    return torch.tensor(right, dtype=torch.float64).view(-1, group_size).mean(1)
+    return torch.tensor(right, dtype=torch.float64).view(-1, size).mean(1)

@@ -132,13 +132,13 @@ def test_each_dealt_question_is_presented_three_times_and_the_padding_weighs_not
 def test_the_ranks_shares_are_the_global_batch(corpus, world):
     ranks = [module(corpus, 12, rank, world, **EVERYTHING) for rank in range(world)]
     for batches in zip(*(data.train_dataloader() for data in ranks), strict=True):
-        request = ranks[0].training_request(batches[0].step)
+        request = ranks[0].training_data.request(batches[0].step)
         assert {b.step for b in batches} == {request.step} and {len(b) for b in batches} == {12 // world}
         for rank, batch in enumerate(batches):
             assert [s.row for s in batch.samples] == share(request.rows, rank, world).tolist()
             assert batch.weights.tolist() == share(request.weights, rank, world).tolist()
         assert Counter(s.row for b in batches for s in b.samples) == Counter(request.rows.tolist())
-        whole = module(corpus, 12, **EVERYTHING).prepare(request)
+        whole = module(corpus, 12, **EVERYTHING).builder.batch(request)
         interleaved = [s for row in zip(*(b.samples for b in batches), strict=True) for s in row]
         assert tuple(interleaved) == whole.samples, "also options and conditions"
 
@@ -185,7 +185,7 @@ def test_a_shared_recording_is_read_once_and_every_row_hears_its_own(corpus, mon
     monkeypatch.setattr(
         data.reader, "wave", lambda row, _=None, read=data.reader.wave: (reads.append(row), read(row))[1]
     )
-    (batch,) = map(data.prepare, requests)
+    (batch,) = map(data.builder.batch, requests)
     clips = [CLIPS[int(i)] for i in ids(batch)]
     assert len(reads) == len(batch.prompts.features) == len(set(clips)) == 11
     for row, (sample, clip) in enumerate(zip(batch.samples, clips, strict=True)):
@@ -234,8 +234,8 @@ def test_augmentation_changes_training_only_and_differs_by_step(corpus):
     plain, changed = module(corpus, 10), module(corpus, 10, augmentation=Augmentation())
     heard = [[b.prompts.features for b in data.train_dataloader()] for data in (plain, changed)]
     assert not any(torch.equal(a, b) for a, b in zip(*heard, strict=True))
-    row = int(plain.training_request(0).rows[0])
-    heard = [changed.builder.sound(row, Condition("audio"), changed.training_request(n), None) for n in (0, 1)]
+    row = int(plain.training_data.request(0).rows[0])
+    heard = [changed.builder.sound(row, Condition("audio"), changed.training_data.request(n), None) for n in (0, 1)]
     assert not np.array_equal(*heard)
     for a, b in zip(plain.test_dataloader(), changed.test_dataloader(), strict=True):
         assert same(a, b)
@@ -243,12 +243,12 @@ def test_augmentation_changes_training_only_and_differs_by_step(corpus):
 
 def test_conditions_in_sequence_have_equal_parts_of_the_stage(corpus):
     data = module(corpus, conditions=["silence:0.5", "audio"], condition_order="sequential")
-    assert [data.training_request(n).condition for n in range(8)] == ["silence:0.5"] * 4 + ["audio"] * 4
+    assert [data.training_data.request(n).condition for n in range(8)] == ["silence:0.5"] * 4 + ["audio"] * 4
 
 
 def test_labels_reach_the_samples_and_a_missing_label_is_empty(corpus):
     data = module(corpus, setup="test", labels=str(corpus / "labels.arrow"))
-    samples = [s for request in data.evaluation_requests(EvaluationSpec()) for s in data.prepare(request).samples]
+    samples = [s for request in data.evaluation_requests(EvaluationSpec()) for s in data.builder.batch(request).samples]
     assert len(samples) == 20
     assert all(s.label == ("", "weak", "strong")[int(s.question.id) % 3] for s in samples)
 
@@ -335,7 +335,7 @@ def test_a_missing_shard_is_known_before_training_begins(corpus, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_of_a_worker_is_the_same_one_line(corpus, tmp_path, workers):
-    spoil(copied(corpus, tmp_path), row := int(module(corpus).training_request(0).rows[0]))
+    spoil(copied(corpus, tmp_path), row := int(module(corpus).training_data.request(0).rows[0]))
     data = module(tmp_path, num_workers=workers, reading=Reading(max_bad=0))
     with pytest.raises(InputError) as error:
         list(data.train_dataloader())

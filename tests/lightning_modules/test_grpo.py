@@ -17,6 +17,7 @@ from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.objectives.correction import Correction
 from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.ranks import Ranks
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.tests.grpo_parts import Changed, Kept, backwards, flat, mislabelled
 from earwitness.tests.trainers import trainer_of
@@ -161,7 +162,7 @@ def test_truncated_sampling_has_the_ratio_of_the_truncated_distributions(small, 
     _, kept = run(small, tmp_path, module)
     log, each = kept.logs[0], kept.experiences[0][0]
     assert log["rollout/logprob_gap"] < 1e-5 and log["train/ratio"] == 1.0 and abs(log["train/kl"]) < 1e-9
-    done = each.done
+    done = each.completions
     there = done.mask.bool()
     sizes = (done.support >= 0).sum(-1)[there]
     assert int(sizes.max()) <= how.get("top_k", 576) and int(sizes.min()) >= 1
@@ -193,13 +194,13 @@ def test_old_log_probs_are_fixed_before_the_first_of_several_iterations(small, t
 def test_skipping_the_old_log_probs_changes_nothing(small, tmp_path, monkeypatch):
     """One iteration: the old ones are the policy's own, whether they are computed before or taken from the pass."""
     skipped, _ = run(small, tmp_path, module_of(small, objective=GRPOConfig(beta=0.1)))
-    fixed = GRPO._fixed
+    fixed = GRPO._fixed_logprobs
 
     def recomputed(self, work):
         with torch.no_grad():
-            return [m._replace(old=self._logprobs(self.net, m).logprob) for m in fixed(self, work)]
+            return [replace(m, old=self._logprobs(self.net, m).logprob) for m in fixed(self, work)]
 
-    monkeypatch.setattr(GRPO, "_fixed", recomputed)
+    monkeypatch.setattr(GRPO, "_fixed_logprobs", recomputed)
     close(run(small, tmp_path, module_of(small, objective=GRPOConfig(beta=0.1)))[0], skipped)
 
 
@@ -296,21 +297,21 @@ def test_without_kl_and_with_adapters_no_second_model_is_loaded(small, tmp_path)
 
 
 # ---- every rank has work, with audio
-def test_every_micro_batch_runs_the_audio_tower_once(small, tmp_path):
+def test_every_micro_batch_runs_the_audio_tower_once(small, tmp_path, monkeypatch):
     """Also one that only keeps a rank busy, and one whose completions are all masked."""
     module = module_of(small, micro_batch_size=2, objective=GRPOConfig(beta=0.0, mask_truncated=True))
     module.configure_model()
     calls = []
     module.net.base.audio_tower.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    module.greatest = lambda value: 5.0  # as if another rank had five micro-batches
+    monkeypatch.setattr(Ranks, "greatest", lambda self, value: 5.0)  # as if another rank had five micro-batches
     moved, _ = run(small, tmp_path, module)
     assert calls == [False] + [True] * 5 and not moved.any()
 
 
-def test_a_micro_batch_that_keeps_a_rank_busy_adds_nothing(small, tmp_path):
+def test_a_micro_batch_that_keeps_a_rank_busy_adds_nothing(small, tmp_path, monkeypatch):
     plain, log = run(small, tmp_path, module_of(small, micro_batch_size=2, objective=GRPOConfig(beta=0.1)))
     busy = module_of(small, micro_batch_size=2, objective=GRPOConfig(beta=0.1))
-    busy.greatest = lambda value: 5.0
+    monkeypatch.setattr(Ranks, "greatest", lambda self, value: 5.0)
     same, other = run(small, tmp_path, busy)
     close(same, plain, 1e-7)
     assert log.logs[0]["train/entropy"] == pytest.approx(other.logs[0]["train/entropy"], abs=1e-12)

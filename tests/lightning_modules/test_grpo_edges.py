@@ -32,12 +32,12 @@ from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.interleaved import Interleaved
 from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.ranks import Ranks
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.rollout.sampling import PolicyEngine, sample
 from earwitness.lightning_modules.sft import SFT
 from earwitness.lightning_modules.step import probing
 from earwitness.lightning_modules.step.learning_rate import Schedule
-from earwitness.lightning_modules.step.observing import silent_accuracy
 from earwitness.lightning_modules.step.probing import option_accuracy
 from earwitness.tests.grpo_parts import Changed, Kept
 from earwitness.tests.trainers import trainer_of
@@ -182,7 +182,7 @@ def test_another_label_is_probed_as_unlabelled(small, tmp_path):
         def on_train_batch_end(self, trainer, *_):
             found.append(dict(trainer.callback_metrics))
 
-    data = data_of(small, labels=labels, objective="sft")
+    data = data_of(small, labels=labels, algorithm="sft")
     trainer_of(tmp_path, 1, callbacks=[See(), SilentProbe(1)]).fit(SFT(partial(OmniPolicy, small.tiny), SGD), data)
     assert "silent/unlabelled" in found[0] and "loss/unlabelled" in found[0]
 
@@ -205,8 +205,9 @@ def test_a_refill_weighs_what_its_cell_weighs(small, tmp_path):
 
 def test_bad_samples_among_what_fills_up_are_logged(small, tmp_path):
     data = data_of(small, **REFILL)
-    made = data.prepare
-    data.prepare = lambda request: replace(made(request), replaced=(Replaced("k", 1, "r", "s", "grpo", 0),))
+    data.setup("fit")
+    made = data.builder.batch
+    data.builder.batch = lambda request: replace(made(request), replaced=(Replaced("k", 1, "r", "s", "grpo", 0),))
     _, kept = run(small, tmp_path, module_of(small, HALF, rollout=Rollout(4, 1.0, 6, refill_rounds=1)), data=data)
     assert kept.logs[0]["filter/rounds"] == 1 == kept.logs[0]["data/replaced"]
 
@@ -409,7 +410,7 @@ def test_top_k_above_the_vocabulary_leaves_nothing_out(small, tmp_path):
     plain, kept = run(small, tmp_path, module_of(small, policy=lora, rollout=Rollout(2, 1.0, 6)))
     module = module_of(small, policy=lora, rollout=Rollout(2, 1.0, 6, top_k=10_000))
     _, cut = run(small, tmp_path, module)
-    one, two = kept.experiences[0][0].done, cut.experiences[0][0].done
+    one, two = kept.experiences[0][0].completions, cut.experiences[0][0].completions
     assert torch.equal(one.ids, two.ids) and plain.any()
     assert cut.logs[0]["rollout/logprob_gap"] < 1e-5 and cut.logs[0]["train/ratio"] == 1.0
 
@@ -418,7 +419,7 @@ def test_completions_of_one_token_in_groups_of_two(small, tmp_path):
     """The first token is predicted by the prompt's last state; nothing more is read, also when log-probs are made."""
     module = module_of(small, rollout=Rollout(2, 1.0, 1), objective=GRPOConfig(beta=0.1), num_iterations=2)
     _, kept = run(small, tmp_path, module)
-    done = kept.experiences[0][0].done
+    done = kept.experiences[0][0].completions
     assert done.mask.tolist() == [[1]] * 8 and kept.logs[0]["rollout/logprob_gap"] < 1e-5
     assert kept.logs[0]["train/grad_norm"] > 0
 
@@ -429,8 +430,10 @@ def test_an_end_that_is_also_the_padding_counts_once(small, tmp_path):
     with torch.no_grad():
         module.net.head[module.net.processor.pad_id] *= 3.0
     module.net.processor.eos_id = module.net.processor.pad_id
-    _, kept = run(small, tmp_path, module)
-    done, pad = kept.experiences[0][0].done, module.net.processor.pad_id
+    data = data_of(small)
+    data.checkpoint = None  # the policy's processor is the only one
+    _, kept = run(small, tmp_path, module, data=data)
+    done, pad = kept.experiences[0][0].completions, module.net.processor.pad_id
     ends = ((done.ids == pad) & done.mask.bool()).sum(1)
     assert 0 < int(done.finished.sum()) < 16 and torch.equal(ends, done.finished.long())
     last = done.ids.gather(1, done.mask.sum(1, keepdim=True) - 1).squeeze(1)
@@ -580,7 +583,7 @@ def test_a_probe_by_rollout_is_refused_where_nothing_is_sampled(small, tmp_path)
     module = SFT(partial(OmniPolicy, small.tiny), SGD)
     refused = False
     try:
-        trainer_of(tmp_path, 1, callbacks=[SilentProbe(1, "rollout")]).fit(module, data_of(small, objective="sft"))
+        trainer_of(tmp_path, 1, callbacks=[SilentProbe(1, "rollout")]).fit(module, data_of(small, algorithm="sft"))
     except InputError:
         refused = True
     assert refused
@@ -615,12 +618,12 @@ def test_an_adaptive_stage_compares_audio_and_silence_of_one_policy(small, tmp_p
 
     class Before(L.Callback):
         def on_train_batch_start(self, trainer, module, batch, number):
-            expected.append(float(silent_accuracy(module, batch).mean()))
+            expected.append(float(module.silent_accuracy(batch).mean()))
 
     fast = module_of(small, optimizer=partial(torch.optim.SGD, lr=2.0))
     _, kept = run(small, tmp_path, fast, callbacks=[Before(), SilentProbe(1)], **more)
     assert kept.logs[0]["silent/all"] == pytest.approx(expected[0], abs=1e-6)
-    assert abs(float(silent_accuracy(fast, kept.experiences[0][0].batch).mean()) - expected[0]) > 1e-3
+    assert abs(float(fast.silent_accuracy(kept.experiences[0][0].batch).mean()) - expected[0]) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -639,16 +642,16 @@ def test_settings_that_mean_nothing_are_refused(small, tmp_path, make):
 
 
 # ---- ranks
-def test_every_rank_reads_the_silence_as_often(small):
+def test_every_rank_reads_the_silence_as_often(small, monkeypatch):
     """Another rank has three micro-batches; this one has a single card that came for a dropped group."""
     module, data, calls = module_of(small, micro_batch_size=1), data_of(small), []
     module.configure_model()
     data.setup("fit")
-    request = data.training_request(0)
-    batch = data.prepare(replace(request, rows=request.rows[:1], weights=request.weights[:1], passes=None))
+    request = data.training_data.request(0)
+    batch = data.builder.batch(replace(request, rows=request.rows[:1], weights=request.weights[:1], passes=None))
     module.net.base.audio_tower.register_forward_hook(lambda *_: calls.append(1))
-    module.greatest = lambda value: 3.0
-    silent_accuracy(module, batch)
+    monkeypatch.setattr(Ranks, "greatest", lambda self, value: 3.0)
+    module.silent_accuracy(batch)
     assert len(calls) == 3
 
 

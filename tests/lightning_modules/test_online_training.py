@@ -21,7 +21,7 @@ from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.sft import SFT
-from earwitness.lightning_modules.step.observing import silent_metrics
+from earwitness.lightning_modules.step.feedback import silent_metrics
 from earwitness.lightning_modules.step.probing import due, option_accuracy, rollout_accuracy, silent_prompts
 from earwitness.tests.trainers import trainer_of
 
@@ -148,11 +148,12 @@ def test_the_record_is_readable_and_another_curriculum_goes_on_from_it(small, tm
     trainer_of(tmp_path, 4).fit(grpo_of(small), first)
     state = json.loads(record.read_text())
     assert (state["stage"], state["step"], state["fingerprint"]) == ("grpo", 4, first.plan.fingerprint)
-    trained = {s.question.uid for n in range(4) for s in first.prepare(first.training_request(n)).samples}
+    trained = {s.question.uid for n in range(4) for s in first.builder.batch(first.training_data.request(n)).samples}
     stage = {"name": "sft", "algorithm": "sft", "batch_size": 4, "pool": {"source": "sounds"}, "budget": {"epochs": 1}}
     second = data_of(small, {"cells": ["label"], "stages": [stage]}, "sft", replan=str(record))
     second.setup("fit")
-    rest = {s.question.uid for n in range(second.num_steps) for s in second.prepare(second.training_request(n)).samples}
+    batches = [second.builder.batch(second.training_data.request(n)) for n in range(second.num_steps)]
+    rest = {s.question.uid for batch in batches for s in batch.samples}
     everything = set(second.table.uid[second.table.where({"source": "sounds", "split": "train"})].tolist())
     assert len(trained) == 16 and not trained & rest and trained | rest == everything
     assert read_state(record) == state
@@ -203,7 +204,7 @@ def test_option_accuracy_is_the_softmax_over_whole_answers(small) -> None:
     """Each option scored by itself, the four probabilities put together; the split into micro-batches is no matter."""
     data = data_of(small, online())
     data.setup("fit")
-    batch, policy = data.prepare(data.training_request(0)), OmniPolicy(small.tiny)
+    batch, policy = data.builder.batch(data.training_data.request(0)), OmniPolicy(small.tiny)
     silent = silent_prompts(policy, batch)
     found = torch.cat([option_accuracy(policy, silent, slice(k, k + 2)) for k in (0, 2)])
     torch.testing.assert_close(found, option_accuracy(policy, silent, slice(0, 4)), rtol=0, atol=1e-6)
@@ -221,10 +222,10 @@ def test_rollout_accuracy_counts_right_answers_and_depends_on_its_name_alone(sma
     data = data_of(small, online())
     data.setup("fit")
     policy = OmniPolicy(small.tiny)
-    silent = silent_prompts(policy, data.prepare(data.training_request(0)))
-    options = {"group_size": 3, "temperature": 1.0, "max_new_tokens": 3}
-    one = rollout_accuracy(policy, silent, slice(0, 4), **options, name=(1, 2))
-    parts = [rollout_accuracy(policy, silent, slice(k, k + 1), **options, name=(1, 2)) for k in range(4)]
+    silent = silent_prompts(policy, data.builder.batch(data.training_data.request(0)))
+    options = {"rollout": Rollout(3, 1.0, 3), "name": (1, 2)}
+    one = rollout_accuracy(policy, silent, slice(0, 4), **options)
+    parts = [rollout_accuracy(policy, silent, slice(k, k + 1), **options) for k in range(4)]
     assert torch.equal(one, torch.cat(parts)) and ((one * 3) % 1 == 0).all()
 
 
@@ -236,7 +237,7 @@ def test_loss_weights_reach_the_gradient(small, tmp_path) -> None:
     module = SFT(partial(OmniPolicy, small.tiny), SGD)
     start = weights_of(small)
     trainer_of(tmp_path).fit(module, data)
-    batch = data.prepare(data.training_request(0))
+    batch = data.builder.batch(data.training_data.request(0))
     policy = OmniPolicy(small.tiny)
     logprob = policy(batch.prompts, batch.target_ids, batch.target_mask).logprob
     labels = [s.label for s in batch.samples]

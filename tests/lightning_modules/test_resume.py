@@ -566,7 +566,7 @@ def test_the_state_passes_a_file_that_can_hold_no_code(corpus, tmp_path, quick, 
     again = module(corpus, **(FEW | (adaptive if adapts else {})))
     again.load_state_dict(state)
     assert again.position == 2 and again.state_dict() == state
-    request, expected = (each.training_request(2) for each in (again, data))
+    request, expected = (each.training_data.request(2) for each in (again, data))
     assert request.rows.tolist() == expected.rows.tolist()
 
 

@@ -201,7 +201,7 @@ def test_padding_of_the_last_batch_has_no_effect(small, tmp_path) -> None:
     """23 samples in batches of 4: the padded last row's weight is 0; replacing its text changes no gradient."""
     module, data = SFT(policy_of(small), SGD, micro_batch_size=4), data_of(small)
     trainer_of(tmp_path, 1).fit(module, data)
-    last = data.prepare(data.training_request(5))
+    last = data.builder.batch(data.training_data.request(5))
     assert last.weights.tolist() == [1, 1, 1, 0]
     from earwitness.lightning_modules.objectives.losses import nll_loss
 

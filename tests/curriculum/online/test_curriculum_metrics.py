@@ -69,7 +69,7 @@ def test_what_was_observed_is_told_by_value():
         "window": 1,
         "feedback": {"contribution": {"strength": 2.0, "audio": 0.5, "silence": 0.5, "discount": 1.0}},
     }
-    plan = plan_of(stage(objective="grpo", budget={"steps": 5}, block=None, **follow))
+    plan = plan_of(stage(algorithm="grpo", budget={"steps": 5}, block=None, **follow))
     cursor = Cursor(plan, "s")
     sums = np.zeros((8, 2))
     weak = plan.cells.values("label").tolist().index("weak")
@@ -83,7 +83,7 @@ def test_what_was_observed_is_told_by_value():
 
 
 def test_an_interleave_is_at_the_member_whose_turn_it_is():
-    members = [stage(name="x", budget={}), stage(name="y", objective="grpo", batch_size=2, budget={})]
+    members = [stage(name="x", budget={}), stage(name="y", algorithm="grpo", batch_size=2, budget={})]
     for one in members:
         del one["budget"], one["block"]
     entry = {"name": "both", "interleave": {"steps": 8, "share": {"y": 0.5}}, "stages": members}

@@ -109,7 +109,7 @@ def train(cursor, steps=None):
 
 STATIC = {
     "two passes with a padded batch": (spec(static(budget={"samples": 14, "epochs": 2})), "s"),
-    "a second stage": (spec(static(), static("t", objective="grpo", pool={"label": "strong"})), "t"),
+    "a second stage": (spec(static(), static("t", algorithm="grpo", pool={"label": "strong"})), "t"),
     "turns": (spec(static(), turns()), "both"),
     "a small pool again and again": (spec(static(on_short="repeat", budget={"steps": 40})), "s"),
 }
@@ -420,7 +420,7 @@ REST = static(
 RUNS = {
     "one stage": (spec(static()), "s"),
     "a later pass": (spec(static(budget={"samples": 14, "epochs": 3})), "s"),
-    "a second stage": (spec(static(budget={"samples": 9, "epochs": 2}, block=4), static("t", objective="grpo")), "t"),
+    "a second stage": (spec(static(budget={"samples": 9, "epochs": 2}, block=4), static("t", algorithm="grpo")), "t"),
     "a stage that claims first": (spec(static(), static("t", claim="first"), static("u")), "t"),
     "turns": (spec(static(), turns(), static("t")), "both"),
     "after turns": (spec(turns(), static("t")), "t"),

@@ -157,8 +157,8 @@ def test_a_step_is_filled_up_with_questions_of_the_same_cells(small, tmp_path):
     for step, log in zip(tried(kept), kept.logs, strict=True):
         missing = [s for s in step[0] if flat(s.question.key)]
         for part in step[1:]:
-            cells = sorted(data.cells_of([s.row for s in missing]).tolist())
-            found = sorted(data.cells_of([s.row for s in part]).tolist())
+            cells = sorted(data.training_data.cells_of([s.row for s in missing]).tolist())
+            found = sorted(data.training_data.cells_of([s.row for s in part]).tolist())
             assert len(found) <= len(cells) and all(found.count(cell) <= cells.count(cell) for cell in found)
             missing = [s for s in part if flat(s.question.key)]
         good = sum(not flat(s.question.key) for part in step for s in part)

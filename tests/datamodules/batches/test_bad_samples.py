@@ -32,6 +32,7 @@ from earwitness.datamodules.shards.index import read_index, write_index
 from earwitness.datamodules.shards.partners import Partners
 from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.datamodules.storage.files import Reading
+from earwitness.datamodules.training import TrainingData
 from earwitness.errors import InputError
 from earwitness.lightning_modules.base import PolicyModule
 from earwitness.lightning_modules.policy.omni import OmniPolicy
@@ -86,7 +87,7 @@ def asked(folder: Path, step: int = 0, number: int = 0) -> int:
     """A row of a step of the plan, of those that share their recording with another question of the stage."""
     data = module(folder, **PLAN)
     dealt = dealt_by(data, "first")
-    rows = [int(row) for row in data.training_request(step).rows if len(hearers(data, int(row)) & dealt) > 1]
+    rows = [int(row) for row in data.training_data.request(step).rows if len(hearers(data, int(row)) & dealt) > 1]
     return rows[number]
 
 
@@ -105,7 +106,9 @@ def test_every_question_on_a_bad_recording_is_replaced_in_its_place(clean, folde
     ranks = [module(folder, rank=r, world=world, num_workers=workers, **PLAN) for r in range(world)]
     steps = steps_of([data.train_dataloader() for data in ranks])
     straight, gone = steps_of([plain.train_dataloader()]), hearers(plain, bad)
-    dealt = {int(r) for name in ("first", "second") for r in plain._train_rows[plain.plan.stage_plan(name).row_set()]}
+    dealt = {
+        int(r) for name in ("first", "second") for r in plain.training_data.rows[plain.plan.stage_plan(name).row_set()]
+    }
     types, replaced = plain.reader.codes("question_type"), Counter()
     assert [len(step) for step in steps] == [24] * 4 and len(straight) == 4
     for step, expected in zip(steps, straight, strict=True):
@@ -121,12 +124,12 @@ def test_every_question_on_a_bad_recording_is_replaced_in_its_place(clean, folde
 
 
 def dealt_by(data: AudioQuestions, stage: str) -> set[int]:
-    return set(data._train_rows[data.plan.stage_plan(stage).row_set()].tolist())
+    return set(data.training_data.rows[data.plan.stage_plan(stage).row_set()].tolist())
 
 
 def next_card(data: AudioQuestions, row: int, number: int = 0) -> int:
-    local = int(np.searchsorted(data._train_rows, row))
-    return int(data._train_rows[list(stand_ins(data.plan, "first", local))[number]])
+    local = int(np.searchsorted(data.training_data.rows, row))
+    return int(data.training_data.rows[list(stand_ins(data.plan, "first", local))[number]])
 
 
 def test_a_resumed_run_replaces_by_the_same_questions(folder):
@@ -157,9 +160,9 @@ def test_stages_that_take_turns_or_adapt_replace_alike_also_after_a_restart(fold
     assert told
     for one in told:
         member, _ = data.plan.member(stage, one.step)
-        local = int(np.searchsorted(data._train_rows, bad.row))
+        local = int(np.searchsorted(data.training_data.rows, bad.row))
         first = next(iter(stand_ins(data.plan, member, local)))
-        assert (one.stage, one.served) == (member, data.reader.key(int(data._train_rows[first])))
+        assert (one.stage, one.served) == (member, data.reader.key(int(data.training_data.rows[first])))
     for start in (1, 2):
         again = module(folder, num_workers=workers, **options)
         again.load_state_dict(states[start])
@@ -278,7 +281,7 @@ def test_whatever_is_wrong_with_a_sample_it_is_told_and_replaced(folder, damage,
 def test_a_stand_in_that_is_bad_itself_is_passed_over(folder):
     """Both are told: the first as replaced by nobody, the row by the second."""
     plain = module(folder, **PLAN)
-    row = int(plain.training_request(0).rows[0])
+    row = int(plain.training_data.request(0).rows[0])
     first, second = (next_card(plain, row, number) for number in (0, 1))
     assert plain.reader.clip(first) != plain.reader.clip(second)
     spoil(folder, row, first)
@@ -309,7 +312,7 @@ def test_a_partner_that_cannot_be_read_counts_as_a_bad_sample(folder):
     """Mismatched: whose recording is bad is not who is replaced."""
     options = PLAN | {"conditions": ["mismatched"]}
     data = module(folder, **options)
-    row = int(data.training_request(0).rows[0])
+    row = int(data.training_data.request(0).rows[0])
     partner = Partners(data.reader, 0).partner(row)
     spoil(folder, partner)
     batch = next(iter(module(folder, **options).train_dataloader()))
@@ -504,7 +507,7 @@ def test_a_run_goes_on_over_a_bad_recording_logs_it_and_stops_beyond_the_limit(s
     shutil.copytree(Path(small.index).parent, folder)
     module, data = fit_options(small, {"index": str(folder / "index.arrow")}, tmp_path)
     trainer_of(tmp_path, 1).fit(module, data)
-    spoil(folder, *data.training_request(1).rows[:2].tolist())
+    spoil(folder, *data.training_data.request(1).rows[:2].tolist())
     logged = []
 
     class Facts(L.Callback):
@@ -528,8 +531,8 @@ def fit_and_lose_a_loader(small, tmp_path: Path, pipe: int) -> None:
                 os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
     module, data = fit_options(small, {"index": small.index}, tmp_path, num_workers=2)
-    real = AudioQuestions.training_request
-    AudioQuestions.training_request = lambda self, step: (time.sleep(0.5 * (step > 1)), real(self, step))[1]
+    real = TrainingData.request
+    TrainingData.request = lambda self, step: (time.sleep(0.5 * (step > 1)), real(self, step))[1]
     trainer_of(tmp_path, callbacks=[KillsALoader()]).fit(module, data)
 
 
@@ -541,7 +544,7 @@ def test_a_loader_process_that_the_system_kills_ends_the_run_in_seconds(small, t
 
 def hear_for_ever(folder: Path, workers: int, slow: str, pipe: int) -> None:
     data = module(folder, num_workers=workers, reading=Reading(stall_s=1.0), **PLAN)
-    row, real = int(data.training_request(1).rows[3]), data.reader.wave
+    row, real = int(data.training_data.request(1).rows[3]), data.reader.wave
     if slow == "wave":
         data.reader.wave = lambda r, fetched=None: time.sleep(600) if r == row else real(r, fetched)
     else:
@@ -562,7 +565,7 @@ def test_a_decoder_or_a_server_that_hangs_ends_the_run_and_names_the_samples(cle
     log = (tmp_path / "log").read_text()
     data = module(clean, **PLAN)
     steps = [1] if slow == "wave" else [0, 1]  # two requests are read together
-    keys = [data.reader.key(int(row)) for step in steps for row in data.training_request(step).rows]
+    keys = [data.reader.key(int(row)) for step in steps for row in data.training_data.request(step).rows]
     doing = "preparing" if slow == "wave" else "reading"
     assert f"error: {doing} {', '.join(keys)} took longer than 1 s\n" in log
     assert "Current thread" in log or "Thread 0x" in log, "and where it hangs"

@@ -92,7 +92,7 @@ def test_silence_is_zeros_of_its_length_alone(data, name, samples):
         wave = data.builder.sound(row, parse_condition(name), request, None)
         length = samples or 1_600 + 160 * ROWS[number(data, row)][0]
         assert len(wave) == length and wave.dtype == np.float32 and not wave.any()
-    batch = data.prepare(request)
+    batch = data.builder.batch(request)
     assert (batch.prompts.features == -1.5).all(), "log10(1e-10) = -10, then (-10 + 4) / 4"
     frames = batch.prompts.feature_mask.sum(1)[batch.prompts.clip_of_row].tolist()
     lengths = [samples or 1_600 + 160 * ROWS[number(data, s.row)][0] for s in batch.samples]
@@ -115,7 +115,7 @@ def test_noise_is_that_of_the_recording_and_has_an_rms_of_a_tenth(data):
         assert abs(long.mean(dtype=float)) < 0.001
     assert len({wave[:400].tobytes() for wave in waves.values()}) == 26, "each recording its own"
     (request,) = data.evaluation_requests(EvaluationSpec({}, ["noise"], batch_size=len(ROWS)))
-    batch = data.prepare(request)
+    batch = data.builder.batch(request)
     assert len(batch.prompts.features) == 26
     for place, sample in enumerate(batch.samples):
         (features,), _ = data.processor.features([waves[ROWS[number(data, sample.row)][0]]])
@@ -139,12 +139,12 @@ def test_noise_has_the_same_values_in_every_process_and_can_be_worked_by_hand():
 def test_conditions_without_recordings_read_none(corpus, monkeypatch, condition, training):
     """Only texts are fetched, also in training and also when batches are read ahead."""
     data = module(corpus, 24, conditions=[condition]) if training else module(corpus, setup="test")
-    request = data.training_request(0) if training else ask(data, condition)[0]
+    request = data.training_data.request(0) if training else ask(data, condition)[0]
     fetch = data.reader.files.fetch
     texts = {data.reader.range(row, "json") for row in range(len(data.reader))}
     seen = []
     monkeypatch.setattr(data.reader.files, "fetch", lambda wanted: seen.extend(wanted) or fetch(wanted))
-    assert len(data.prepare(request)) == len(request.rows)
+    assert len(data.builder.batch(request)) == len(request.rows)
     data.builder.fetch([request])
     assert seen and set(seen) <= texts and data.builder.rows_heard(request) == []
 
@@ -216,7 +216,7 @@ def test_partners_do_not_depend_on_the_order_of_the_files(corpus, tmp_path):
 
 def test_a_mismatched_batch_hears_its_partners_and_asks_its_own_questions(data):
     (request,) = ask(data, "mismatched", split="test")
-    batch = data.prepare(request)
+    batch = data.builder.batch(request)
     assert [number(data, s.row) for s in batch.samples] == [number(data, int(r)) for r in request.rows]
     assert {s.condition for s in batch.samples} == {"mismatched"}
     for place, sample in enumerate(batch.samples):
@@ -235,7 +235,7 @@ def test_questions_with_one_partner_share_its_recording(corpus, monkeypatch):
     hear = lambda row, _=None: (decoded.append(data.reader.clip(row)), read(row))[1]  # noqa: E731
     monkeypatch.setattr(data.reader, "wave", hear)
     request = data.evaluation_requests(EvaluationSpec({"split": "train"}, ["mismatched"], batch_size=60))[0]
-    batch = data.prepare(request)
+    batch = data.builder.batch(request)
     partners = {partner_of(data, int(row)) for row in request.rows}
     assert sorted(decoded) == sorted(partners) and len(batch.prompts.features) == len(partners) < len(batch) == 54
 

@@ -34,7 +34,8 @@ from earwitness.datamodules.storage.files import Reading
 from earwitness.errors import InputError
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
 from earwitness.lightning_modules.policy.tiny import build_tiny
-from earwitness.lightning_modules.sft import SFT, sft_step
+from earwitness.lightning_modules.ranks import Ranks
+from earwitness.lightning_modules.sft import SFT
 from earwitness.lightning_modules.step.probing import option_accuracy, silent_prompts
 from earwitness.tests.commands.test_launch import CONFIG, run, same_weights, script
 from earwitness.tests.datamodules.test_datamodule import CHOICES, build, module
@@ -193,7 +194,7 @@ def test_grpo_is_asked_to_think_and_needs_no_reasoning_to_learn_from(corpus):
 def test_a_silent_probe_asks_in_the_words_of_the_batch_and_scores_answers_alone(corpus, tiny):
     data = fit_data(corpus, tiny, shuffle_options=True)
     data.setup("fit")
-    batch, policy = data.prepare(data.training_request(0)), OmniPolicy(tiny)
+    batch, policy = data.builder.batch(data.training_data.request(0)), OmniPolicy(tiny)
     silent = silent_prompts(policy, batch)
     assert torch.equal(silent.prompts.suffix_ids, batch.prompts.suffix_ids) and THINK in asked_in(data, silent)[0]
     said = policy.processor.decode(silent.target_ids, silent.target_mask)
@@ -240,7 +241,7 @@ def test_one_that_was_not_looked_at_stops_the_run_and_nothing_stands_in_for_it(c
     data = data_of(corpus, "unstructured", num_workers=workers, reading=bad)
     with pytest.raises(InputError) as error:
         list(data.train_dataloader())
-    first = next(s for s in data.training_request(0).rows if not data.reader.question(int(s)).unstructured_cot)
+    first = next(s for s in data.training_data.request(0).rows if not data.reader.question(int(s)).unstructured_cot)
     assert str(error.value).startswith(
         f"{data.reader.key(int(first))} has no unstructured_cot to learn from; give a pool"
     )
@@ -269,18 +270,15 @@ def test_other_kinds_of_reasoning_and_another_kind_than_the_checkpoints_are_refu
 
 
 class Bench:
-    """What `sft_step` needs of a module: gradients of the policy are added up, none is applied; logs are kept."""
+    """What `SFT.training_step` needs of a module: gradients are added up, none is applied; logs are kept."""
 
     def __init__(self, policy, size: int = 8) -> None:
-        self.net, self.size, self.logged = policy, size, {}
-
-    def over_ranks(self, *sums: float) -> list[float]:
-        return list(sums)
+        self.net, self.size, self.logged, self.ranks = policy, size, {}, Ranks()
 
     def micro_batches(self, rows: int) -> list[slice]:
         return [slice(i, min(i + self.size, rows)) for i in range(0, rows, self.size)]
 
-    def descend(self, losses, step: int) -> dict[str, float]:
+    def update_policy(self, losses, step: int) -> dict[str, float]:
         total = 0.0
         for loss_of in losses:
             loss = loss_of()
@@ -289,7 +287,7 @@ class Bench:
             total += float(loss.detach())
         return {"train/loss": total}
 
-    def data_metrics(self, batch) -> dict[str, float]:
+    def batch_metrics(self, batch) -> dict[str, float]:
         return {}
 
     def log_dict(self, values: dict[str, float], **_) -> None:
@@ -302,7 +300,7 @@ class Bench:
 def batch_of(processor: OmniProcessor, data: AudioQuestions, rows: list[int], weights: list[float]):
     """A training batch of these rows of the index, with structured reasoning."""
     own = {"rows": np.array(rows), "weights": np.array(weights), "passes": np.zeros(len(rows), np.int64)}
-    return data.prepare(Request(**vars(data.training_request(0)) | own))
+    return data.builder.batch(Request(**vars(data.training_data.request(0)) | own))
 
 
 def test_the_positions_that_count_are_those_of_the_target_by_hand():
@@ -336,7 +334,7 @@ def test_the_positions_that_count_are_those_of_the_target_by_hand():
     for size, expected in ((8, [5]), (2, [5, 2]), (1, [3, 5, 2])):
         widths.clear()
         bench = Bench(net, size)
-        sft_step(bench, Rows(**vars(batch)))
+        SFT.training_step(bench, Rows(**vars(batch)), 0)
         assert bench.logged["train/loss"] == pytest.approx(22.5 / 8, abs=1e-6)
         assert widths == expected, "no micro-batch is wider than its longest target"
         assert bench.logged["loss/weak"] == pytest.approx(7 / 3) and bench.logged["loss/unlabelled"] == 31 / 5
@@ -354,7 +352,7 @@ def test_a_steps_loss_is_that_of_whole_sequences_read_one_by_one_from_raw_logits
     batch = batch_of(policy.processor, data, [0, 3, 5, 9], [1.0, 0.25, 2.0, 0.0])
     assert len(set(batch.target_mask.sum(1).tolist())) == 4, "all of different lengths"
     bench = Bench(policy, 3)
-    sft_step(bench, batch)
+    SFT.training_step(bench, batch, 0)
     total, count = 0.0, 0
     for row, sample in enumerate(batch.samples[:3]):
         one = batch.prompts.select(slice(row, row + 1))
@@ -388,7 +386,7 @@ def test_a_sample_of_weight_two_is_the_sample_twice_apart_from_the_denominator(c
     for rows, weights in (([2, 7], [2.0, 1.0]), ([2, 2, 7], [1.0, 1.0, 1.0]), ([2, 7, 7], [2.0, 1.0, 0.0])):
         policy = OmniPolicy(tiny)
         batch = batch_of(policy.processor, data, rows, weights)
-        sft_step(Bench(policy), batch)
+        SFT.training_step(Bench(policy), batch, 0)
         grads.append(gradient(policy))
         tokens.append(int(batch.target_mask[batch.weights > 0].sum()))
     assert tokens[0] == tokens[2] < tokens[1] and grads[0].abs().max() > 1e-3

@@ -150,7 +150,7 @@ def test_groups_of_requests_are_read_together_while_those_before_them_are_prepar
     """Six requests, two at a time: the second group is on its way while both batches of the first come out."""
     data, gate = module(corpus, **(FEW | {"conditions": ["audio"]})), threading.Event()
     server, taken = remote(data, gate), []
-    requests = [data.training_request(step) for step in range(6)]
+    requests = [data.training_data.request(step) for step in range(6)]
     batches = Prepared(data.builder, 2)(taken.append(request.step) or request for request in requests)
     assert [next(batches).step, next(batches).step] == [0, 1], "the group behind them has not been answered yet"
     assert taken == [0, 1, 2, 3]
@@ -164,7 +164,7 @@ def test_groups_of_requests_are_read_together_while_those_before_them_are_prepar
 def test_silent_requests_ask_for_texts_alone(corpus):
     data = module(corpus, **(FEW | {"conditions": ["silence:0.5"]}))
     server = remote(data)
-    requests = [data.training_request(step) for step in range(3)]
+    requests = [data.training_data.request(step) for step in range(3)]
     assert len(list(Prepared(data.builder, 3)(requests))) == 3
     texts = {data.reader.range(int(row), "json") for request in requests for row in request.rows}
     assert server.asked == [texts]
@@ -173,7 +173,7 @@ def test_silent_requests_ask_for_texts_alone(corpus):
 def test_without_lookahead_each_request_is_read_by_itself_when_its_turn_comes(corpus):
     data = module(corpus, **(FEW | {"conditions": ["audio"]}))
     server, taken = remote(data), []
-    requests = [data.training_request(step) for step in range(4)]
+    requests = [data.training_data.request(step) for step in range(4)]
     batches = Prepared(data.builder, 0)(taken.append(request.step) or request for request in requests)
     for step in range(4):
         assert next(batches).step == step and taken == list(range(step + 1))
@@ -186,7 +186,7 @@ def test_an_adaptive_stage_never_looks_ahead(corpus, monkeypatch):
     data = module(corpus, curriculum={"seed": 3, "cells": ["question_type"], "stages": [ADAPTIVE]})
     remote(data)
     asked = []
-    make = data.training_request
+    make = data.training_data.request
     monkeypatch.setattr(data, "training_request", lambda step: asked.append(step) or make(step))
     for step, batch in enumerate(data.train_dataloader()):
         assert batch.step == step and asked == list(range(step + 1))
@@ -198,7 +198,7 @@ def test_an_adaptive_stage_never_looks_ahead(corpus, monkeypatch):
 def test_a_generator_that_is_closed_early_ends_its_thread(corpus, taken):
     data = module(corpus, **FEW)
     remote(data)
-    batches = Prepared(data.builder, 2)(data.training_request(step) for step in range(6))
+    batches = Prepared(data.builder, 2)(data.training_data.request(step) for step in range(6))
     for _ in range(taken):
         next(batches)
     batches.close()
@@ -210,7 +210,7 @@ def test_a_request_that_cannot_be_made_ends_the_thread_too(corpus):
     remote(data)
 
     def requests() -> Iterator[Request]:
-        yield from (data.training_request(step) for step in range(3))
+        yield from (data.training_data.request(step) for step in range(3))
         raise LookupError("no more")
 
     with pytest.raises(LookupError, match="no more"):
@@ -222,7 +222,7 @@ def test_what_a_server_does_not_give_is_a_bad_sample_of_its_batch_alone(corpus):
     """A range that comes back as an error is replaced; the others of its group are used."""
     data = module(corpus, **(FEW | {"conditions": ["audio"]}))
     server = remote(data)
-    requests = [data.training_request(step) for step in range(2)]
+    requests = [data.training_data.request(step) for step in range(2)]
     lost = int(requests[1].rows[5])
     gone = data.reader.range(lost, "audio")
     real = server.files.fetch
@@ -290,7 +290,7 @@ def test_sorted_batches_hold_the_same_rows_longest_first(corpus):
     plain, ordered = module(corpus, **FEW), module(corpus, **FEW, sort_by_length=True)
     moved = 0
     for step in range(plain.num_steps):
-        a, b = plain.training_request(step), ordered.training_request(step)
+        a, b = plain.training_data.request(step), ordered.training_data.request(step)
         both = [sorted(zip(r.rows, r.weights, r.passes, strict=True)) for r in (a, b)]
         assert both[0] == both[1] and (a.condition, a.step, a.stage) == (b.condition, b.step, b.stage)
         lengths = ordered.reader.numbers["num_samples"][b.rows]
@@ -304,7 +304,7 @@ def test_sorted_batches_hold_the_same_rows_longest_first(corpus):
 @pytest.mark.parametrize("world", [2, 3, 8])
 def test_ranks_of_a_sorted_batch_hear_recordings_of_like_length(corpus, world):
     """Row r of every rank is within one place of the order by length: no rank waits for another's long recording."""
-    request = module(corpus, **FEW, sort_by_length=True).training_request(0)
+    request = module(corpus, **FEW, sort_by_length=True).training_data.request(0)
     lengths = module(corpus, **FEW).reader.numbers["num_samples"]
     shares = np.stack([lengths[request.share(rank, world).rows] for rank in range(world)]).astype(np.int64)
     assert (shares[:, :-1].min(axis=0) >= shares[:, 1:].max(axis=0)).all()
@@ -367,7 +367,7 @@ def test_frames_are_those_of_the_distinct_recordings_of_each_micro_batch():
 def test_the_same_request_gives_the_same_batch_again_and_alone(corpus):
     """No state is left behind by the batches before it."""
     data = module(corpus, **(EVERYTHING | FEW | {"augmentation": Augmentation()}))
-    first = data.prepare(data.training_request(3))
+    first = data.builder.batch(data.training_data.request(3))
     list(data.train_dataloader())
-    assert same(first, data.prepare(data.training_request(3)))
-    assert same(first, module(corpus, **FEW).prepare(data.training_request(3)))
+    assert same(first, data.builder.batch(data.training_data.request(3)))
+    assert same(first, module(corpus, **FEW).prepare(data.training_data.request(3)))

@@ -779,7 +779,7 @@ def test_a_shard_that_vanishes_is_put_up_with_until_too_much_is_bad(server, corp
     lost = {s for s in range(len(CLIPS)) if ShardReader(corpus / "index.arrow").text("shard", s) == gone}
     reading = over(server, corpus, lookahead=1, quarantine=str(tmp_path), timeout_s=2.0)
     data = module(corpus, reading=reading, num_workers=workers)
-    wanted = {int(row) for n in range(8) for row in data.training_request(n).rows} & lost
+    wanted = {int(row) for n in range(8) for row in data.training_data.request(n).rows} & lost
     assert 2 <= len(wanted) < 10, "the corpus must have some of it in training"
     del server.files[f"/tars/{gone}"]
     batches = list(data.train_dataloader())

@@ -19,7 +19,6 @@ from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.sft import SFT
-from earwitness.lightning_modules.step.observing import silent_accuracy
 from earwitness.tests.grpo_parts import Kept, flat
 from earwitness.tests.trainers import trainer_of
 
@@ -67,8 +66,8 @@ def test_the_table_holds_every_completion_of_its_step(small, tmp_path):
         )
         assert row["advantage"] == float(each.advantages[place]) and row["silence"] is None
         assert row["kept"] == (not flat(row["key"]))
-        assert row["num_tokens"] == int(each.done.mask[place].sum())
-        assert row["finished"] == bool(each.done.finished[place])
+        assert row["num_tokens"] == int(each.completions.mask[place].sum())
+        assert row["finished"] == bool(each.completions.finished[place])
 
 
 def test_sft_steps_have_no_table(small, tmp_path):
@@ -103,7 +102,7 @@ def test_the_silence_is_probed_before_the_step_and_by_label(small, tmp_path):
 
     class See(L.Callback):
         def on_train_batch_start(self, trainer, module, batch, number):
-            expected.append((silent_accuracy(module, batch), [s.label for s in batch.samples]))
+            expected.append((module.silent_accuracy(batch), [s.label for s in batch.samples]))
 
         def on_train_batch_end(self, trainer, *_):
             found.append(dict(trainer.callback_metrics))
@@ -135,7 +134,7 @@ def test_rewards_may_ask_how_the_policy_does_in_silence(small, tmp_path):
     each = kept.experiences[0][0]
     start = module_of(small)
     start.configure_model()
-    silence = silent_accuracy(start, each.batch)
+    silence = start.silent_accuracy(each.batch)
     torch.testing.assert_close(each.silence, silence)
     torch.testing.assert_close(
         each.grouped(each.scored.total), -silence[:, None].expand(-1, 3).double(), rtol=0, atol=1e-6
