@@ -181,7 +181,7 @@ class AudioQuestions(L.LightningDataModule):
                 requests.append(Request(padded, weights, condition, style=style))
         return requests
 
-    def _loader(self, requests: list[Request] | None, start: int = 0) -> DataLoader:
+    def _loader(self, requests: list[Request] | None, start: int = 0) -> DataLoader[Batch]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         assert self.processor is not None  # an error here rather than in a loader process
         if requests is None:
@@ -192,7 +192,7 @@ class AudioQuestions(L.LightningDataModule):
         adapts = requests is None and self.cursor.adapts
         stages = Prepared(self.builder, 0 if adapts else self.reading.lookahead)
         pipeline = wds.DataPipeline(source, stages).with_length(len(source), silent=True)
-        return DataLoader(
+        return DataLoader[Batch](
             pipeline,
             batch_size=None,
             num_workers=self.num_workers,
@@ -201,15 +201,15 @@ class AudioQuestions(L.LightningDataModule):
             multiprocessing_context="fork" if self.num_workers and adapts else None,
         )
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Batches from `position` on; its length is the whole stage's, as Lightning counts batches from its start."""
         return self._loader(None, self.position)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[Batch]:
         """The validation pool under every condition."""
         return self._loader(self.evaluation_requests(self.validation))
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> DataLoader[Batch]:
         """The evaluation pool under every condition."""
         return self._loader(self.evaluation_requests(self.evaluation))
 

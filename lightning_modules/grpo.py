@@ -68,7 +68,7 @@ class GRPO(PolicyModule):
         micro_batch_size: int = 1,
         rollout: Rollout | None = None,
         objective: GRPOConfig | None = None,
-        rewards: dict[str, float | dict] | None = None,
+        rewards: dict[str, float | dict[str, Any]] | None = None,
         num_iterations: int = 1,
         engine: Engine | None = None,
     ) -> None:
@@ -198,8 +198,9 @@ class GRPO(PolicyModule):
     def _logprobs(self, policy: OmniPolicy, micro: MicroBatch, entropy: bool = False) -> LogProbOutput:
         """Log-probs [n, C] of the completions as they were drawn: at their temperature, over their support."""
         asked, said = micro.prompts, micro.completions
-        temperature = self.rollout.temperature
-        return policy(asked, said.ids, said.mask, said.prompt_of_row, temperature, entropy, said.support)
+        given = (asked, said.ids, said.mask, said.prompt_of_row, self.rollout.temperature, entropy, said.support)
+        output: LogProbOutput = policy(*given)
+        return output
 
     @torch.no_grad()
     def _fixed_logprobs(self, work: list[MicroBatch]) -> list[MicroBatch]:

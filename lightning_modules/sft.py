@@ -13,7 +13,7 @@ from .base import PolicyModule
 from .objectives.losses import nll_loss
 from .policy.omni import OmniPolicy
 from .ranks import Ranks
-from .step.data_metrics import LABELS, label_of
+from .step.data_metrics import mean_by_label
 
 
 class SFT(PolicyModule):
@@ -62,10 +62,5 @@ class TargetLoss:
 
     def by_label(self) -> dict[str, float]:
         """`loss/{label}`: mean loss per token of the labels in the batch, over all ranks."""
-        sums: list[float] = []
-        for label in LABELS:
-            chosen = torch.tensor([s.weight > 0 and label_of(s) == label for s in self.batch.samples])
-            sums += [float(self.per_sample[chosen].sum()), float(chosen.sum())]
-        reduced = self.ranks.sums(*sums)
-        pairs = zip(LABELS, reduced[::2], reduced[1::2], strict=True)
-        return {f"loss/{label}": total / count for label, total, count in pairs if count}
+        means = mean_by_label(self.per_sample, self.batch.samples, self.ranks)
+        return {f"loss/{label}": mean for label, mean in means.items() if label != "all"}

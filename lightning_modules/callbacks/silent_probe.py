@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import lightning as L
-import torch
 
 from ...errors import InputError
-from ..step.data_metrics import LABELS, label_of
+from ..step.data_metrics import mean_by_label
 
 
 class SilentProbe(L.Callback):
@@ -29,11 +28,5 @@ class SilentProbe(L.Callback):
         if batch.step % self.every_n_steps:
             return
         accuracy = pl_module.silent_accuracy(batch, self.how)
-        real = [s.weight > 0 for s in batch.samples]
-        sums: list[float] = []
-        for label in ("all", *LABELS):
-            mine = torch.tensor([r and label in ("all", label_of(s)) for r, s in zip(real, batch.samples, strict=True)])
-            sums += [float(accuracy[mine].sum()), float(mine.sum())]
-        totals = pl_module.ranks.sums(*sums)
-        pairs = zip(("all", *LABELS), totals[::2], totals[1::2], strict=True)
-        pl_module.log_dict({f"silent/{label}": total / count for label, total, count in pairs if count})
+        means = mean_by_label(accuracy, batch.samples, pl_module.ranks)
+        pl_module.log_dict({f"silent/{label}": mean for label, mean in means.items()})

@@ -5,7 +5,11 @@ Every number is over all ranks and without the padding of a last batch, whose we
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from ...curriculum.online.curriculum_metrics import curriculum_metrics, shares
 from ...datamodules.batch import Batch, Sample
@@ -18,6 +22,17 @@ LABELS = ("weak", "strong", "unlabelled")
 def label_of(sample: Sample) -> str:
     """The sample's label as it is logged: what is neither weak nor strong is unlabelled."""
     return sample.label if sample.label in LABELS else LABELS[-1]
+
+
+def mean_by_label(values: Tensor, samples: Sequence[Sample], ranks: Ranks) -> dict[str, float]:
+    """`all` and every label that occurs -> mean of values [B] over its samples on all ranks, without padding."""
+    sums: list[float] = []
+    for label in ("all", *LABELS):
+        chosen = torch.tensor([s.weight > 0 and label in ("all", label_of(s)) for s in samples])
+        sums += [float(values[chosen].sum()), float(chosen.sum())]
+    totals = ranks.sums(*sums)
+    pairs = zip(("all", *LABELS), totals[::2], totals[1::2], strict=True)
+    return {label: total / count for label, total, count in pairs if count}
 
 
 def batch_metrics(batch: Batch, data: TrainingData, ranks: Ranks) -> dict[str, float]:

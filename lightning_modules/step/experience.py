@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,11 +116,13 @@ class MicroBatch:
         return self.experience.mask(truncated)[self.rows, :width] * self.counts
 
 
-def columns_of(batch: Batch, completions: Completions, max_new_tokens: int, silence: Tensor | None) -> dict[str, list]:
+def columns_of(
+    batch: Batch, completions: Completions, max_new_tokens: int, silence: Tensor | None
+) -> dict[str, list[Any]]:
     """What reward functions may ask for: one entry per completion."""
     prompts = completions.prompt_of_row.tolist()
     samples = [batch.samples[prompt] for prompt in prompts]
-    columns: dict[str, list] = {
+    columns: dict[str, list[Any]] = {
         "solution": [s.question.answer for s in samples],
         "choices": [list(s.choices) for s in samples],
         "question": [s.question.question for s in samples],

@@ -51,7 +51,8 @@ def silent_accuracy(
 def silent_prompts(policy: OmniPolicy, batch: Batch) -> Batch:
     """The batch's questions in the words and with the options as they were shown, over one silence encoded once."""
     targets = [target_text(s.question.answer) for s in batch.samples]
-    return policy.processor.batch(batch.samples, SILENCE_S, targets).to(batch.weights.device)
+    silent: Batch = policy.processor.batch(batch.samples, SILENCE_S, targets).to(batch.weights.device)
+    return silent
 
 
 @torch.no_grad()
@@ -74,7 +75,9 @@ def option_accuracy(policy: OmniPolicy, batch: Batch, rows: slice) -> Tensor:
     return torch.stack(right)
 
 
-def rollout_accuracy(policy: OmniPolicy, batch: Batch, rows: slice, *, rollout: Rollout, name: tuple) -> Tensor:
+def rollout_accuracy(
+    policy: OmniPolicy, batch: Batch, rows: slice, *, rollout: Rollout, name: tuple[object, ...]
+) -> Tensor:
     """[rows] float64, share of right answers among a group sampled as in training.
 
     name: what the draws are named by, besides the question.

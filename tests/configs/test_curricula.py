@@ -177,7 +177,10 @@ def test_a_default_that_is_spelt_out_is_the_same_curriculum(default):
 
 
 def test_a_description_holds_every_default():
-    """All keys of a stage and of the top; the cost where a budget is in FLOPs, interleaves where there are any."""
+    """All keys of a stage and of the top; the cost where a budget is in FLOPs, interleaves where there are any.
+
+    `objective` is the older name of `algorithm`, kept here since the fingerprints of earlier runs are made of it.
+    """
     described = json.loads(small({}))
     assert described == {
         "seed": 0,
@@ -186,7 +189,7 @@ def test_a_description_holds_every_default():
         "columns": {},
         "stages": [
             {
-                **{"name": "s", "algorithm": "sft", "batch_size": 8, "budget": {"samples": 80, "epochs": 1}},
+                **{"name": "s", "objective": "sft", "batch_size": 8, "budget": {"samples": 80, "epochs": 1}},
                 **{"pool": {}, "weight": "uniform", "mass": None, "loss_weight": None, "block": None, "mix": "spread"},
                 **{"claim": 0, "on_short": "error", "window": None, "lag": 1, "feedback": None, "probe": None},
                 "on_zero_advantage": "keep",

@@ -206,8 +206,8 @@ def test_a_refill_weighs_what_its_cell_weighs(small, tmp_path):
 def test_bad_samples_among_what_fills_up_are_logged(small, tmp_path):
     data = data_of(small, **REFILL)
     data.setup("fit")
-    made = data.builder.batch
-    data.builder.batch = lambda request: replace(made(request), replaced=(Replaced("k", 1, "r", "s", "grpo", 0),))
+    more, bad = data.training_data.refill, (Replaced("k", 1, "r", "s", "grpo", 0),)
+    data.training_data.refill = lambda *given: replace(more(*given), replaced=bad)
     _, kept = run(small, tmp_path, module_of(small, HALF, rollout=Rollout(4, 1.0, 6, refill_rounds=1)), data=data)
     assert kept.logs[0]["filter/rounds"] == 1 == kept.logs[0]["data/replaced"]
 

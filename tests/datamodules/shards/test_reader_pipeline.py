@@ -187,7 +187,7 @@ def test_an_adaptive_stage_never_looks_ahead(corpus, monkeypatch):
     remote(data)
     asked = []
     make = data.training_data.request
-    monkeypatch.setattr(data, "training_request", lambda step: asked.append(step) or make(step))
+    monkeypatch.setattr(data.training_data, "request", lambda step: asked.append(step) or make(step))
     for step, batch in enumerate(data.train_dataloader()):
         assert batch.step == step and asked == list(range(step + 1))
         data.trained(batch)
@@ -370,4 +370,4 @@ def test_the_same_request_gives_the_same_batch_again_and_alone(corpus):
     first = data.builder.batch(data.training_data.request(3))
     list(data.train_dataloader())
     assert same(first, data.builder.batch(data.training_data.request(3)))
-    assert same(first, module(corpus, **FEW).prepare(data.training_data.request(3)))
+    assert same(first, module(corpus, **FEW).builder.batch(data.training_data.request(3)))
