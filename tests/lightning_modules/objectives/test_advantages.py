@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from earwitness.curriculum.identity import permutation
 from earwitness.errors import InputError
 from earwitness.lightning_modules.objectives.advantages import constant_groups, gdpo_advantages, group_advantages
-from earwitness.tests.places import SHARED
+from earwitness.tests.places import GOLDEN
 
-GOLDEN_FILE = SHARED / "conformance" / "grpo_golden.json"
+FIGURES = json.loads((GOLDEN / "grpo.json").read_text())["advantages"]
 NAN = float("nan")
 f64 = partial(torch.tensor, dtype=torch.float64)
 
@@ -26,55 +26,39 @@ def one_group(rewards, dtype=torch.float64, **how):
     return group_advantages(torch.tensor(rewards, dtype=dtype), torch.zeros(len(rewards), dtype=torch.int64), **how)
 
 
-# ---- edge cases 4 to 6: numbers of TRL (ddof 1, eps 1e-4), rewards 2.5 right and 0.5 wrong
-K_RIGHT = {1: (2.474524, -0.353503), 2: (1.620010, -0.540003), 3: (1.207498, -0.724499), 4: (0.935327, -0.935327)}
-OTHER_EPS = {1: (2.474870, -0.353553), 2: (1.620183, -0.540061), 3: (1.207614, -0.724568), 4: (0.935414, -0.935414)}
-
-
-@pytest.mark.parametrize(("eps", "numbers"), [(1e-4, K_RIGHT), (1e-6, OTHER_EPS)])
-@pytest.mark.parametrize("right", K_RIGHT)
-def test_advantages_of_k_right_of_eight(right, eps, numbers):
-    """Edge case 4, and by symmetry 8 - k right; verl's numbers with its eps of 1e-6."""
-    up, down = numbers[right]
-    got = one_group([2.5] * right + [0.5] * (8 - right), eps=eps)
+# ---- edge cases 4 to 6: numbers of TRL (ddof 1, eps 1e-4) and verl (eps 1e-6), rewards 2.5 right and 0.5 wrong
+@pytest.mark.parametrize("eps", ["1e-4", "1e-6"])
+@pytest.mark.parametrize("right", [1, 2, 3, 4])
+def test_advantages_of_k_right_of_eight(right, eps):
+    """Edge case 4, and by symmetry 8 - k right."""
+    up, down = FIGURES[f"eps {eps}"][str(right)]
+    got = one_group([2.5] * right + [0.5] * (8 - right), eps=float(eps))
     assert got.tolist() == pytest.approx([up] * right + [down] * (8 - right), abs=1e-6)
-    other = one_group([2.5] * (8 - right) + [0.5] * right, eps=eps)
+    other = one_group([2.5] * (8 - right) + [0.5] * right, eps=float(eps))
     assert other.tolist() == pytest.approx([-down] * (8 - right) + [-up] * right, abs=1e-6)
 
 
-ACCURACY, FORMAT = [1, 0, 0, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 0]
-MIXED = [2.0 * a + 0.5 * f for a, f in zip(ACCURACY, FORMAT, strict=True)]
-MIXED_ADVANTAGE = [1.594705, -0.446517, -0.446517, 1.594705, -0.446517, -0.446517, -0.446517, -0.956823]
-UNSCORED_ADVANTAGE = [1.463700, -0.585480, -0.585480, 1.463700, -0.585480, -0.585480, -0.585480, 0.0]
-OTHERS_ADVANTAGE = [2.206834, -0.480384, -0.480384, 2.206834, -0.480384, -0.480384, -0.480384, -1.097886]
+WEIGHTS = FIGURES["weights"]
+MIXED = [WEIGHTS[0] * a + WEIGHTS[1] * f for a, f in zip(FIGURES["accuracy"], FIGURES["format"], strict=True)]
 
 
 def test_advantages_of_accuracy_and_format():
     """Edge case 5, also against the others of the group (NeMo-RL's default, eps 1e-6)."""
-    assert one_group(MIXED).tolist() == pytest.approx(MIXED_ADVANTAGE, abs=1e-6)
-    assert one_group(MIXED, leave_one_out=True, eps=1e-6).tolist() == pytest.approx(OTHERS_ADVANTAGE, abs=1e-6)
+    assert one_group(MIXED).tolist() == pytest.approx(FIGURES["of both"], abs=1e-6)
+    others = FIGURES["of both, against the others, eps 1e-6"]
+    assert one_group(MIXED, leave_one_out=True, eps=1e-6).tolist() == pytest.approx(others, abs=1e-6)
 
 
 def test_a_completion_that_cannot_be_scored_is_left_out_of_its_group():
     """Edge case 6: it gets exactly 0, the other seven what a group of seven gets."""
     got = one_group([*MIXED[:7], NAN])
-    assert got.tolist() == pytest.approx(UNSCORED_ADVANTAGE, abs=1e-6) and got[7] == 0.0
+    assert got.tolist() == pytest.approx(FIGURES["of both, the last not scorable"], abs=1e-6) and got[7] == 0.0
     assert torch.equal(got[:7], one_group(MIXED[:7]))
     for rewards in ([NAN, NAN], [NAN, 2.5], [2.5]):
         for scale in ("group", "batch", "none"):
             for leave_one_out in (False, True):
                 got = one_group(rewards, scale=scale, leave_one_out=leave_one_out)
                 assert got.tolist() == [0.0] * len(rewards)
-
-
-def test_the_shared_golden_file_holds_these_numbers():
-    if not GOLDEN_FILE.is_file():
-        pytest.skip("no shared/conformance/grpo_golden.json beside the repository")
-    shared = json.loads(GOLDEN_FILE.read_text())["advantages"]
-    mixed = shared["mixed"]
-    assert (mixed["accuracy"], mixed["format"], mixed["weights"]) == (ACCURACY, FORMAT, [2.0, 0.5])
-    assert mixed["advantage"] == MIXED_ADVANTAGE and shared["one_unscorable_last"] == UNSCORED_ADVANTAGE
-    assert {int(k): tuple(pair) for k, pair in shared["k_right"].items()} == K_RIGHT
 
 
 # ---- edge cases 1 and 2

@@ -26,52 +26,40 @@ from earwitness.lightning_modules.objectives.losses import (
     nll_loss,
     ratio,
 )
-from earwitness.tests.places import SHARED
+from earwitness.tests.places import GOLDEN
 
-GOLDEN_FILE = SHARED / "conformance" / "grpo_golden.json"
 INF, NAN = float("inf"), float("nan")
 f64 = partial(torch.tensor, dtype=torch.float64)
 
+FIGURES = json.loads((GOLDEN / "grpo.json").read_text())
 # A batch with clipping on both sides, ratios of 1, uneven lengths and one completion without tokens (edge case 8).
-BATCH = {
-    "logprob": [[-0.5, -1, -0.2, -0.9, -2], [-0.1, -0.3, -0.7, -0.2, -0.4],
-        [-1.5, -0.6, -0.05, -0.8, -0.3], [-0.9, -0.2, -0.1, -1.1, -0.6]],
-    "old_logprob": [[-0.2, -1.4, -0.2, -0.8, -2], [-0.6, -0.1, -0.6, -0.2, -0.4],
-        [-1.45, -0.65, 0.35, -1.4, -0.1], [-0.9, -0.2, -0.1, -1.1, -0.6]],
-    "ref_logprob": [[-0.7, -0.9, -0.2, -0.6, -2], [0, -0.2, -1, -0.2, -0.4],
-        [-1.5, -0.1, -0.15, -0.6, -0.3], [-0.7, -0.4, 0, -1.1, -0.5]],
-    "mask": [[1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]],
-    "advantage": [1.2, -0.7, 0.4, -0.9],
-    "is_weight": [[1.1, 0.9, 3.5, 1, 1], [0.2, 1, 1, 1, 1], [1, 1.05, 0.95, 1.2, 0.8], [1, 1, 1, 1, 1]],
-}  # fmt: skip
+BATCH = FIGURES["batch"]
 BOUNDS = {"cispo": Clip(high=5.0)}  # where the default is none
 # The step's counts of this batch, with 8 as the longest completion allowed.
 COUNTS = {"completions": 4.0, "tokens": 10.0, "budget": 32.0}
-# What differs from grpo with beta 0.04; loss and L2 norm of its gradient by the log-probs, in float32 by the real
-# functions of TRL and, where rows are dropped, of verl. The last two are not in the shared file.
-GOLDEN = {
-    "grpo": ({}, -0.17152950, 0.20596063),
-    "grpo beta=0": ({"beta": 0.0}, -0.17201082, 0.20660098),
-    "grpo eps_high=0.28": ({"clip": Clip(high=0.28)}, -0.18112952, 0.20596063),
-    "grpo importance_level=sequence (GSPO)": ({"loss": "gspo"}, -0.20636627, 0.23353064),
-    "grpo delta=1.3": ({"clip": Clip(delta=1.3)}, -0.20204261, 0.14751157),
-    "grpo bias-corrected KL": ({"kl_correction": True}, -0.17147788, 0.20581032),
-    "grpo is_weight token_truncate C=3": ({"how": "truncate"}, -0.48425415, 0.32193103),
-    "grpo is_weight token_mask C=3": ({"how": "mask"}, -0.18425418, 0.11678865),
-    "dapo (token mean)": ({"loss": "dapo"}, -0.36700177, 0.20939626),
-    "dr_grpo L=8": ({"loss": "dr_grpo"}, -0.11468805, 0.06543633),
-    "cispo eps_high=5": ({"loss": "cispo", "clip": Clip(high=5.0)}, 0.37134796, 0.28545839),
-    "sapo": ({"loss": "sapo"}, -0.45524836, 0.24236198),
-    "grpo, empty completions dropped from the denominator": ({"denominator": 3.0}, -0.22870603, 0.27461419),
-    "bnpo": ({"loss": "bnpo"}, -0.36700177, 0.20939626),
-    "sum of tokens over completions x 5, empty dropped": (
-        {"loss": "dr_grpo", "denominator": 15.0}, -0.24466786, 0.13959751,
-    ),
-}  # fmt: skip
+# What differs from grpo with beta 0.04. The figures are of the functions of TRL and, where rows are dropped, of verl.
+CASES = {
+    "grpo": {},
+    "grpo, no KL": {"beta": 0.0},
+    "grpo, high 0.28": {"clip": Clip(high=0.28)},
+    "gspo": {"loss": "gspo"},
+    "grpo, delta 1.3": {"clip": Clip(delta=1.3)},
+    "grpo, KL times ratio": {"kl_correction": True},
+    "grpo, correction truncated at 3": {"how": "truncate"},
+    "grpo, correction masked at 3": {"how": "mask"},
+    "dapo": {"loss": "dapo"},
+    "dr_grpo": {"loss": "dr_grpo"},
+    "cispo, high 5": {"loss": "cispo", "clip": Clip(high=5.0)},
+    "sapo": {"loss": "sapo"},
+    "bnpo": {"loss": "bnpo"},
+    "grpo, empty completions not counted": {"denominator": 3.0},
+    "dr_grpo, empty completions not counted, budget 5": {"loss": "dr_grpo", "denominator": 15.0},
+}
 
 
-def golden_batch(source=BATCH) -> list[torch.Tensor]:
-    return [f64(values) for values in map(source.get, BATCH)]
+def golden_batch() -> list[torch.Tensor]:
+    """logprob, old and reference [4, 5], mask [4, 5], advantages [4], correction [4, 5]."""
+    return [f64(values) for values in BATCH.values()]
 
 
 def golden_loss(loss="grpo", denominator=None, clip=None, beta=0.04, kl_correction=False, how=None):
@@ -94,23 +82,11 @@ def golden_loss(loss="grpo", denominator=None, clip=None, beta=0.04, kl_correcti
     return value.item(), logprob.grad
 
 
-@pytest.mark.parametrize("case", GOLDEN)
+@pytest.mark.parametrize("case", FIGURES["losses"])
 def test_golden(case):
-    options, loss, norm = GOLDEN[case]
-    got, gradient = golden_loss(**options)
-    assert (got, float(gradient.norm())) == pytest.approx((loss, norm), abs=1e-6)
-
-
-def test_the_shared_golden_file_holds_these_numbers():
-    if not GOLDEN_FILE.is_file():
-        pytest.skip("no shared/conformance/grpo_golden.json beside the repository")
-    golden = json.loads(GOLDEN_FILE.read_text())
-    for mine, shared in zip(golden_batch(), golden_batch(golden["inputs"]), strict=True):
-        assert torch.equal(mine, shared)
-    assert {case["name"] for case in golden["cases"]} == set(list(GOLDEN)[:13])
-    for case in golden["cases"]:
-        loss, gradient = golden_loss(**GOLDEN[case["name"]][0])
-        assert (loss, float(gradient.norm())) == pytest.approx((case["loss"], case["grad_norm"]), abs=1e-6)
+    """Loss and L2 norm of its gradient by the log-probs; every figure has its case."""
+    got, gradient = golden_loss(**CASES[case])
+    assert [got, float(gradient.norm())] == pytest.approx(FIGURES["losses"][case], abs=1e-6)
 
 
 def test_a_completion_without_tokens_is_counted_or_not_by_the_denominator():
