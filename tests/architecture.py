@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+Module = tuple[str, ...]  # the parts of its name after `earwitness`
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("commands", "reports", "lightning_modules", "datamodules", "curriculum", "configs", "kernels")
 # From the top. What stands on one line may import what stands below it and itself, but not its neighbours on the line.
@@ -67,36 +67,40 @@ def floors(text: str) -> dict[str, int]:
     return {name: number for number, names in enumerate(lines) for name in names}
 
 
-def source_files() -> list[Path]:
+def source_files(root: Path = ROOT) -> list[Path]:
     """All files of the package, without its tests and benchmarks."""
-    return sorted(ROOT.glob("*.py")) + [p for top in FOLDERS for p in sorted((ROOT / top).rglob("*.py"))]
+    return sorted(root.glob("*.py")) + [p for top in FOLDERS for p in sorted((root / top).rglob("*.py"))]
 
 
-def module_of(path: Path) -> tuple[str, ...]:
+def module_of(path: Path, root: Path = ROOT) -> Module:
     """The parts of a file's module name, without `earwitness`; a package is its `__init__`."""
-    return path.relative_to(ROOT).with_suffix("").parts
+    return path.relative_to(root).with_suffix("").parts
 
 
-def imports(path: Path) -> Iterator[tuple[str, ...]]:
-    """The modules of this package that a file imports, wherever in it."""
-    package = ("earwitness", *module_of(path)[:-1])
+def imported(path: Path, root: Path = ROOT) -> set[str]:
+    """The dotted names that a file imports, wherever in it; relative ones are resolved against `earwitness`."""
+    package = ("earwitness", *module_of(path, root)[:-1])
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        names: Iterable[str] = ()
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             stem = ".".join(part for part in (base, node.module) if part)
-            names = [f"{stem}.{alias.name}" for alias in node.names]
-        for name in names:
-            if name.split(".")[0] == "earwitness":
-                yield _file_of(name.split(".")[1:])
+            names |= {f"{stem}.{alias.name}" for alias in node.names}
+    return names
 
 
-def _file_of(parts: list[str]) -> tuple[str, ...]:
+def imported_modules(path: Path, root: Path = ROOT) -> set[Module]:
+    """The modules of this package that a file imports."""
+    own = [name.split(".")[1:] for name in imported(path, root) if name.split(".")[0] == "earwitness"]
+    return {_file_of(parts, root) for parts in own} - {module_of(path, root)}
+
+
+def _file_of(parts: list[str], root: Path) -> Module:
     """The module that a dotted name lies in: itself, or the one that a function or class is part of."""
     for end in range(len(parts), 0, -1):
-        path = ROOT.joinpath(*parts[:end])
+        path = root.joinpath(*parts[:end])
         if path.with_suffix(".py").is_file():
             return tuple(parts[:end])
         if (path / "__init__.py").is_file():
@@ -104,37 +108,44 @@ def _file_of(parts: list[str]) -> tuple[str, ...]:
     return ("__init__",)
 
 
-def graph() -> dict[tuple[str, ...], set[tuple[str, ...]]]:
+def graph(root: Path = ROOT) -> dict[Module, set[Module]]:
     """Module -> the modules that it imports."""
-    return {module_of(path): set(imports(path)) - {module_of(path)} for path in source_files()}
+    return {module_of(path, root): imported_modules(path, root) for path in source_files(root)}
 
 
-def upward(edges: dict[tuple[str, ...], set[tuple[str, ...]]]) -> list[str]:
-    """The imports that do not point to a lower floor, nor stay in their own folder or room."""
-    found = []
-    tops = floors(FLOORS)
+def upward(edges: dict[Module, set[Module]]) -> list[str]:
+    """The imports that do not point to a lower floor, nor stay in their own folder or room; modules without a floor."""
+    found = [f"{'.'.join(module)} stands on no floor" for module in sorted(edges) if not _has_floor(module)]
     for module, targets in sorted(edges.items()):
         for target in sorted(targets):
-            if module[0] != target[0]:
-                allowed = tops[module[0]] < tops[target[0]]
-            elif module[0] in ROOMS and module[1] != target[1] and "__init__" not in (module[1], target[1]):
-                rooms = floors(ROOMS[module[0]])
-                allowed = rooms[module[1]] < rooms[target[1]]
-            else:
-                allowed = True
-            if not allowed:
+            if _has_floor(module) and _has_floor(target) and not _may_import(module, target):
                 found.append(f"{'.'.join(module)} imports {'.'.join(target)}")
     return found
 
 
-def circles(edges: dict[tuple[str, ...], set[tuple[str, ...]]]) -> list[str]:
+def _has_floor(module: Module) -> bool:
+    rooms = ROOMS.get(module[0])
+    return module[0] in floors(FLOORS) and (rooms is None or module[1] in ("__init__", *floors(rooms)))
+
+
+def _may_import(module: Module, target: Module) -> bool:
+    if module[0] != target[0]:
+        tops = floors(FLOORS)
+        return tops[module[0]] < tops[target[0]]
+    if module[0] not in ROOMS or module[1] == target[1] or "__init__" in (module[1], target[1]):
+        return True
+    rooms = floors(ROOMS[module[0]])
+    return rooms[module[1]] < rooms[target[1]]
+
+
+def circles(edges: dict[Module, set[Module]]) -> list[str]:
     """Groups of modules that import each other in a circle (Tarjan's strongly connected components)."""
-    index: dict[tuple[str, ...], int] = {}
-    low: dict[tuple[str, ...], int] = {}
-    stack: list[tuple[str, ...]] = []
+    index: dict[Module, int] = {}
+    low: dict[Module, int] = {}
+    stack: list[Module] = []
     found: list[str] = []
 
-    def visit(module: tuple[str, ...]) -> None:
+    def visit(module: Module) -> None:
         index[module] = low[module] = len(index)
         stack.append(module)
         for target in edges.get(module, ()):
@@ -157,7 +168,7 @@ def circles(edges: dict[tuple[str, ...], set[tuple[str, ...]]]) -> list[str]:
 
 
 def main() -> int:
-    """Prints what breaks the rules; the exit status."""
+    """Prints what breaks the rules and returns the exit status, 1 where anything does."""
     edges = graph()
     faults = [f"circle: {each}" for each in circles(edges)] + [f"upward: {each}" for each in upward(edges)]
     print("\n".join(faults) or f"{len(edges)} modules, no circle, nothing upward")
