@@ -144,7 +144,8 @@ def test_the_root_holds_only_what_belongs_to_no_folder():
 
 def test_the_tests_mirror_the_package():
     """tests/curriculum/plan is about curriculum/plan; golden figures and stored files belong to no room."""
-    folders = [path.relative_to(TESTS) for path in TESTS.rglob("*") if path.is_dir() and path.name != "__pycache__"]
-    rooms = [folder for folder in folders if folder.parts[0] not in ("golden", "stored")]
-    assert [str(room) for room in rooms if not list((ROOT / room).glob("*.py"))] == []
+    files = [path.relative_to(TESTS) for path in TESTS.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    rooms = {file.parent for file in files} - {Path()}
+    rooms = {room for room in rooms if room.parts[0] not in ("golden", "stored")}
+    assert sorted(str(room) for room in rooms if not list((ROOT / room).glob("*.py"))) == []
     assert {room.parts[0] for room in rooms} <= set(FOLDERS)
