@@ -57,6 +57,7 @@ ROOMS = {
         contribution
         statistics table
         identity
+        arrays
     """,
 }
 
