@@ -7,4 +7,4 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 GOLDEN = TESTS / "golden"
-SHARED = ROOT.parent / "shared"  # numbers and files that are not part of the repository; tests skip without them
+SHARED = ROOT.parent / "shared"  # texts of others, no part of the repository; tests skip without them
