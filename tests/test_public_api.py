@@ -35,7 +35,7 @@ def heard(column: npt.NDArray[np.float64], gamma: Paced = 1.0) -> npt.NDArray[np
 
 
 training = TrainingSpec(curriculum="weak_to_strong", stage="grpo", augmentation=earwitness.Augmentation())
-data: AudioQuestions = earwitness.AudioQuestions("index.arrow", "tiny", training=training, reading=Reading(stall_s=60))
+data: AudioQuestions = earwitness.AudioQuestions("index.arrow", training=training, reading=Reading(stall_s=60))
 objective = GRPOConfig(beta=0.01, correction=earwitness.Correction(cap=3.0))
 model = GRPO(policy, schedule=earwitness.Schedule(warmup_steps=5), rollout=Rollout(group_size=8), objective=objective)
 samples = earwitness.IndexedSamples(earwitness.ShardReader("index.arrow"), np.arange(4))
