@@ -1,4 +1,4 @@
-"""Knows how long work is shown: a rich bar on a terminal, one line in a log file."""
+"""Progress of long work, on stderr: a bar on a terminal, lines in a log file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-    """The items, with their progress on stderr."""
+    """Yields the items and shows on a terminal how many of `total` have come; a log file gets nothing."""
     from rich.console import Console
     from rich.progress import track as rich_track
 
@@ -24,7 +24,7 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
 
 @contextmanager
 def counter(what: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
-    """A function that says that one more is done; a bar on a terminal, a line every tenth in a log."""
+    """Gives a function to call for every item that is done: a bar on a terminal, a line for every tenth in a log."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -28,7 +28,7 @@ errors progress
 """
 ROOMS = {
     "lightning_modules": """
-        grpo_online interleaved
+        interleaved
         grpo sft
         base
         callbacks
