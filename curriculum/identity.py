@@ -6,6 +6,8 @@ import hashlib
 
 import numpy as np
 
+from .arrays import Floats, Hashes
+
 _MASK = (1 << 64) - 1
 
 
@@ -23,7 +25,7 @@ def uid_of(source: str, identifier: str) -> int:
     return hash64("uid", source, identifier)
 
 
-def splitmix64(x: np.ndarray) -> np.ndarray:
+def splitmix64(x: Hashes) -> Hashes:
     """Finaliser of splitmix64 (Steele et al. 2014), element by element over uint64: a bijection."""
     z = x + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -31,17 +33,17 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def keyed(uid: np.ndarray, *name: object) -> np.ndarray:
+def keyed(uid: Hashes, *name: object) -> Hashes:
     """One uint64 per uid, independent between names: `keyed(uid, seed, "deck")`."""
     return splitmix64(np.asarray(uid, np.uint64) ^ np.uint64(hash64(*name)))
 
 
-def unit(x: np.ndarray) -> np.ndarray:
+def unit(x: Hashes) -> Floats:
     """uint64 to float64 in [0, 1), the top 53 bits."""
     return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def uniforms(uid: int, count: int, *name: object) -> np.ndarray:
+def uniforms(uid: int, count: int, *name: object) -> Floats:
     """`count` numbers in [0, 1) for one uid under one name."""
     counters = np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return unit(splitmix64(counters ^ np.uint64(hash64(uid & _MASK, *name))))

@@ -6,6 +6,7 @@ from math import sqrt
 
 import numpy as np
 
+from .arrays import Floats, Ints
 from .identity import keyed, unit
 
 Z95 = 1.959963984540054
@@ -22,7 +23,7 @@ def wilson_interval(successes: float, trials: int, z: float = Z95) -> tuple[floa
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def paired_difference(before: np.ndarray, after: np.ndarray, z: float = Z95) -> tuple[float, float, float]:
+def paired_difference(before: Floats, after: Floats, z: float = Z95) -> tuple[float, float, float]:
     """Mean of after - before over the same items, with its normal interval: (difference, low, high).
 
     Both are [N] arrays of 0/1 (or scores). With b items gained and c lost this is (b - c) / N with standard error
@@ -66,7 +67,7 @@ def holm(p_values: list[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def cluster_error(values: np.ndarray, cluster: np.ndarray) -> float:
+def cluster_error(values: Floats, cluster: Ints) -> float:
     """Standard error of the mean of [N] values whose clusters share a recording.
 
     sqrt(sum over clusters of (sum of the cluster's deviations)^2) / N (Miller 2024): the usual error plus the products
@@ -79,7 +80,7 @@ def cluster_error(values: np.ndarray, cluster: np.ndarray) -> float:
 
 
 def cluster_bootstrap(
-    values: np.ndarray, cluster: np.ndarray, seed: int = 0, draws: int = 10_000, level: float = 0.95
+    values: Floats, cluster: Ints, seed: int = 0, draws: int = 10_000, level: float = 0.95
 ) -> tuple[float, float, float]:
     """Mean of [N] values with its percentile interval, resampling whole clusters (recordings), not questions.
 
@@ -98,7 +99,7 @@ def cluster_bootstrap(
     return float(values.mean()), float(low), float(high)
 
 
-def _one_by_one(sums: np.ndarray, sizes: np.ndarray, seed: int, draws: int) -> np.ndarray:
+def _one_by_one(sums: Floats, sizes: Ints, seed: int, draws: int) -> Floats:
     """[draws] means over as many clusters as there are, each drawn from all of them."""
     clusters, means = len(sums), np.empty(draws)
     step = max(1, 4_000_000 // clusters)
@@ -109,7 +110,7 @@ def _one_by_one(sums: np.ndarray, sizes: np.ndarray, seed: int, draws: int) -> n
     return means
 
 
-def _by_kind(kinds: np.ndarray, counts: np.ndarray, seed: int, draws: int) -> np.ndarray:
+def _by_kind(kinds: Floats, counts: Ints, seed: int, draws: int) -> Floats:
     """The same where few kinds of (sum, size) occur: how often each is drawn is multinomial, a binomial at a time."""
     from scipy.stats import binom
 

@@ -12,16 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import InputError
+from .arrays import Bools, Hashes, Ints
 
 
 @dataclass(frozen=True)
 class Categorical:
     """A text column: `names[codes[i]]` is row i's value; code -1 means the value is missing."""
 
-    codes: np.ndarray  # [N] int32
+    codes: Ints  # [N] int32
     names: tuple[str, ...]
 
-    def equals(self, values: list[str], column: str) -> np.ndarray:
+    def equals(self, values: list[str], column: str) -> Bools:
         """[N] bool: the rows whose value is one of `values`; an unknown value is an error that lists the known."""
         unknown = [value for value in values if value not in self.names]
         if unknown:
@@ -36,7 +37,7 @@ class Table:
     Categorical: text. Float [N]: numbers, NaN where missing. uint64 [N]: identities such as `clip`, only ever compared.
     """
 
-    uid: np.ndarray
+    uid: Hashes
     columns: dict[str, Categorical | np.ndarray]
     kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)  # what plans over the table share
 
@@ -53,7 +54,7 @@ class Table:
             raise InputError(f"no text column {column!r} in the table; there are {', '.join(sorted(self.columns))}")
         return value
 
-    def identity(self, column: str) -> np.ndarray:
+    def identity(self, column: str) -> Hashes:
         """[N] uint64: equal where the rows share the thing, e.g. their recording; missing texts are one thing."""
         value = self.columns.get(column)
         if isinstance(value, Categorical):
@@ -63,7 +64,7 @@ class Table:
             raise InputError(f"no identity column {column!r} in the table; there are {', '.join(sorted(known))}")
         return value
 
-    def take(self, rows: np.ndarray) -> Table:
+    def take(self, rows: Ints) -> Table:
         """The table of these rows, in this order."""
         taken = {
             name: Categorical(value.codes[rows], value.names) if isinstance(value, Categorical) else value[rows]
@@ -71,7 +72,7 @@ class Table:
         }
         return Table(self.uid[rows], taken)
 
-    def where(self, pool: Mapping[str, str | list[str]]) -> np.ndarray:
+    def where(self, pool: Mapping[str, str | list[str]]) -> Ints:
         """Row numbers whose text columns hold the pool's values, e.g. {"source": "sounds", "split": ["val", "test"]}.
 
         A column's value or list of values; rows must match every column.
@@ -146,7 +147,7 @@ def read_table(index: str | Path, labels: str | Path | None = None) -> Table:
     return Table(uid, columns)
 
 
-def _uid(table: pa.Table, path: str | Path) -> np.ndarray:
+def _uid(table: pa.Table, path: str | Path) -> Hashes:
     if "uid" not in table.column_names or not pa.types.is_integer(table.schema.field("uid").type):
         raise InputError(f"{path}: needs a column `uid` of whole numbers; it has {', '.join(table.column_names)}")
     if table.column("uid").null_count:
@@ -156,14 +157,14 @@ def _uid(table: pa.Table, path: str | Path) -> np.ndarray:
     return uid
 
 
-def _refuse_duplicates(uid: np.ndarray, path: str | Path) -> None:
+def _refuse_duplicates(uid: Hashes, path: str | Path) -> None:
     ordered = np.sort(uid)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
     if len(twice):
         raise InputError(f"{path}: uid {int(twice[0]):#018x} occurs twice; a sample has one row")
 
 
-def _joined(uid: np.ndarray, other: pa.Table, path: str | Path) -> dict[str, Categorical | np.ndarray]:
+def _joined(uid: Hashes, other: pa.Table, path: str | Path) -> dict[str, Categorical | np.ndarray]:
     other_uid = _uid(other, path)
     order = np.argsort(other_uid)
     slot = np.minimum(np.searchsorted(other_uid[order], uid), max(len(order) - 1, 0))

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import InputError
+from ..arrays import Bools, Floats, Hashes, Ints
 from ..statistics import mcnemar, paired_difference, wilson_interval
 from ..table import Categorical, Table, read_arrow
 
@@ -31,7 +32,7 @@ class Contribution:
     def silence_accuracy(self) -> float:
         return (self.both + self.silence_only) / self.questions
 
-    def summary(self, with_audio: np.ndarray, with_silence: np.ndarray) -> dict:
+    def summary(self, with_audio: Floats, with_silence: Floats) -> dict:
         """Counts, shares with 95 % intervals, and McNemar's mid-p, ready for JSON."""
         difference = paired_difference(with_silence, with_audio)
         return asdict(self) | {
@@ -42,12 +43,12 @@ class Contribution:
         }
 
 
-def audio_contribution(with_audio: np.ndarray, with_silence: np.ndarray) -> np.ndarray:
+def audio_contribution(with_audio: Floats, with_silence: Floats) -> Ints:
     """The paper's measure per question: AC = 1[right with audio] - 1[right with 30 s of silence], in {-1, 0, 1}."""
     return np.asarray(with_audio, np.int8) - np.asarray(with_silence, np.int8)
 
 
-def contribution(with_audio: np.ndarray, with_silence: np.ndarray) -> Contribution:
+def contribution(with_audio: Floats, with_silence: Floats) -> Contribution:
     """The 2x2 table of two [N] 0/1 vectors over the same questions."""
     a, s = np.asarray(with_audio, bool), np.asarray(with_silence, bool)
     return Contribution(len(a), int((a & s).sum()), int((a & ~s).sum()), int((~a & s).sum()), int((~a & ~s).sum()))
@@ -57,8 +58,8 @@ def contribution(with_audio: np.ndarray, with_silence: np.ndarray) -> Contributi
 class Answers:
     """One model's right and wrong answers, aligned by uid: `correct[condition]` is [N] of 0/1."""
 
-    uid: np.ndarray
-    correct: dict[str, np.ndarray]
+    uid: Hashes
+    correct: dict[str, Floats]
 
 
 def read_answers(path: str | Path) -> Answers:
@@ -82,7 +83,7 @@ def read_answers(path: str | Path) -> Answers:
     return Answers(reference, correct)
 
 
-def group_rows(answers: Answers, table: Table, columns: list[str]) -> dict[str, np.ndarray]:
+def group_rows(answers: Answers, table: Table, columns: list[str]) -> dict[str, Bools]:
     """Groups as [N] bool over the answered questions: "all", and "column=value" for each value of each text column."""
     order = np.argsort(table.uid)
     slot = order[np.minimum(np.searchsorted(table.uid[order], answers.uid), len(table) - 1)]
@@ -98,7 +99,7 @@ def group_rows(answers: Answers, table: Table, columns: list[str]) -> dict[str, 
     return groups
 
 
-def contribution_by_group(answers: Answers, groups: dict[str, np.ndarray]) -> dict[str, dict]:
+def contribution_by_group(answers: Answers, groups: dict[str, Bools]) -> dict[str, dict]:
     """The contribution summary of every group."""
     audio, silence = _pair(answers)
     return {
@@ -107,7 +108,7 @@ def contribution_by_group(answers: Answers, groups: dict[str, np.ndarray]) -> di
     }
 
 
-def _pair(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+def _pair(answers: Answers) -> tuple[Floats, Floats]:
     missing = {"audio", "silence"} - set(answers.correct)
     if missing:
         raise InputError(f"answers lack the condition {sorted(missing)[0]!r}; both audio and silence are needed")

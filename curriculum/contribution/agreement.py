@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import Floats, Hashes, Texts
 from .jury import Rule, VoteMatrix, jury_labels
 
 
-def cohen_kappa(a: np.ndarray, b: np.ndarray) -> float:
+def cohen_kappa(a: Floats, b: Floats) -> float:
     """(p_o - p_e) / (1 - p_e) of two voters over the questions both were asked; NaN where both say always the same."""
     from sklearn.metrics import cohen_kappa_score
 
@@ -20,7 +21,7 @@ def cohen_kappa(a: np.ndarray, b: np.ndarray) -> float:
     return float(cohen_kappa_score(a[both], b[both]))
 
 
-def fleiss_kappa(votes: np.ndarray) -> float:
+def fleiss_kappa(votes: Floats) -> float:
     """Agreement of more than two voters over the questions that all were asked; [N, m] of 0/1, NaN where missing."""
     from statsmodels.stats.inter_rater import fleiss_kappa as of_counts
 
@@ -31,7 +32,7 @@ def fleiss_kappa(votes: np.ndarray) -> float:
     return float(of_counts(np.stack([right, votes.shape[1] - right], axis=1), method="fleiss"))
 
 
-def effective_voters(votes: np.ndarray) -> float:
+def effective_voters(votes: Floats) -> float:
     """m / (1 + (m - 1) r): how many independent voters are as good as these, r the mean pairwise correlation."""
     voters = votes.shape[1]
     pairs = []
@@ -44,7 +45,7 @@ def effective_voters(votes: np.ndarray) -> float:
     return voters / max(1 + (voters - 1) * mean, 1 / voters)
 
 
-def flip_rates(ballots: VoteMatrix, rule: Rule, uid: np.ndarray) -> list[float]:
+def flip_rates(ballots: VoteMatrix, rule: Rule, uid: Hashes) -> list[float]:
     """[m] share of the labels that change when one voter is left out, over the questions labelled both times.
 
     Under `at_least` the smaller jury needs as large a share of its voters, rounded to the nearest whole number.
@@ -63,7 +64,7 @@ def flip_rates(ballots: VoteMatrix, rule: Rule, uid: np.ndarray) -> list[float]:
     return rates
 
 
-def mutual_information(labels: np.ndarray, values: np.ndarray) -> dict[str, float]:
+def mutual_information(labels: Texts, values: Floats) -> dict[str, float]:
     """Mutual information of two text columns in bits, and its share of the label's entropy."""
     from sklearn.metrics import mutual_info_score
 
@@ -77,7 +78,7 @@ def mutual_information(labels: np.ndarray, values: np.ndarray) -> dict[str, floa
     return {"bits": bits, "share_of_label_entropy": bits / entropy if entropy > 0 else 0.0}
 
 
-def in_bins(values: np.ndarray, bins: int = 8) -> np.ndarray:
+def in_bins(values: Floats, bins: int = 8) -> Texts:
     """[N] names of equally filled bins of a number column, for its mutual information with a label."""
     finite = np.isfinite(values)
     cuts = np.linspace(0, 1, bins + 1)[1:-1]

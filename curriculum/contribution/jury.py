@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ...errors import InputError
+from ..arrays import Floats, Hashes, Ints, Texts
 from ..identity import keyed
 
 WEAK, STRONG = "weak", "strong"
@@ -28,9 +29,9 @@ Tie = Literal["strong", "weak", "drop", "random"]
 class VoteMatrix:
     """Answers without the audio: `right` [N, m] of `asked` [N, m] (0: missing), over [N] numbers of options."""
 
-    right: np.ndarray
-    asked: np.ndarray
-    num_choices: np.ndarray
+    right: Ints
+    asked: Ints
+    num_choices: Ints
 
     def __post_init__(self) -> None:
         if self.right.shape != self.asked.shape or self.right.ndim != 2 or len(self.num_choices) != len(self.right):
@@ -39,7 +40,7 @@ class VoteMatrix:
             raise ValueError("a voter cannot be right more often than it was asked")
 
     @property
-    def votes(self) -> np.ndarray:
+    def votes(self) -> Floats:
         """[N, m] 1 where a voter was right in more than half of its answers, 0.5 in just half, NaN where missing."""
         share = np.divide(self.right, self.asked, out=np.full(self.right.shape, np.nan), where=self.asked > 0)
         return np.where(np.isnan(share), np.nan, (np.sign(share - 0.5) + 1) / 2)
@@ -106,7 +107,7 @@ def parse_rule(spec: Mapping[str, Any] | str) -> Rule:
     return Rule(**spec)
 
 
-def jury_labels(ballots: VoteMatrix, rule: Rule, uid: np.ndarray) -> np.ndarray:
+def jury_labels(ballots: VoteMatrix, rule: Rule, uid: Hashes) -> Texts:
     """[N] str: "weak", "strong", or "" where missing votes leave it open or a tie is dropped. uid: for random ties.
 
     Under the rules that count voters a label is given where every way of filling in the missing votes gives it.
@@ -126,14 +127,14 @@ def jury_labels(ballots: VoteMatrix, rule: Rule, uid: np.ndarray) -> np.ndarray:
     return np.where(lowest == highest, lowest, "")
 
 
-def _by_voters(right: np.ndarray, voters: int, rule: Rule, tie: np.ndarray) -> np.ndarray:
+def _by_voters(right: Ints, voters: int, rule: Rule, tie: Texts) -> Texts:
     """Labels of so many right voters of all; one voter more never turns weak into strong."""
     if rule.at_least is not None:
         return np.where(right >= rule.at_least, WEAK, STRONG)
     return np.where(right > voters / 2, WEAK, np.where(right < voters / 2, STRONG, tie))
 
 
-def _by_answers(ballots: VoteMatrix, rule: Rule) -> np.ndarray:
+def _by_answers(ballots: VoteMatrix, rule: Rule) -> Texts:
     """Rules over all answers alike; a voter that was not asked changes the number of answers, nothing else."""
     right, asked = ballots.right.sum(axis=1), ballots.asked.sum(axis=1)
     if rule.fraction is not None:
@@ -144,7 +145,7 @@ def _by_answers(ballots: VoteMatrix, rule: Rule) -> np.ndarray:
     return np.where(asked == 0, "", np.where(weak, WEAK, STRONG))
 
 
-def chance_threshold(asked: np.ndarray, num_choices: np.ndarray, level: float) -> np.ndarray:
+def chance_threshold(asked: Ints, num_choices: Ints, level: float) -> Ints:
     """[N] smallest k with P[Bin(asked, 1 / options) >= k] <= level."""
     from scipy.stats import binom
 
@@ -158,7 +159,7 @@ def _smallest(trials: int, choices: int, level: float, binom: Any) -> int:
     return int(counts[binom.sf(counts - 1, trials, 1 / choices) <= level * (1 + 1e-12)][0])
 
 
-def lucky_weak_share(num_choices: np.ndarray, voters: int = 3, at_least: int = 2) -> float:
+def lucky_weak_share(num_choices: Ints, voters: int = 3, at_least: int = 2) -> float:
     """Expected share of questions that independent guessing alone makes weak: mean of P[Bin(voters, 1/K) >= k]."""
     guess = 1 / np.asarray(num_choices, float)
     terms = [comb(voters, k) * guess**k * (1 - guess) ** (voters - k) for k in range(at_least, voters + 1)]
@@ -173,7 +174,7 @@ def expected_lucky_weak(ballots: VoteMatrix, rule: Rule) -> float:
     return float(np.average(each, weights=counts))
 
 
-def _lucky_weak(asked: np.ndarray, choices: int, rule: Rule) -> float:
+def _lucky_weak(asked: Ints, choices: int, rule: Rule) -> float:
     """The chance that guesses, so many by each voter, make one question weak; exact."""
     from scipy.stats import binom
 

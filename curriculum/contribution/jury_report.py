@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import Floats, Texts
 from ..statistics import cluster_bootstrap, cluster_error, holm, mcnemar, mcnemar_exact, wilson_interval
 from ..table import Categorical, Table
 from .accuracy import contribution
@@ -66,7 +67,7 @@ def _agreement(ballots: VoteMatrix, names: list[str]) -> dict[str, Any]:
     }
 
 
-def _says_about(labels: np.ndarray, table: Table) -> dict[str, dict[str, float]]:
+def _says_about(labels: Texts, table: Table) -> dict[str, dict[str, float]]:
     """Mutual information of the label with what else is known of a question."""
     found = {}
     for name in ("source", "question_type"):
@@ -80,7 +81,7 @@ def _says_about(labels: np.ndarray, table: Table) -> dict[str, dict[str, float]]
     return found
 
 
-def _histogram(values: np.ndarray, span: tuple[float, float], bins: int = 20) -> dict[str, list[float]]:
+def _histogram(values: Floats, span: tuple[float, float], bins: int = 20) -> dict[str, list[float]]:
     counts, edges = np.histogram(values[~np.isnan(values)], bins=bins, range=span)
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import InputError
+from ..arrays import Floats, Hashes, Ints, Texts
 from ..table import read_arrow, write_arrow
 from .jury import STRONG, WEAK, Rule, VoteMatrix, jury_labels, lucky_weak_share, parse_rule
 from .latent import latent_class, three_parameter
@@ -31,7 +32,7 @@ _FORMAT = 2
 _ENOUGH_FOR_3PL = 5
 
 
-def acf_labels(votes: np.ndarray, at_least: int = 2) -> np.ndarray:
+def acf_labels(votes: Floats, at_least: int = 2) -> Texts:
     """Labels from votes under silence.
 
     votes: [N, voters] of 1 (right without the audio), 0 (wrong) or NaN (missing: no vote, never a wrong one); shares
@@ -55,7 +56,7 @@ def label(
     condition: str = "silence",
     allow_missing: bool = False,
     about: Mapping[str, Any] | None = None,
-    only: np.ndarray | None = None,
+    only: Hashes | None = None,
 ) -> dict:
     """Reads one answer table per voter, labels every question of the index (or of the votes) and writes the labels.
 
@@ -120,8 +121,8 @@ def _questions(
 
 def make_labels(
     tallies: Mapping[str, Mapping[str, Tally]],
-    uid: np.ndarray,
-    num_choices: np.ndarray,
+    uid: Hashes,
+    num_choices: Ints,
     rule: Rule,
     condition: str = "silence",
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -143,7 +144,7 @@ def make_labels(
     return columns, counts
 
 
-def _continuous(tallies: Mapping[str, Mapping[str, Tally]], uid: np.ndarray, condition: str) -> dict[str, np.ndarray]:
+def _continuous(tallies: Mapping[str, Mapping[str, Tally]], uid: Hashes, condition: str) -> dict[str, Floats]:
     """Measures that need answers under two conditions, as means over the voters that have both."""
     columns: dict[str, np.ndarray] = {}
     pairs = [(found["audio"], found[condition]) for found in tallies.values() if {"audio", condition} <= set(found)]
@@ -159,8 +160,8 @@ def _continuous(tallies: Mapping[str, Mapping[str, Tally]], uid: np.ndarray, con
     return {name: value.astype(np.float32) for name, value in columns.items()}
 
 
-def _heard(pairs: Sequence[tuple[Tally, Tally]], uid: np.ndarray) -> dict[str, np.ndarray]:
-    p: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in ("audio", "silence", "p", "log", "cal")}
+def _heard(pairs: Sequence[tuple[Tally, Tally]], uid: Hashes) -> dict[str, Floats]:
+    p: dict[str, list[tuple[Floats, np.ndarray]]] = {name: [] for name in ("audio", "silence", "p", "log", "cal")}
     for heard, silent in pairs:
         mine, theirs = matched(heard.uid, silent.uid)
         p_a, p_0 = heard.rate()[mine], silent.rate()[theirs]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..arrays import Floats, Ints
 from .jury import VoteMatrix
 
 _NODES = 41
@@ -27,17 +28,17 @@ class LatentClass:
     """
 
     solvable: float
-    skill: np.ndarray
-    posterior: np.ndarray
+    skill: Floats
+    posterior: Floats
     iterations: int  # of the fit; the most allowed where it did not settle
 
     @property
-    def contribution(self) -> np.ndarray:
+    def contribution(self) -> Floats:
         """[N] AC_vote = P(the audio is required | votes)."""
         return 1 - self.posterior
 
 
-def _patterns(ballots: VoteMatrix) -> tuple[VoteMatrix, np.ndarray, np.ndarray]:
+def _patterns(ballots: VoteMatrix) -> tuple[VoteMatrix, Ints, Ints]:
     """Distinct ballots, how often each occurs, and which one every question has: a few, however many questions."""
     columns = [ballots.right, ballots.asked, np.asarray(ballots.num_choices)[:, None]]
     packed = np.concatenate(columns, axis=1).astype(np.int16)
@@ -82,10 +83,10 @@ def latent_class(ballots: VoteMatrix, tolerance: float = 1e-9, most: int = 2_000
 class ThreeParameter:
     """[m] discrimination and [m] ability of the voters, [N] text difficulty (posterior mean), [N] its deviation."""
 
-    discrimination: np.ndarray
-    ability: np.ndarray
-    difficulty: np.ndarray
-    deviation: np.ndarray
+    discrimination: Floats
+    ability: Floats
+    difficulty: Floats
+    deviation: Floats
 
 
 def three_parameter(ballots: VoteMatrix) -> ThreeParameter:
@@ -105,7 +106,7 @@ def three_parameter(ballots: VoteMatrix) -> ThreeParameter:
     log_weights = np.log(weights / weights.sum())
     voters = right.shape[1]
 
-    def posterior(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def posterior(parameters: Floats) -> tuple[Floats, Floats, Floats]:
         """[patterns] log-likelihoods, [patterns, nodes] posterior, [voters, nodes] a (theta - b)."""
         z = np.exp(parameters[:voters, None]) * (parameters[voters:, None] - nodes)
         joint = np.empty((len(right), len(nodes)))
@@ -115,7 +116,7 @@ def three_parameter(ballots: VoteMatrix) -> ThreeParameter:
         each = np.logaddexp.reduce(joint, axis=1)
         return each, np.exp(joint - each[:, None]), z
 
-    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+    def loss(parameters: Floats) -> tuple[float, Floats]:
         """Mean negative log-likelihood with a slight pull to a = 1, theta = 0; and its slope."""
         each, likely, z = posterior(parameters)
         known, by_z = expit(z), np.zeros_like(z)

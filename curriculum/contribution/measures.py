@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arrays import Floats, Ints
+
 _TINY = 1e-12
 
 
-def expected_contribution(p_audio: np.ndarray, p_silence: np.ndarray) -> np.ndarray:
+def expected_contribution(p_audio: Floats, p_silence: Floats) -> Floats:
     """AC_p = p_a - p_0 in [-1, 1]: the expectation of the paper's AC when answers are sampled at temperature 1."""
     return np.asarray(p_audio, float) - np.asarray(p_silence, float)
 
 
-def smoothed_rate(right: np.ndarray, asked: np.ndarray) -> np.ndarray:
+def smoothed_rate(right: Ints, asked: Ints) -> Floats:
     """(k + 1/2) / (G + 1): the rate behind k right answers of G, under Jeffreys' prior; NaN where none was asked."""
     right, asked = np.asarray(right, float), np.asarray(asked, float)
     return np.where(asked > 0, (right + 0.5) / (asked + 1), np.nan)
 
 
-def log_contribution(p_audio: np.ndarray, p_silence: np.ndarray) -> np.ndarray:
+def log_contribution(p_audio: Floats, p_silence: Floats) -> Floats:
     """AC_log = ln p_a - ln p_0 in nats: what the audio says of the answer, pmi(a; y | q), under the model."""
     return np.log(np.maximum(p_audio, _TINY)) - np.log(np.maximum(p_silence, _TINY))
 
 
-def calibrated_contribution(scores_audio: np.ndarray, scores_silence: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def calibrated_contribution(scores_audio: Floats, scores_silence: Floats, truth: Ints) -> Floats:
     """AC_cal [N]: AC_log of the unnormalised option scores, less its mean over the options.
 
     scores: [N, K] log-probs of the options, NaN beyond a question's options; truth: [N] place of the right one. What
@@ -36,14 +38,14 @@ def calibrated_contribution(scores_audio: np.ndarray, scores_silence: np.ndarray
     return change[np.arange(len(change)), truth] - np.nanmean(change, axis=1)
 
 
-def option_probabilities(scores: np.ndarray) -> np.ndarray:
+def option_probabilities(scores: Floats) -> Floats:
     """[N, K] softmax over the options of log-probs [N, K]; NaN beyond a question's options stays NaN."""
     scores = np.asarray(scores, float)
     shifted = np.exp(scores - np.nanmax(scores, axis=1, keepdims=True))
     return shifted / np.nansum(shifted, axis=1, keepdims=True)
 
 
-def necessity(p_audio: np.ndarray, p_silence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def necessity(p_audio: Floats, p_silence: Floats) -> tuple[Floats, Floats]:
     """Bounds of P(wrong without the audio | right with it), after Tian and Pearl (2000).
 
     max(0, (p_a - p_0) / p_a) <= PN <= min(1, (1 - p_0) / p_a); the lower one is met if audio never hurts. NaN where
@@ -55,12 +57,12 @@ def necessity(p_audio: np.ndarray, p_silence: np.ndarray) -> tuple[np.ndarray, n
     return np.where(p_a > 0, low, np.nan), np.where(p_a > 0, high, np.nan)
 
 
-def susceptibility(p_silence: np.ndarray, p_mismatched: np.ndarray) -> np.ndarray:
+def susceptibility(p_silence: Floats, p_mismatched: Floats) -> Floats:
     """p_0 - p_m: how far a wrong recording moves the answer; about 0 for a model that ignores what it hears."""
     return np.asarray(p_silence, float) - np.asarray(p_mismatched, float)
 
 
-def chance_corrected(correct: np.ndarray, num_choices: np.ndarray) -> float:
+def chance_corrected(correct: Floats, num_choices: Ints) -> float:
     """Mean of (C_i - 1/K_i) / (1 - 1/K_i): 0 for guessing, 1 for all right, with any mix of numbers of options."""
     guess = 1 / np.asarray(num_choices, float)
     return float(np.mean((np.asarray(correct, float) - guess) / (1 - guess)))
@@ -72,6 +74,6 @@ def perceptual_score(accuracy: float, accuracy_mismatched: float, normaliser: fl
     return (accuracy - accuracy_mismatched) / z if z else float("nan")
 
 
-def shapley_audio(v_both: np.ndarray, v_text: np.ndarray, v_audio: np.ndarray, num_choices: np.ndarray) -> np.ndarray:
+def shapley_audio(v_both: Floats, v_text: Floats, v_audio: Floats, num_choices: Ints) -> Floats:
     """Audio's Shapley value of two players: ((v(A,T) - v(T)) + (v(A) - v(0))) / 2, v(0) = 1 / options."""
     return ((np.asarray(v_both) - v_text) + (np.asarray(v_audio) - 1 / np.asarray(num_choices, float))) / 2

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arrays import Floats, Ints
+
 
 def rotations(num_choices: int, how_many: int | None = None) -> list[list[int]]:
     """Orders of the options: rotation r shows option (p + r) mod K in place p; the first is the order of the file.
@@ -20,7 +22,7 @@ def rotations(num_choices: int, how_many: int | None = None) -> list[list[int]]:
     return [[(place + shift) % num_choices for place in range(num_choices)] for shift in shifts]
 
 
-def by_content(scores: np.ndarray, order: np.ndarray) -> np.ndarray:
+def by_content(scores: Floats, order: Ints) -> Floats:
     """[N, K] scores by place, as shown in `order` [N, K] (option in each place, -1 beyond), put back by option."""
     out = np.full(scores.shape, np.nan)
     row, place = np.nonzero(order >= 0)
@@ -28,12 +30,12 @@ def by_content(scores: np.ndarray, order: np.ndarray) -> np.ndarray:
     return out
 
 
-def rotation_mean(probabilities: np.ndarray) -> np.ndarray:
+def rotation_mean(probabilities: Floats) -> Floats:
     """[N, K] mean over [R, N, K] probabilities by option: the mass on an option's content wherever it stands."""
     return _mean(np.asarray(probabilities, float))
 
 
-def place_prior(log_probabilities: np.ndarray) -> np.ndarray:
+def place_prior(log_probabilities: Floats) -> Floats:
     """[K] PriDe's prior: softmax of the mean log-prob by place, over [R, N, K] with every content in every place.
 
     NaN beyond a question's options and orders. Where the numbers of options differ, the places that every question has
@@ -50,13 +52,13 @@ def place_prior(log_probabilities: np.ndarray) -> np.ndarray:
     return shifted / np.nansum(shifted)
 
 
-def debiased(probabilities: np.ndarray, prior: np.ndarray) -> np.ndarray:
+def debiased(probabilities: Floats, prior: Floats) -> Floats:
     """[N, K] probabilities by place, divided by the prior of the place and normalised again."""
     scaled = np.asarray(probabilities, float) / prior
     return scaled / np.nansum(scaled, axis=1, keepdims=True)
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
+def _mean(values: Floats) -> Floats:
     """Mean over the first axis of what is there, NaN where nothing is."""
     there = ~np.isnan(values)
     count = there.sum(axis=0)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import InputError
+from ..arrays import Floats, Hashes, Ints
 from ..identity import splitmix64
 from ..table import read_arrow
 from .jury import VoteMatrix
@@ -29,13 +30,13 @@ class Tally:
     rotations of the right option's log-prob less the mean over the options, which the calibrated contribution needs.
     """
 
-    uid: np.ndarray
-    right: np.ndarray
-    asked: np.ndarray
-    p_right: np.ndarray
-    log_excess: np.ndarray
+    uid: Hashes
+    right: Ints
+    asked: Ints
+    p_right: Floats
+    log_excess: Floats
 
-    def rate(self) -> np.ndarray:
+    def rate(self) -> Floats:
         """[M] probability of the right option: scored where it was, else the smoothed share of right answers."""
         return np.where(np.isnan(self.p_right), smoothed_rate(self.right, self.asked), self.p_right)
 
@@ -94,7 +95,7 @@ def _tally(table: pa.Table) -> Tally:
     )
 
 
-def _grouped(uid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _grouped(uid: Hashes) -> tuple[Hashes, Ints]:
     """np.unique with its inverse; stored tables are in order already, which saves most of the time."""
     if len(uid) and (uid[1:] >= uid[:-1]).all():
         first = np.concatenate([[True], uid[1:] > uid[:-1]])
@@ -102,21 +103,21 @@ def _grouped(uid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(uid, return_inverse=True)
 
 
-def _mean(table: pa.Table, column: str, number: np.ndarray, size: int) -> np.ndarray:
+def _mean(table: pa.Table, column: str, number: Ints, size: int) -> Floats:
     """[size] mean of the values that are there, NaN where none is."""
     if column not in table.column_names:
         return np.full(size, np.nan)
     return _mean_of(table.column(column).to_numpy().astype(float), number, size)
 
 
-def _mean_of(values: np.ndarray, number: np.ndarray, size: int) -> np.ndarray:
+def _mean_of(values: Floats, number: Ints, size: int) -> Floats:
     there = ~np.isnan(values)
     total = np.bincount(number[there], values[there], size)
     count = np.bincount(number[there], minlength=size)
     return np.divide(total, count, out=np.full(size, np.nan), where=count > 0)
 
 
-def _log_excess(table: pa.Table, number: np.ndarray, size: int) -> np.ndarray:
+def _log_excess(table: pa.Table, number: Ints, size: int) -> Floats:
     """[size] mean over rotations of (log-prob of the right option - mean over the options)."""
     if "scores" not in table.column_names or "right_option" not in table.column_names:
         return np.full(size, np.nan)
@@ -132,7 +133,7 @@ def _log_excess(table: pa.Table, number: np.ndarray, size: int) -> np.ndarray:
     return _mean_of(excess, number, size)
 
 
-def ballots_of(tallies: Sequence[Tally | None], uid: np.ndarray, num_choices: np.ndarray) -> VoteMatrix:
+def ballots_of(tallies: Sequence[Tally | None], uid: Hashes, num_choices: Ints) -> VoteMatrix:
     """The voters' ballots over these questions; a voter without a tally, or a question it was not asked, is missing."""
     right = np.zeros((len(uid), len(tallies)), np.int64)
     asked = np.zeros_like(right)
@@ -143,7 +144,7 @@ def ballots_of(tallies: Sequence[Tally | None], uid: np.ndarray, num_choices: np
     return VoteMatrix(right, asked, np.asarray(num_choices))
 
 
-def matched(uid: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def matched(uid: Hashes, other: Hashes) -> tuple[Ints, Ints]:
     """Places in `uid` and in `other` (ascending) of the identities that both hold."""
     if not len(other):
         return np.empty(0, np.int64), np.empty(0, np.int64)
@@ -152,7 +153,7 @@ def matched(uid: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return mine, slot[mine]
 
 
-def over_voters(values: Sequence[tuple[np.ndarray, np.ndarray]], uid: np.ndarray) -> np.ndarray:
+def over_voters(values: Sequence[tuple[np.ndarray, np.ndarray]], uid: Hashes) -> Floats:
     """[N] mean over voters of (their uid, their value), NaN where none has one."""
     total, count = np.zeros(len(uid)), np.zeros(len(uid))
     for theirs, value in values:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ..arrays import Bools
 from ..contribution.accuracy import Answers, contribution_by_group, group_rows, read_answers
 from ..contribution.labels import WEAK, lucky_weak_share
 from ..identity import uid_of
@@ -107,7 +108,7 @@ def _label_quality(table: Table) -> dict[str, Any]:
     }
 
 
-def _gain(before: Answers, after: Answers, rows: np.ndarray) -> dict[str, Any]:
+def _gain(before: Answers, after: Answers, rows: Bools) -> dict[str, Any]:
     if not np.array_equal(before.uid, after.uid):
         raise InputError("two models answered different questions; their gains cannot be paired")
     a, b = before.correct["audio"][rows], after.correct["audio"][rows]

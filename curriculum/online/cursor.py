@@ -1,7 +1,8 @@
-"""Knows where a run stands: a step, and for an adaptive stage what was observed and the windows planned from it.
+"""The cursor: a run's position in a plan, and for an adaptive stage what was observed and what is planned from it.
 
-A window is planned when the window `lag + 1` before it closes, so that a loader may prepare `lag` windows ahead and
-nothing waits. All of it is whole numbers and floats: a checkpoint holds it, and a JSON file shows it.
+An adaptive stage is planned window by window, a window being so many steps. A window is planned when the window
+`lag + 1` before it ends, so that a loader may prepare `lag` windows ahead and nothing waits. A cursor's state is whole
+numbers and floats: a checkpoint holds it, and a JSON file shows it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ..plan.compile import deal_block, pool_of
+from ..arrays import Bools, Floats, Ints
+from ..plan.compile import allocate_block, pool_of
 from ..plan.fingerprint import differences
 from ..plan.plan import Plan
 from ..schedule.feedback import SUMS, Observations
@@ -36,9 +38,9 @@ class Cursor:
         if self._adaptive is not None and self._adaptive.stage.window is None:
             self._adaptive = None
         if self._adaptive is not None:
-            self._open = np.zeros((len(SUMS), len(plan.cells)))
-            self._debt = np.zeros(len(plan.cells))
-            self._closed = 0
+            self._open = np.zeros((len(SUMS), len(plan.cells)))  # sums of the window that is not over yet
+            self._debt: Floats = np.zeros(len(plan.cells))
+            self._closed = 0  # windows that are over
             feedback = self._adaptive.stage.feedback
             assert feedback is not None
             self._feedback = feedback
@@ -50,35 +52,41 @@ class Cursor:
         """Whether the stage follows observations."""
         return self._adaptive is not None
 
-    def live(self) -> dict[str, np.ndarray]:
-        """[Q] columns as of the last closed window; empty for a static stage."""
+    def live(self) -> dict[str, Floats]:
+        """Observed columns [Q] as of the last window that ended; empty for a static stage."""
         return self._feedback.columns(self._state, self.plan.cells) if self.adapts else {}
 
-    def observe(self, seen: np.ndarray | Observations) -> None:
-        """Adds observations, or their sums [8, Q] over all ranks, to the open window; nothing in a static stage."""
+    def observe(self, seen: Floats | Observations) -> None:
+        """Adds observations, or their sums [8, Q] over all ranks, to the current window; nothing in a static stage.
+
+        Raises ValueError for sums of another shape.
+        """
         if self.adapts:
-            sums = seen.sums(len(self.plan.cells)) if isinstance(seen, Observations) else np.asarray(seen, float)
+            sums: Floats = (
+                seen.sums(len(self.plan.cells)) if isinstance(seen, Observations) else np.asarray(seen, float)
+            )
             if sums.shape != self._open.shape:
                 raise ValueError(f"sums must have the shape {self._open.shape}, got {sums.shape}")
             self._open = self._open + sums
 
-    def refill(self, stage: str, wanted: np.ndarray) -> dict[int, np.ndarray]:
-        """Cell -> rows that nobody deals, `wanted` [Q] of each or what is left; they count as used from now on.
+    def refill(self, stage: str, wanted: Ints) -> dict[int, Ints]:
+        """Cell -> rows that no stage takes, `wanted` [Q] of each or what is left; they count as used from now on.
 
-        An adaptive stage keeps, of the cells that its weight wants now, the cards that its budget still needs.
+        An adaptive stage keeps, of the cells that its weight wants now, the rows that its budget still needs.
         """
         refill = self._refills[stage]
         if self._adaptive is None:
             return refill.take(wanted)
-        dealt, cells = self._adaptive, self.plan.cells
-        left = dealt.left - dealt.cards_per_cell() - refill.taken
-        here = cells.at(left, pool_of(dealt.stage, cells), self.live())
-        t = float(dealt.edges[dealt.planned - 1] + dealt.edges[dealt.planned]) / 2 / dealt.rows
-        scarce = dealt.stage.weight.amounts(here, t, dealt.stage.mass_rule, may_be_empty=True) > 0
-        return refill.take(wanted, scarce, int(left[scarce].sum()) - dealt.rows + int(dealt.edges[dealt.planned]))
+        stage_plan, cells = self._adaptive, self.plan.cells
+        left = stage_plan.left - stage_plan.rows_per_cell() - refill.taken
+        now = cells.at(left, pool_of(stage_plan.stage, cells), self.live())
+        planned = int(stage_plan.edges[stage_plan.planned])
+        t = float(stage_plan.edges[stage_plan.planned - 1] + planned) / 2 / stage_plan.rows
+        scarce = stage_plan.stage.weight.amounts(now, t, stage_plan.stage.mass_rule, may_be_empty=True) > 0
+        return refill.take(wanted, scarce, int(left[scarce].sum()) - (stage_plan.rows - planned))
 
     def trained(self, steps: int = 1) -> None:
-        """Moves on by trained steps; the end of a window folds its sums in and plans another window."""
+        """Moves on by so many trained steps; at the end of a window its sums are folded in and another is planned."""
         for _ in range(steps):
             self.step += 1
             if self._adaptive is not None:
@@ -91,49 +99,46 @@ class Cursor:
                     self._plan_windows()
 
     def _plan_windows(self) -> None:
-        """Plans the windows up to `lag` behind the open one."""
-        dealt = self._adaptive
-        assert dealt is not None
-        for block in range(dealt.planned, min(len(dealt.matrix), self._closed + 1 + dealt.stage.lag)):
-            start, stop = dealt.edges[block : block + 2].tolist()
-            row, self._debt = self._next_row(dealt.cards_per_cell(), stop - start, (start + stop) / 2 / dealt.rows)
-            dealt.matrix[block, 1:] = row[1:]
-            dealt.matrix[block, :1] = row[:1]  # last: loader processes look at it to see whether the window is there
+        """Plans all windows up to the one `lag` after the current one."""
+        stage_plan = self._adaptive
+        assert stage_plan is not None
+        stage, cells = stage_plan.stage, self.plan.cells
+        for block in range(stage_plan.planned, min(len(stage_plan.matrix), self._closed + 1 + stage.lag)):
+            start, stop = stage_plan.edges[block : block + 2].tolist()
+            left = stage_plan.left - stage_plan.rows_per_cell() - self._refills[self.stage].taken
+            now = cells.at(left, pool_of(stage, cells), self.live())
+            t = (start + stop) / 2 / stage_plan.rows
+            taken, self._debt = allocate_block(stage, now, stop - start, t, self._debt)
+            stage_plan.matrix[block, 1:] = taken[1:]
+            stage_plan.matrix[block, :1] = taken[:1]  # last: loader processes see by it that the window is planned
 
-    def _next_row(self, before: np.ndarray, cards: int, t: float) -> tuple[np.ndarray, np.ndarray]:
-        assert self._adaptive is not None
-        stage, cells = self._adaptive.stage, self.plan.cells
-        left = self._adaptive.left - before - self._refills[self.stage].taken
-        here = cells.at(left, pool_of(stage, cells), self.live())
-        return deal_block(stage, here, cards, t, self._debt)
-
-    def used(self) -> np.ndarray:
+    def used(self) -> Bools:
         """[N] bool: rows of the stages before this one, and of this one's steps so far (whole windows if it adapts)."""
         plan = self.plan
         used = np.zeros(len(plan.table), bool) if plan.used is None else plan.used.copy()
         members = self._members()
-        for name, dealt in plan.stages.items():
+        for name, stage_plan in plan.stages.items():
             if name in members:
                 break
-            used[dealt.row_set()] = True
+            used[stage_plan.row_set()] = True
         for name, steps in members.items():
-            dealt = plan.stage_plan(name)
-            count = min(dealt.rows, steps * dealt.stage.batch_size)
-            if dealt.stage.window is not None:  # windows are dealt whole
-                count = int(dealt.edges[min(dealt.planned, -(-steps // dealt.stage.window))])
+            stage_plan = plan.stage_plan(name)
+            count = min(stage_plan.rows, steps * stage_plan.stage.batch_size)
+            if stage_plan.stage.window is not None:
+                count = int(stage_plan.edges[min(stage_plan.planned, -(-steps // stage_plan.stage.window))])
             used[plan.rows(name, np.arange(count))] = True
             used[self._refills[name].rows()] = True
         return used
 
     def _members(self) -> dict[str, int]:
-        """Stage -> its steps so far; several where stages take turns."""
+        """Stage -> its trained steps so far; several where stages take turns."""
         if self.stage not in self.plan.turns:
             return {self.stage: self.step}
         turns = self.plan.turns[self.stage][: self.step]
         return {name: int((turns == place).sum()) for place, name in enumerate(self.plan.members(self.stage))}
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to continue, and what must be the same then: strings, numbers and lists alone."""
+        """Everything needed to continue, and what must be the same then, as plain values for JSON."""
         state: dict[str, Any] = {
             "fingerprint": self.plan.fingerprint,
             "stage": self.stage,
@@ -143,7 +148,7 @@ class Cursor:
             "table": self.plan.table_checksums,
             "fork_of": self.plan.origin,
         }
-        refilled = {name: each.taken.tolist() for name, each in self._refills.items() if each.taken.any()}
+        refilled = {name: refill.taken.tolist() for name, refill in self._refills.items() if refill.taken.any()}
         if refilled:
             state["refilled"] = refilled
         if self._adaptive is not None:
@@ -157,7 +162,11 @@ class Cursor:
         return state
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Continues from `state()`; an InputError names the key of the curriculum, or the table, that changed."""
+        """Continues from what `state()` returned.
+
+        Raises InputError for the state of another stage, and names the key of the curriculum, or the table, that
+        changed since.
+        """
         if state.get("stage") != self.stage:
             raise InputError(f"the checkpoint is of stage {state.get('stage')!r}, this run of {self.stage!r}")
         if state["fingerprint"] != self.plan.fingerprint:
@@ -166,14 +175,15 @@ class Cursor:
         for name, refill in self._refills.items():
             refill.taken[:] = state.get("refilled", {}).get(name, 0)
         if self._adaptive is not None:
-            kept = state["adaptive"]
-            self._closed = int(kept["closed"])
-            self._debt, self._open = np.array(kept["debt"], float), np.array(kept["open"], float)
-            self._state = {name: np.array(values, float) for name, values in kept["state"].items()}
+            saved = state["adaptive"]
+            self._closed = int(saved["closed"])
+            self._debt, self._open = np.array(saved["debt"], float), np.array(saved["open"], float)
+            self._state = {name: np.array(values, float) for name, values in saved["state"].items()}
             self._adaptive.matrix[:] = -1
-            self._adaptive.matrix[: len(kept["matrix"])] = np.array(kept["matrix"], np.int64)
+            self._adaptive.matrix[: len(saved["matrix"])] = np.array(saved["matrix"], np.int64)
 
     def _changed(self, state: Mapping[str, Any]) -> str:
+        """What differs between this plan and the state's, as a sentence."""
         now = json.loads(self.plan.curriculum.canonical())
         for key, old, new in differences(state["described"], now):
             old, new = ("not there" if side is None else json.dumps(side) for side in (old, new))
@@ -184,8 +194,11 @@ class Cursor:
         return "the table changed since the checkpoint: as many rows, but other ones, or other labels"
 
 
-def fork(state: Mapping[str, Any], table: Table) -> np.ndarray:
-    """[N] bool of the rows that a run had used at `state`, over the same table: `Plan(other, table, used)` goes on."""
+def fork(state: Mapping[str, Any], table: Table) -> Bools:
+    """[N] bool of the rows that a run had used at `state`, over the same table: `Plan(other, table, used)` goes on.
+
+    Raises InputError where the table is not the run's.
+    """
     origin = state.get("fork_of")
     plan = Plan(parse_curriculum(state["curriculum"]), table, None if origin is None else fork(origin, table), origin)
     cursor = Cursor(plan, state["stage"])
@@ -194,9 +207,10 @@ def fork(state: Mapping[str, Any], table: Table) -> np.ndarray:
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
-    """The state that a run left as JSON."""
+    """The state that a run left as JSON; InputError where there is none or it cannot be read."""
     try:
-        return json.loads(Path(path).read_text())
+        state: dict[str, Any] = json.loads(Path(path).read_text())
+        return state
     except FileNotFoundError:
         raise InputError(f"{path}: no such state of a curriculum; a run writes it where `record` says") from None
     except ValueError as error:

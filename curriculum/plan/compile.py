@@ -1,4 +1,4 @@
-"""Knows how a stage becomes a matrix: its pool over the cells, its budget in rows, and the cards of every block."""
+"""One stage, compiled: the cells of its pool, its budget in rows, and the matrix of rows per block and cell."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
-from typing import Any
 
 import numpy as np
 
 from ...errors import InputError
+from ..arrays import Bools, Floats, Ints
 from ..schedule.allocation import round_block, water_fill
 from ..schedule.cells import Axis, Bounds, Cells
 from ..schedule.stages import Curriculum, Stage
@@ -18,64 +18,70 @@ from ..table import Table
 
 
 class Shortage(InputError):
-    """The pool, or what a weight wants of it, holds fewer rows than the budget."""
+    """The pool, or the part of it with a positive weight, holds fewer rows than the budget."""
 
 
 BLOCK = 8_192  # rows; a batch at a random place orders one block anew, in under a millisecond
-Progress = Callable[[float], float]
+Progress = Callable[[float], float]  # of a stage -> of what its weight moves with: itself, or its whole interleave
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage, compiled.
+    """One stage over Q cells: how many rows each of its blocks takes of each cell, and which rows those are.
 
-    matrix: [blocks, Q] cards; -1 in the blocks of an adaptive stage that are not planned yet.
-    edges: [blocks + 1] positions where the blocks begin. deck: rows; in it the stage's cards of a cell begin at
-    `first` [Q] and are `left` [Q] many.
+    matrix: [blocks, Q] rows taken; -1 in the blocks of an adaptive stage that are not planned yet.
+    edges: [blocks + 1] positions in the stage where its blocks begin, and its end.
+    deck: [M] rows of the table, cell after cell, each in the order in which stages take them. Of cell q the stage
+    takes from `deck[first[q]]` on; `left` [Q] rows were there for it.
     loss: [blocks, Q] loss weights, None where all are 1. presented: rows over all steps, repetitions included.
     """
 
     stage: Stage
-    matrix: np.ndarray
-    edges: np.ndarray
-    deck: np.ndarray
-    first: np.ndarray
-    left: np.ndarray
+    matrix: Ints
+    edges: Ints
+    deck: Ints
+    first: Ints
+    left: Ints
     presented: int
-    loss: np.ndarray | None = None
+    loss: Floats | None = None
 
     @property
     def rows(self) -> int:
-        """Different rows this stage deals."""
+        """How many different rows the stage takes."""
         return int(self.edges[-1])
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the stage; its last batch may be padded."""
+        """Optimizer steps of the stage, the last of which may be padded."""
         return ceil(self.presented / self.stage.batch_size)
 
     @property
     def planned(self) -> int:
-        """Blocks that are planned; all of them unless the stage adapts."""
+        """How many blocks are planned: all, unless the stage adapts."""
         return int((self.matrix[:, :1] >= 0).sum()) if self.matrix.shape[1] else len(self.matrix)
 
-    def cards_per_cell(self, blocks: int | None = None) -> np.ndarray:
-        """[Q] cards of the first blocks, by default of all that are planned."""
-        return self.matrix[: self.planned if blocks is None else blocks].sum(axis=0)
+    def rows_per_cell(self) -> Ints:
+        """[Q] rows that the planned blocks take of each cell."""
+        taken: Ints = self.matrix[: self.planned].sum(axis=0)
+        return taken
 
-    def row_set(self, blocks: int | None = None) -> np.ndarray:
-        """The rows of those blocks, deck by deck: quicker than in the order they are presented."""
-        return self.deck[runs(self.first, self.cards_per_cell(blocks))]
+    def row_set(self) -> Ints:
+        """The rows of the planned blocks, cell after cell: quicker than in the order in which they are presented."""
+        return self.deck[runs(self.first, self.rows_per_cell())]
 
 
-def runs(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """start, start + 1, ... of each run, end to end: [3, 9] and [2, 1] give [3, 4, 9]."""
+def runs(starts: Ints, counts: Ints) -> Ints:
+    """start, start + 1, ... of each run, end to end: starts [3, 9] and counts [2, 1] give [3, 4, 9]."""
     counts = np.asarray(counts, np.int64)
-    return np.arange(counts.sum()) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    offsets: Ints = np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    return np.arange(len(offsets)) + offsets
 
 
 def pool_axes(curriculum: Curriculum, table: Table) -> tuple[tuple[Axis, ...], dict[str, Bounds]]:
-    """The axes, those that only a pool mentions included, and where the pools begin and end on each."""
+    """The axes of the cells, those that only a pool mentions included, and where pools begin and end on each.
+
+    Raises InputError for a pool over an unknown column or with a bound that is not a number.
+    """
     axes = {axis.name: axis for axis in curriculum.cells}
     bounds: dict[str, tuple[list[float], list[float]]] = {}
     for stage in curriculum.stages:
@@ -98,8 +104,11 @@ def pool_axes(curriculum: Curriculum, table: Table) -> tuple[tuple[Axis, ...], d
     return ordered, {name: (low, high) for name, (low, high) in bounds.items()}
 
 
-def pool_of(stage: Stage, cells: Cells) -> np.ndarray:
-    """[Q] bool: the cells the stage may deal from."""
+def pool_of(stage: Stage, cells: Cells) -> Bools:
+    """[Q] bool: the cells that the stage may take rows from.
+
+    Raises InputError where the pool names a value that its axis does not have, or is of the wrong kind.
+    """
     pool = np.ones(len(cells), bool)
     for column, wanted in stage.pool.items():
         group = cells.group(column)
@@ -126,12 +135,12 @@ def pool_of(stage: Stage, cells: Cells) -> np.ndarray:
 
 
 def way_out(stage: Stage) -> str:
-    """What to do about a shortage."""
+    """The end of a message about a shortage: what the user can do."""
     return "lower the budget" + ("" if stage.window else ", or set on_short to stop or repeat")
 
 
 def describe_pool(stage: Stage) -> str:
-    """E.g. "label weak", for messages."""
+    """The pool in words, e.g. "label weak", for messages."""
     parts = []
     for column, wanted in stage.pool.items():
         if isinstance(wanted, Mapping):
@@ -142,7 +151,10 @@ def describe_pool(stage: Stage) -> str:
 
 
 def rows_wanted(stage: Stage, cells: Cells, before: str) -> tuple[int, int]:
-    """Rows the stage deals and rows it wants; fewer are dealt only where `on_short` says so."""
+    """How many rows the stage takes and how many its budget wants; fewer are taken only where `on_short` allows it.
+
+    before: names of the stages that took rows before it, for the message. Raises Shortage.
+    """
     available, budget = int(cells.left[cells.pool].sum()), stage.budget
     if budget.steps is not None:
         wanted = budget.steps * stage.batch_size
@@ -160,8 +172,11 @@ def rows_wanted(stage: Stage, cells: Cells, before: str) -> tuple[int, int]:
     return rows, wanted
 
 
-def block_edges(stage: Stage, rows: int) -> np.ndarray:
-    """[blocks + 1] positions; a moving weight gets at least a hundred blocks, each a whole number of batches."""
+def block_edges(stage: Stage, rows: int) -> Ints:
+    """[blocks + 1] positions of a stage of so many rows where its blocks begin, and its end.
+
+    A stage whose weight moves has at least a hundred blocks, each a whole number of batches.
+    """
     block = stage.block
     if stage.window is not None:
         block = stage.window * stage.batch_size
@@ -172,47 +187,56 @@ def block_edges(stage: Stage, rows: int) -> np.ndarray:
     return np.append(np.arange(0, rows, block), rows)
 
 
-def deal(stage: Stage, cells: Cells, edges: np.ndarray, progress: Progress) -> np.ndarray:
-    """[blocks, Q] cards of a stage whose mix does not depend on what will be observed."""
-    left, debt = cells.left.astype(np.int64).copy(), np.zeros(len(cells))
+def allocate(stage: Stage, cells: Cells, edges: Ints, progress: Progress) -> Ints:
+    """[blocks, Q] rows that each block takes of each cell, where the mix does not depend on observations.
+
+    There are fewer blocks, and fewer rows in the last, where `on_short` is "stop" and the cells run out.
+    """
+    left = cells.left.astype(np.int64).copy()
+    debt: Floats = np.zeros(len(cells))
     matrix = np.zeros((len(edges) - 1, len(cells)), np.int64)
     for k, (start, stop) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
         t = progress((start + stop) / 2 / edges[-1])
-        matrix[k], debt = deal_block(stage, cells.at(left, cells.pool, cells.live), stop - start, t, debt)
+        matrix[k], debt = allocate_block(stage, cells.at(left, cells.pool, cells.live), stop - start, t, debt)
         left -= matrix[k]
         if matrix[k].sum() < stop - start:
             return matrix[: k + bool(matrix[k].any())]
     return matrix
 
 
-def deal_block(stage: Stage, cells: Cells, cards: int, t: float, debt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cards [Q] and the new debt [Q]; fewer cards than asked for only where `on_short` is "stop"."""
+def allocate_block(stage: Stage, cells: Cells, rows: int, t: float, debt: Floats) -> tuple[Ints, Floats]:
+    """How many of a block's rows come from each cell [Q], and the new debt [Q].
+
+    t: progress in the middle of the block. debt: what rounding withheld from each cell, and gave to others, so far.
+    Fewer rows than asked for only where `on_short` is "stop"; else Shortage is raised.
+    """
     left = np.where(cells.pool, cells.left, 0)
     stop = stage.on_short == "stop"
     amount = stage.weight.amounts(cells, t, stage.mass_rule, may_be_empty=stop)
     open_ = (amount > 0) & (left > 0)
     supply = int(left[open_].sum())
-    if supply < cards:
+    if supply < rows:
         if not stop:
             raise Shortage(
                 f"stage {stage.name!r}: at {t:.1%} of it the cells with a positive weight have {supply:,} rows left, "
-                f"{cards:,} are wanted; lower the budget{', widen' if stage.window is None else ' or widen'} the weight"
+                f"{rows:,} are wanted; lower the budget{', widen' if stage.window is None else ' or widen'} the weight"
                 + (", or set on_short to stop" if stage.window is None else "")
             )
-        cards = supply
+        rows = supply
     # A cell that the weight no longer wants is owed nothing.
-    target = np.where(open_, debt + water_fill(float(cards), amount, left), 0.0)
-    dealt = round_block(target, open_, left, cards)
-    return dealt, target - dealt
+    target = np.where(open_, debt + water_fill(float(rows), amount, left), 0.0)
+    taken = round_block(target, open_, left, rows)
+    return taken, target - taken
 
 
-def loss_weights(stage: Stage, cells: Cells, matrix: np.ndarray, edges: np.ndarray, progress: Progress) -> Any:
-    """[blocks, Q] loss weights with mean 1 over the rows dealt, or None."""
+def loss_weights(stage: Stage, cells: Cells, matrix: Ints, edges: Ints, progress: Progress) -> Floats | None:
+    """[blocks, Q] loss weights with mean 1 over the rows that `matrix` [blocks, Q] takes; None where all are 1."""
     if stage.loss_weight is None:
         return None
-    out = np.zeros(matrix.shape)
+    weights = np.zeros(matrix.shape)
     for k, (start, stop) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
-        here = cells.at(matrix[k], matrix[k] > 0, cells.live)
-        amount = stage.loss_weight.amounts(here, progress((start + stop) / 2 / edges[-1]))
-        out[k] = amount / np.maximum(matrix[k], 1)
-    return out * (matrix.sum() / (out * matrix).sum())
+        of_block = cells.at(matrix[k], matrix[k] > 0, cells.live)
+        amount = stage.loss_weight.amounts(of_block, progress((start + stop) / 2 / edges[-1]))
+        weights[k] = amount / np.maximum(matrix[k], 1)
+    scale: float = matrix.sum() / (weights * matrix).sum()
+    return weights * scale

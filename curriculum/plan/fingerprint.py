@@ -1,54 +1,60 @@
-"""Knows whether two plans are the same: any edit that changes what is dealt shows, and where it was made."""
+"""The fingerprint of a plan: 16 digits that change with the curriculum, the table or the rows a stage takes.
+
+`differences` says where two curricula differ, `table_checksums` whether two tables do.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ..arrays import Bools, Hashes, Ints
 from ..identity import hash64, keyed, splitmix64
-from .compile import pool_of, runs
+from ..schedule.cells import Cells
+from .compile import StagePlan, pool_of, runs
 
-if TYPE_CHECKING:
-    from .plan import Plan
-
-_CHUNK = 16_384
+_CHUNK = 16_384  # rows hashed at a time, so that the intermediate arrays stay in the cache
 
 
-def fingerprint(plan: Plan) -> str:
-    """16 hexadecimal digits of the curriculum, the rows with their cells, and what is dealt.
+def fingerprint(
+    curriculum: str, checksums: list[int], uid: Hashes, cells: Cells, stages: Mapping[str, StagePlan]
+) -> str:
+    """16 hexadecimal digits of the curriculum, the rows with their cells, and the rows that every stage takes.
 
-    What is dealt also shows the columns that only weights, budgets and exclusions read.
+    curriculum: its canonical text. checksums: of the table, from `table_checksums`. uid: [N] of the table.
+    The rows taken also show changes in columns that only weights, budgets and exclusions read.
     """
-    digest = hashlib.blake2b((plan.curriculum.canonical() + json.dumps(plan.table_checksums)).encode(), digest_size=8)
-    for name, dealt in plan.stages.items():
-        for part in (dealt.first, dealt.left, dealt.edges, dealt.matrix):
+    digest = hashlib.blake2b((curriculum + json.dumps(checksums)).encode(), digest_size=8)
+    for name, stage_plan in stages.items():
+        for part in (stage_plan.first, stage_plan.left, stage_plan.edges, stage_plan.matrix):
             digest.update(np.ascontiguousarray(part, np.int64).tobytes())
-        if dealt.stage.window is None:
-            digest.update(np.bitwise_xor.reduce(keyed(plan.table.uid[dealt.row_set()], name)).tobytes())
-            if dealt.loss is not None:
-                digest.update(np.round(dealt.loss, 9).tobytes())
-        elif dealt.stage.feedback is not None:  # what its first windows will be planned from
-            feedback = dealt.stage.feedback
-            live = feedback.columns(feedback.start(plan.cells), plan.cells)
-            here = plan.cells.at(dealt.left, pool_of(dealt.stage, plan.cells), live)
+        stage = stage_plan.stage
+        if stage.window is None:
+            digest.update(np.bitwise_xor.reduce(keyed(uid[stage_plan.row_set()], name)).tobytes())
+            if stage_plan.loss is not None:
+                digest.update(np.round(stage_plan.loss, 9).tobytes())
+        elif stage.feedback is not None:  # what its first windows will be planned from
+            live = stage.feedback.columns(stage.feedback.start(cells), cells)
+            now = cells.at(stage_plan.left, pool_of(stage, cells), live)
             parts = [live[column] for column in sorted(live)]
-            middles = (dealt.edges[:-1] + dealt.edges[1:]) / 2 / max(dealt.rows, 1)
+            middles = (stage_plan.edges[:-1] + stage_plan.edges[1:]) / 2 / max(stage_plan.rows, 1)
             for t in sorted({float(middles[0]), float(middles[-1])}):
-                parts.append(dealt.stage.weight.amounts(here, t, dealt.stage.mass_rule, may_be_empty=True))
+                parts.append(stage.weight.amounts(now, t, stage.mass_rule, may_be_empty=True))
             digest.update(np.round(np.stack(parts), 9).tobytes())
-            cards = dealt.deck[runs(dealt.first, dealt.left)]
-            digest.update(np.bitwise_xor.reduce(keyed(plan.table.uid[cards], name)).tobytes())
+            rows = stage_plan.deck[runs(stage_plan.first, stage_plan.left)]
+            digest.update(np.bitwise_xor.reduce(keyed(uid[rows], name)).tobytes())
     return digest.hexdigest()
 
 
-def table_checksums(uid: np.ndarray, number: np.ndarray, used: np.ndarray | None) -> list[int]:
+def table_checksums(uid: Hashes, number: Ints, used: Bools | None) -> list[int]:
     """Row count, xor and sum over hashes of (uid, cell, used): any row added, lost or moved to another cell shows.
 
-    Cells are numbered by name; renaming all of them alike deals the same rows, and is the same plan.
+    uid, used: [N]. number: [N] cell numbers. Cells are numbered by name; renaming all of them alike gives the same
+    rows, and is the same plan.
     """
     key, odd = np.uint64(hash64("fingerprint")), np.uint64(0x9E3779B97F4A7C15)
     crossed, total = 0, 0

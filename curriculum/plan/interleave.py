@@ -1,16 +1,20 @@
-"""Knows which step is whose where stages take turns."""
+"""Stages that take turns: which step belongs to which of them."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ...errors import InputError
+from ..arrays import Ints
 from ..schedule.allocation import apportion
 from ..schedule.stages import Interleave
 
 
-def turns_of(group: Interleave) -> np.ndarray:
-    """[steps] which member has each step; members without a share have the rest in equal parts."""
+def turns_of(group: Interleave) -> Ints:
+    """[steps] number of the member whose turn each step is; members without a share have the rest in equal parts.
+
+    Raises InputError where the shares are negative or do not add up to 1 at some step.
+    """
     t = (np.arange(group.steps) + 0.5) / group.steps
     shares = np.zeros((group.steps, len(group.members)))
     for name, pace in group.shares.items():
@@ -24,6 +28,9 @@ def turns_of(group: Interleave) -> np.ndarray:
     return apportion(shares)
 
 
-def turn_of(mine: np.ndarray, steps: int, t: float) -> float:
-    """Progress of the whole interleave at progress t of a member."""
-    return (float(mine[min(len(mine) - 1, int(t * len(mine)))]) + 0.5) / steps
+def turn_of(own_steps: Ints, steps: int, t: float) -> float:
+    """Progress in [0, 1] of the whole interleave of so many steps, where a member has made the share t of its own.
+
+    own_steps: the member's steps, ascending, as numbers of the whole.
+    """
+    return (float(own_steps[min(len(own_steps) - 1, int(t * len(own_steps)))]) + 0.5) / steps

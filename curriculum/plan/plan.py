@@ -1,7 +1,7 @@
-"""Knows which rows every batch of every stage holds: a curriculum compiled to an integer matrix over shuffled decks.
+"""The plan: which rows every batch of every stage holds. A curriculum compiled to integer matrices over shuffled decks.
 
-The rows of the table fall into cells; a cell's rows lie in a deck ordered by a hash of (seed, uid). A stage deals from
-the tops of the decks: `matrix[block, cell]` cards in each block. Nothing is dealt twice, so stages are disjoint by
+The rows of the table fall into cells; a cell's rows lie in a deck, ordered by a hash of (seed, uid). Each block of a
+stage takes the next `matrix[block, cell]` rows of every deck. No row is taken twice, so stages are disjoint by
 construction, budgets are exact, and a position is two integers. Ranks, workers and prefetching never enter.
 """
 
@@ -10,11 +10,12 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...errors import InputError
+from ..arrays import Bools, Floats, Hashes, Ints
 from ..identity import keyed, splitmix64, unit
 from ..schedule.budget import Budget
 from ..schedule.cells import Cells, partition
@@ -22,9 +23,10 @@ from ..schedule.columns import changed
 from ..schedule.stages import Curriculum, Stage
 from ..table import Table
 from .compile import (
+    Progress,
     StagePlan,
+    allocate,
     block_edges,
-    deal,
     loss_weights,
     pool_axes,
     pool_of,
@@ -37,58 +39,68 @@ from .interleave import turn_of, turns_of
 from .pricing import priced
 
 
+class _Shuffled(NamedTuple):
+    """The cells, the cell of every row [N], the decks [M] with their starts [Q + 1], and the table's checksums."""
+
+    cells: Cells
+    cell_of_row: Ints
+    deck: Ints
+    starts: Ints
+    checksums: list[int]
+
+
 class Plan:
     """All stages of a curriculum over one table. `batch` is pure: any step, in any order, from any process.
 
-    used: [N] bool of rows that must not be dealt again, when a curriculum is forked from another's position, and
-    origin: the state there, which a fork of this plan needs.
+    used: [N] bool of rows that no stage may take, because the run that this plan goes on from has used them.
+    origin: that run's state, which a plan that goes on from this one needs in turn.
+    Raises InputError where the curriculum does not fit the table: columns, values, budgets.
     """
 
-    def __init__(
-        self, curriculum: Curriculum, table: Table, used: np.ndarray | None = None, origin: Any = None
-    ) -> None:
+    def __init__(self, curriculum: Curriculum, table: Table, used: Bools | None = None, origin: Any = None) -> None:
         self.curriculum, self.used, self.origin = curriculum, used, origin
         self.table = changed(table, curriculum.columns, curriculum.seed) if curriculum.columns else table
         self.cells, self.cell_of_row, self._deck, starts, self.table_checksums = self._shuffled(used)
         self.turns = {group.name: turns_of(group) for group in curriculum.interleaves}
         self.stages: dict[str, StagePlan] = {}
-        self._recent: dict[tuple[str, int, int], np.ndarray] = {}
+        self._recent: dict[tuple[str, int, int], Ints] = {}
         self._compile(starts)
         self.stages = {stage.name: self.stages[stage.name] for stage in curriculum.stages}
-        self.fingerprint = fingerprint(self)
+        self.fingerprint = fingerprint(
+            curriculum.canonical(), self.table_checksums, self.table.uid, self.cells, self.stages
+        )
 
     def copy(self) -> Plan:
         """A plan whose adaptive windows may be planned without touching this one's."""
         other = copy(self)
-        other.stages = {name: replace(dealt, matrix=dealt.matrix.copy()) for name, dealt in self.stages.items()}
+        other.stages = {name: replace(one, matrix=one.matrix.copy()) for name, one in self.stages.items()}
         other._recent = {}
         return other
 
-    def _shuffled(self, used: np.ndarray | None) -> tuple[Cells, np.ndarray, np.ndarray, np.ndarray, list[int]]:
-        """Cells, cell numbers, decks and their starts, and the table's facts; arms over one table share them."""
+    def _shuffled(self, used: Bools | None) -> _Shuffled:
+        """The table divided and shuffled; kept with the table, because arms with the same cells and seed share it."""
         table, seed = self.table, self.curriculum.seed
         axes, bounds = pool_axes(self.curriculum, table)
         key = (axes, tuple(sorted((k, tuple(low), tuple(high)) for k, (low, high) in bounds.items())), seed)
         if used is not None or key not in table.kept:
             cells, number = partition(table, axes, bounds)
-            dealable = number if used is None else np.where(used, -1, number)
-            if used is not None:  # a fraction of a pool is one of what a fork may still deal
-                cells.size = np.bincount(dealable[dealable >= 0], minlength=len(cells))
-            made = (
-                cells,
-                number,
-                *build_decks(table.uid, dealable, len(cells), seed),
-                table_checksums(table.uid, number, used),
-            )
+            free = number if used is None else np.where(used, -1, number)
+            if used is not None:  # a fraction of a pool is one of what may still be taken
+                cells.size = np.bincount(free[free >= 0], minlength=len(cells))
+            decks = build_decks(table.uid, free, len(cells), seed)
+            shuffled = _Shuffled(cells, number, *decks, table_checksums(table.uid, number, used))
             if used is not None:
-                return made
+                return shuffled
             table.kept.clear()  # one at a time: they are as large as the table
-            table.kept[key] = made
-        return table.kept[key]
+            table.kept[key] = shuffled
+        kept: _Shuffled = table.kept[key]
+        return kept
 
-    def _compile(self, starts: np.ndarray) -> None:
-        """Deals the stages in the order of their claims; what adapts deals last, from what the others leave."""
-        deck, tops, ends = self._deck, starts[:-1].copy(), starts[1:].copy()
+    def _compile(self, starts: Ints) -> None:
+        """Compiles the stages in the order of their claims; one that adapts comes last, over what the others leave."""
+        deck = self._deck
+        tops: Ints = starts[:-1].copy()  # where the rest of each deck begins
+        ends: Ints = starts[1:].copy()
         earlier: list[str] = []
         if self.used is not None and "clip" in self.curriculum.disjoint:
             taken = self.table.identity("clip")[self.used]
@@ -98,35 +110,37 @@ class Plan:
             if earlier and "clip" in self.curriculum.disjoint:
                 taken = self.table.identity("clip")[self.stages[earlier[-1]].row_set()]
                 deck, tops, ends = self._without_clips(deck, tops, ends, taken)
-            dealt = self._deal(stage, deck, tops, ends, f" after {' and '.join(earlier)}" if earlier else "")
-            self.stages[stage.name] = dealt
-            tops = tops + dealt.cards_per_cell()
+            before = f" after {' and '.join(earlier)}" if earlier else ""
+            self.stages[stage.name] = self._compiled(stage, deck, tops, ends, before)
+            tops = tops + self.stages[stage.name].rows_per_cell()
             earlier.append(stage.name)
 
-    def _deal(self, stage: Stage, deck: np.ndarray, tops: np.ndarray, ends: np.ndarray, before: str) -> StagePlan:
+    def _compiled(self, stage: Stage, deck: Ints, tops: Ints, ends: Ints, before: str) -> StagePlan:
+        """One stage over the rows from `tops` [Q] to `ends` [Q] of the decks. before: who took rows, for messages."""
         cells = self.cells.at(ends - tops, pool_of(stage, self.cells), {})
-        group, progress = self.curriculum.interleave_of(stage.name), _plain
+        group = self.curriculum.interleave_of(stage.name)
+        progress: Progress = _plain
         if group is not None:
-            mine = np.flatnonzero(self.turns[group.name] == group.members.index(stage.name))
-            if not len(mine):
+            own_steps = np.flatnonzero(self.turns[group.name] == group.members.index(stage.name))
+            if not len(own_steps):
                 raise InputError(f"stage {stage.name!r}: its share of the {group.steps} steps is less than one")
-            stage = replace(stage, budget=Budget(steps=len(mine)))
-            progress = partial(turn_of, mine, group.steps)
+            stage = replace(stage, budget=Budget(steps=len(own_steps)))
+            progress = partial(turn_of, own_steps, group.steps)
         if stage.budget.unit in ("hours", "flops"):
             stage = priced(stage, cells, self.curriculum.cost, self.table, self.cell_of_row, progress, before)
         rows, wanted = rows_wanted(stage, cells, before)
         edges = block_edges(stage, rows)
         if stage.window is not None:
-            matrix = np.full((len(edges) - 1, len(cells)), -1, np.int64)
+            matrix: Ints = np.full((len(edges) - 1, len(cells)), -1, np.int64)
         else:
-            matrix = deal(stage, cells, edges, progress)
+            matrix = allocate(stage, cells, edges, progress)
             edges = np.concatenate([[0], np.cumsum(matrix.sum(1))])
         presented = (wanted if stage.on_short == "repeat" else int(edges[-1])) * (stage.budget.epochs or 1)
         loss = loss_weights(stage, cells, matrix, edges, progress)
         return StagePlan(stage, matrix, edges, deck, tops, cells.left, presented, loss)
 
-    def _without_clips(self, deck: np.ndarray, tops: np.ndarray, ends: np.ndarray, taken: np.ndarray) -> tuple:
-        """What is left of the decks, less the rows whose recording an earlier stage has."""
+    def _without_clips(self, deck: Ints, tops: Ints, ends: Ints, taken: Hashes) -> tuple[Ints, Ints, Ints]:
+        """The rest of the decks without the rows whose recording is among those taken: rows, tops [Q] and ends [Q]."""
         sizes = ends - tops
         rows = deck[runs(tops, sizes)]
         free = ~among(self.table.identity("clip")[rows], taken)
@@ -135,12 +149,12 @@ class Plan:
         return rows[free], starts[:-1], starts[1:]
 
     def stage_plan(self, stage: str) -> StagePlan:
-        """The compiled stage of that name."""
+        """The compiled stage of that name; an InputError lists the names there are."""
         self.curriculum.stage(stage)
         return self.stages[stage]
 
     def num_steps(self, name: str) -> int:
-        """Optimizer steps of a stage, or of an interleave over all its members."""
+        """How many optimizer steps a stage has, or an interleave over all its members."""
         return len(self.turns[name]) if name in self.turns else self.stage_plan(name).steps
 
     def members(self, name: str) -> tuple[str, ...]:
@@ -149,7 +163,10 @@ class Plan:
         return group.members if group is not None else (self.stage_plan(name).stage.name,)
 
     def member(self, name: str, step: int) -> tuple[str, int]:
-        """The stage whose turn a step is and the step's number within it; a plain stage is its own member."""
+        """The stage whose turn a step is, and the step's number within it; a plain stage is its own member.
+
+        Raises IndexError for a step beyond the interleave.
+        """
         if name not in self.turns:
             return name, step
         turn = self.turns[name]
@@ -157,10 +174,11 @@ class Plan:
             raise IndexError(f"interleave {name!r} has {len(turn)} steps, asked for step {step}")
         return self.members(name)[turn[step]], int((turn[:step] == turn[step]).sum())
 
-    def batch(self, stage: str, step: int, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows [B] and loss weights [B] of one optimizer step over all ranks; the padding of a last batch weighs 0.
+    def batch(self, stage: str, step: int, size: int | None = None) -> tuple[Ints, Floats]:
+        """Rows of the table [B] and loss weights [B] of one optimizer step over all ranks.
 
-        size: rows per step, the stage's own by default.
+        size: B, the stage's batch size by default. The padding of a last batch has weight 0.
+        Raises IndexError for a step beyond the stage, LookupError for one that an adaptive stage has not planned.
         """
         positions, real = self._positions(stage, step, size)
         rows, weights, _ = self._look_up(self.member(stage, step)[0], positions)
@@ -168,42 +186,45 @@ class Plan:
 
     def ready(self, stage: str, step: int) -> bool:
         """Whether the step's rows are known yet: always, but for an adaptive stage."""
-        dealt = self.stage_plan(self.member(stage, step)[0])
+        stage_plan = self.stage_plan(self.member(stage, step)[0])
         positions = self._positions(stage, step, None)[0]
-        return dealt.stage.window is None or int(positions[-1]) < int(dealt.edges[dealt.planned])
+        return stage_plan.stage.window is None or int(positions[-1]) < int(stage_plan.edges[stage_plan.planned])
 
-    def passes(self, stage: str, step: int, size: int | None = None) -> np.ndarray:
-        """[B] how often each row of the batch was presented before."""
-        dealt = self.stage_plan(self.member(stage, step)[0])
-        return self._positions(stage, step, size)[0] // dealt.rows
+    def passes(self, stage: str, step: int, size: int | None = None) -> Ints:
+        """[B] how often the stage has presented each row of the batch before."""
+        stage_plan = self.stage_plan(self.member(stage, step)[0])
+        return self._positions(stage, step, size)[0] // stage_plan.rows
 
-    def _positions(self, stage: str, step: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def _positions(self, stage: str, step: int, size: int | None) -> tuple[Ints, Bools]:
+        """Positions [B] of a step in its stage, and which of them [B] are real: the last one fills up a last batch."""
         stage, step = self.member(stage, step)
-        dealt = self.stage_plan(stage)
-        size = size or dealt.stage.batch_size
-        steps = -(-dealt.presented // size)
+        stage_plan = self.stage_plan(stage)
+        size = size or stage_plan.stage.batch_size
+        steps = -(-stage_plan.presented // size)
         if not 0 <= step < steps:
             raise IndexError(f"stage {stage!r} has {steps} steps, asked for step {step}")
         positions = np.arange(step * size, (step + 1) * size)
-        return np.minimum(positions, dealt.presented - 1), positions < dealt.presented
+        return np.minimum(positions, stage_plan.presented - 1), positions < stage_plan.presented
 
-    def rows(self, stage: str, positions: np.ndarray) -> np.ndarray:
-        """Table rows at these positions of the stage; position p of pass e is card p - e x dealt, reordered by e."""
+    def rows(self, stage: str, positions: Ints) -> Ints:
+        """[B] table rows at these positions [B] of the stage. Each pass over its rows has an order of its own."""
         return self._look_up(stage, positions)[0]
 
-    def _look_up(self, stage: str, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        dealt = self.stage_plan(stage)
+    def _look_up(self, stage: str, positions: Ints) -> tuple[Ints, Floats, Ints]:
+        """Rows, loss weights and block numbers, all [B], at positions [B] of the stage."""
+        stage_plan = self.stage_plan(stage)
         rows = np.empty(len(positions), np.int64)
-        epoch, card = np.divmod(positions, max(1, dealt.rows))
-        block = np.searchsorted(dealt.edges, card, side="right") - 1
+        epoch, place = np.divmod(positions, max(1, stage_plan.rows))
+        block = np.searchsorted(stage_plan.edges, place, side="right") - 1
         for e, b in sorted(set(zip(epoch.tolist(), block.tolist(), strict=True))):
-            mine = (epoch == e) & (block == b)
-            rows[mine] = self._block_rows(stage, b, e)[card[mine] - dealt.edges[b]]
-        weights = np.ones(len(rows)) if dealt.loss is None else dealt.loss[block, self.cell_of_row[rows]]
+            chosen = (epoch == e) & (block == b)
+            rows[chosen] = self._block_rows(stage, b, e)[place[chosen] - stage_plan.edges[b]]
+        loss = stage_plan.loss
+        weights = np.ones(len(rows)) if loss is None else loss[block, self.cell_of_row[rows]]
         return rows, weights, block
 
-    def _block_rows(self, stage: str, block: int, epoch: int) -> np.ndarray:
-        """One block's rows, kept for the next batches."""
+    def _block_rows(self, stage: str, block: int, epoch: int) -> Ints:
+        """The rows of one block in the order of one pass, kept for the next batches."""
         key = (stage, block, epoch)
         if key not in self._recent:
             if len(self._recent) >= 8:
@@ -211,31 +232,32 @@ class Plan:
             self._recent[key] = self._ordered_block(*key)
         return self._recent[key]
 
-    def _ordered_block(self, stage: str, block: int, epoch: int) -> np.ndarray:
-        """One block's rows in order.
+    def _ordered_block(self, stage: str, block: int, epoch: int) -> Ints:
+        """The rows of one block in the order of one pass.
 
-        Spread: card i of n of a cell stands at (i + u) / n, so every slice has the block's mix. Shuffle: by hash alone.
+        Spread: row i of the n of a cell stands at (i + u) / n, u random in [0, 1), so every slice of the block has its
+        mix. Shuffle: by hash alone.
         """
-        dealt = self.stages[stage]
-        counts = dealt.matrix[block]
+        stage_plan = self.stages[stage]
+        counts = stage_plan.matrix[block]
         if len(counts) and counts[0] < 0:
             raise LookupError(f"window {block} of stage {stage!r} is not planned yet; close the windows before it")
         used = np.flatnonzero(counts)
         n = counts[used]
-        begin = (dealt.first + dealt.matrix[:block].sum(axis=0))[used]
-        cards = dealt.deck[runs(begin, n)]
-        hashed = keyed(self.table.uid[cards], self.curriculum.seed, stage, epoch)
-        if dealt.stage.mix == "shuffle":
-            return cards[order_by_hash(hashed)]
+        begin = (stage_plan.first + stage_plan.matrix[:block].sum(axis=0))[used]
+        rows = stage_plan.deck[runs(begin, n)]
+        hashed = keyed(self.table.uid[rows], self.curriculum.seed, stage, epoch)
+        if stage_plan.stage.mix == "shuffle":
+            return rows[order_by_hash(hashed)]
         ranked = order_by_hash(hashed >> np.uint64(17), np.repeat(np.arange(len(n)), n))
         within = runs(np.zeros_like(n), n)
         place = (within + unit(splitmix64(hashed[ranked]))) / np.repeat(n, n)
-        return cards[ranked][order_by_hash((place * 2.0**63).astype(np.uint64))]
+        return rows[ranked][order_by_hash((place * 2.0**63).astype(np.uint64))]
 
     def composition(self, stage: str, column: str) -> dict[str, int]:
-        """How many of the stage's dealt rows have each value of a text column."""
-        dealt = self.stage_plan(stage)
-        rows = self.rows(stage, np.arange(int(dealt.edges[dealt.planned])))
+        """How many of the stage's rows, as far as they are planned, have each value of a text column."""
+        stage_plan = self.stage_plan(stage)
+        rows = self.rows(stage, np.arange(int(stage_plan.edges[stage_plan.planned])))
         text = self.table.text(column)
         counts = np.bincount(text.codes[rows] + 1, minlength=len(text.names) + 1)
         names = ("unlabelled", *text.names)
@@ -243,4 +265,5 @@ class Plan:
 
 
 def _plain(t: float) -> float:
+    """The progress of a stage that takes no turns: its own."""
     return t

@@ -1,4 +1,4 @@
-"""Knows how many rows a budget in hours or FLOPs pays for: by the mean cost of the cells, for the mix that is dealt."""
+"""How many rows a budget in hours or FLOPs pays for: by the mean cost of the cells, for the mix of the stage."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ from dataclasses import replace
 import numpy as np
 
 from ...errors import InputError
+from ..arrays import Floats, Ints
 from ..schedule.budget import Budget, Cost
 from ..schedule.cells import Cells
 from ..schedule.stages import Stage
 from ..table import Table
-from .compile import Progress, Shortage, block_edges, deal, way_out
+from .compile import Progress, Shortage, allocate, block_edges, way_out
 
 
 def priced(
-    stage: Stage, cells: Cells, cost: Cost, table: Table, number: np.ndarray, progress: Progress, before: str
+    stage: Stage, cells: Cells, cost: Cost, table: Table, number: Ints, progress: Progress, before: str
 ) -> Stage:
-    """The stage with its hours or FLOPs turned into samples; an InputError where the pool holds less."""
+    """The stage with its hours or FLOPs turned into samples; an InputError where the pool holds less.
+
+    number: [N] cells of the table's rows. before: names of the stages that took rows before it, for messages.
+    """
     unit, target = stage.budget.unit, float(stage.budget.hours or stage.budget.flops or 0.0)
-    if stage.feedback is not None:  # an adaptive stage is priced by what it would deal before anything is observed
+    if stage.feedback is not None:  # an adaptive stage is priced by what it would take before anything is observed
         cells = cells.at(cells.left, cells.pool, stage.feedback.columns(stage.feedback.start(cells), cells))
-    each, left = cost_per_cell(stage, cells, cost, table, number), int(cells.left[cells.pool].sum())
+    costs, left = cost_per_cell(stage, cells, cost, table, number), int(cells.left[cells.pool].sum())
 
-    def mix(count: int) -> np.ndarray:
-        return deal(stage, cells, block_edges(stage, count), progress).sum(0)
+    def mix(count: int) -> Ints:
+        per_cell: Ints = allocate(stage, cells, block_edges(stage, count), progress).sum(0)
+        return per_cell
 
-    rows = rows_for(target, each, mix, left)
+    rows = rows_for(target, costs, mix, left)
     if rows == left and left:
-        whole = float((mix(left) * each).sum())
+        whole = float((mix(left) * costs).sum())
         if target > whole * (1 + 1e-6):  # worth more rows than there are: what `on_short` decides about
             rows = int(target / whole * left)
             if stage.on_short == "error":
@@ -42,8 +47,11 @@ def priced(
     return replace(stage, budget=Budget(samples=max(1, rows)))
 
 
-def cost_per_cell(stage: Stage, cells: Cells, cost: Cost, table: Table, number: np.ndarray) -> np.ndarray:
-    """[Q] mean hours or FLOPs of a row of each cell, over the rows whose duration is known."""
+def cost_per_cell(stage: Stage, cells: Cells, cost: Cost, table: Table, number: Ints) -> Floats:
+    """[Q] mean hours or FLOPs of a row of each cell, over the rows whose duration is known.
+
+    number: [N] cells of the rows. Raises InputError where no duration in a cell of the pool is known.
+    """
     duration = table.columns.get("duration_s")
     if not isinstance(duration, np.ndarray):
         raise InputError(f"stage {stage.name!r}: a budget in {stage.budget.unit} needs the column duration_s")
@@ -56,13 +64,16 @@ def cost_per_cell(stage: Stage, cells: Cells, cost: Cost, table: Table, number: 
     return np.bincount(number[inside], weights=per_row[inside], minlength=len(cells)) / np.maximum(count, 1)
 
 
-def rows_for(target: float, per_cell: np.ndarray, mix: Callable[[int], np.ndarray], available: int) -> int:
-    """The most rows whose expected cost is within the target, for the mix [Q] that so many rows have; by bisection."""
+def rows_for(target: float, per_cell: Floats, mix: Callable[[int], Ints], available: int) -> int:
+    """The most rows, up to `available`, whose expected cost is within the target; found by bisection.
+
+    per_cell: [Q] cost of a row of each cell. mix: rows -> [Q] how many of them come from each cell.
+    """
 
     def affordable(count: int) -> bool:
         try:
             return float((mix(count) * per_cell).sum()) <= target * (1 + 1e-9)
-        except Shortage:  # the cells that the weight wants hold fewer
+        except Shortage:  # the cells with a positive weight hold fewer
             return False
 
     low, high = 0, available + 1

@@ -1,4 +1,4 @@
-"""Knows which row takes the place of one that cannot be read: the next card of the same deck that nobody deals."""
+"""Stand-ins: which rows may take the place of one that cannot be read, from the same cell."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..arrays import Ints
 from ..identity import hash64
 from .compile import StagePlan, pool_of, runs
 from .decks import among
@@ -15,30 +16,30 @@ from .plan import Plan
 def stand_ins(plan: Plan, stage: str, row: int) -> Iterator[int]:
     """Rows of the row's cell, in an order that depends on the row's identity alone, each with another recording.
 
-    First the cards that no stage deals, then the stage's own of that cell, which then come once more. Never another
-    stage's, and with `disjoint: [clip]` none whose recording another stage has. An adaptive stage counts as dealing
-    whatever it may still deal: the top of each deck, as many cards as its budget.
+    First the rows that no stage takes, then the stage's own of that cell, which then come once more. Never another
+    stage's, and with `disjoint: [clip]` none whose recording another stage has.
     """
-    dealt, cell = plan.stage_plan(stage), int(plan.cell_of_row[row])
-    begin = int(dealt.first[cell])
-    cards = dealt.deck[begin : begin + int(dealt.left[cell])].astype(np.int64)
-    rows = np.concatenate([cards[:0], *(claimed(plan, one) for name, one in plan.stages.items() if name != stage)])
-    usable = ~np.isin(cards, rows)
+    stage_plan, cell = plan.stage_plan(stage), int(plan.cell_of_row[row])
+    begin = int(stage_plan.first[cell])
+    candidates = stage_plan.deck[begin : begin + int(stage_plan.left[cell])].astype(np.int64)
+    others = [claimed(plan, other) for name, other in plan.stages.items() if name != stage]
+    taken = np.concatenate([candidates[:0], *others])
+    usable = ~np.isin(candidates, taken)
     if "clip" in plan.curriculum.disjoint:
         clips = plan.table.identity("clip")
-        usable &= ~among(clips[cards], clips[rows])
-    own = np.isin(cards, claimed(plan, dealt))
-    mine = plan.table.columns.get("clip")
-    for pool in (cards[usable & ~own], cards[usable & own]):
+        usable &= ~among(clips[candidates], clips[taken])
+    own = np.isin(candidates, claimed(plan, stage_plan))
+    clip = plan.table.columns.get("clip")
+    for pool in (candidates[usable & ~own], candidates[usable & own]):
         start = hash64(plan.curriculum.seed, "stand-in", stage, int(plan.table.uid[row])) % max(1, len(pool))
-        for card in np.roll(pool, -start).tolist():
-            if card != row and not (isinstance(mine, np.ndarray) and mine[card] == mine[row]):
-                yield card
+        for candidate in np.roll(pool, -start).tolist():
+            if candidate != row and not (isinstance(clip, np.ndarray) and clip[candidate] == clip[row]):
+                yield candidate
 
 
-def claimed(plan: Plan, dealt: StagePlan) -> np.ndarray:
-    """The rows a stage deals; those an adaptive one may deal: the top of each deck, as many as its budget."""
-    if dealt.stage.window is None:
-        return dealt.row_set().astype(np.int64)
-    most = np.where(pool_of(dealt.stage, plan.cells), np.minimum(dealt.left, dealt.rows), 0)
-    return dealt.deck[runs(dealt.first, most)].astype(np.int64)
+def claimed(plan: Plan, stage_plan: StagePlan) -> Ints:
+    """The rows that a stage takes, or that an adaptive one may still take: of each cell as many as its whole budget."""
+    if stage_plan.stage.window is None:
+        return stage_plan.row_set().astype(np.int64)
+    most = np.where(pool_of(stage_plan.stage, plan.cells), np.minimum(stage_plan.left, stage_plan.rows), 0)
+    return stage_plan.deck[runs(stage_plan.first, most)].astype(np.int64)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import Bools, Ints
 from ..online.cursor import Cursor
 from ..plan.plan import Plan
 from ..table import Categorical
@@ -16,7 +17,7 @@ MIXES = ("label", "source", "question_type")
 _WIDTH = 50
 
 
-def stage_rows(plan: Plan, stage: str) -> np.ndarray:
+def stage_rows(plan: Plan, stage: str) -> Ints:
     """[rows] in the order of the first pass; of an adaptive stage the windows that are planned."""
     dealt = plan.stage_plan(stage)
     return plan.rows(stage, np.arange(int(dealt.edges[dealt.planned])))
@@ -45,7 +46,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _stage(plan: Plan, name: str, rows: np.ndarray) -> dict[str, Any]:
+def _stage(plan: Plan, name: str, rows: Ints) -> dict[str, Any]:
     dealt, cost = plan.stage_plan(name), plan.curriculum.cost
     stage, passes = dealt.stage, dealt.presented / max(dealt.rows, 1)
     found: dict[str, Any] = {
@@ -91,7 +92,7 @@ def _over_time(plan: Plan, name: str) -> dict[str, Any]:
     return out
 
 
-def overlaps(plan: Plan, rows: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def overlaps(plan: Plan, rows: dict[str, Ints]) -> list[dict[str, Any]]:
     """Of every two stages: rows of the second whose uid, recording or question text the first has too."""
     found = []
     for a, b in combinations(plan.stages, 2):
@@ -104,7 +105,7 @@ def overlaps(plan: Plan, rows: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     return found
 
 
-def _doubts(plan: Plan, stages: dict[str, Any], everything: dict[str, Any], rows: dict[str, np.ndarray]) -> list[str]:
+def _doubts(plan: Plan, stages: dict[str, Any], everything: dict[str, Any], rows: dict[str, Ints]) -> list[str]:
     """Sentences about what may surprise; none of it is an error."""
     said = []
     outside = int((plan.cell_of_row < 0).sum())
@@ -151,7 +152,7 @@ def _dry(plan: Plan, name: str) -> list[str]:
     return said
 
 
-def _idle(plan: Plan, name: str, rows: np.ndarray) -> list[str]:
+def _idle(plan: Plan, name: str, rows: Ints) -> list[str]:
     """Expected share of groups without an advantage, where the table holds accuracies with audio."""
     p = plan.table.columns.get("p_audio")
     if plan.stage_plan(name).stage.algorithm != "grpo" or not isinstance(p, np.ndarray) or not len(rows):
@@ -161,7 +162,7 @@ def _idle(plan: Plan, name: str, rows: np.ndarray) -> list[str]:
     return [f"{name}: {idle:.0%} of its groups of {size} are expected to have no advantage"]
 
 
-def _pool(plan: Plan, name: str) -> np.ndarray:
+def _pool(plan: Plan, name: str) -> Bools:
     from ..plan.compile import pool_of
 
     return pool_of(plan.stage_plan(name).stage, plan.cells)
@@ -176,7 +177,7 @@ def _is_text(plan: Plan, column: str) -> bool:
     return isinstance(plan.table.columns.get(column), Categorical)
 
 
-def _mix(plan: Plan, column: str, rows: np.ndarray) -> dict[str, int]:
+def _mix(plan: Plan, column: str, rows: Ints) -> dict[str, int]:
     text = plan.table.text(column)
     counts = np.bincount(text.codes[rows] + 1, minlength=len(text.names) + 1)
     named = sorted(zip(("missing", *text.names), counts.tolist(), strict=True))

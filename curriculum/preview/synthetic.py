@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arrays import Bools, Floats, Ints
 from ..identity import keyed, splitmix64, unit
 from ..table import Categorical, Table
 
@@ -52,7 +53,7 @@ def audiomcq_table() -> Table:
     return Table(uid, columns)
 
 
-def _weak(source: np.ndarray, draw: np.ndarray) -> np.ndarray:
+def _weak(source: Ints, draw: Floats) -> Bools:
     """[N] bool with the published counts: the rows with the lowest draws of each source."""
     names = list(SOURCES)
     known = {"TACOS": SOURCES["TACOS"] - STRONG_TACOS, "CompA-R": WEAK_COMPA}
@@ -68,7 +69,7 @@ def _weak(source: np.ndarray, draw: np.ndarray) -> np.ndarray:
     return weak
 
 
-def _types(source: np.ndarray) -> np.ndarray:
+def _types(source: Ints) -> Ints:
     """Question types with the published counts: by source, and CompA-R shared out over sound, speech and music."""
     names = list(SOURCES)
     of_source = {"SpeechCraft": "speech", "TACOS": "temporal", "LP-MusicCaps-MTT": "music", "MusicCaps": "music"}

@@ -1,4 +1,4 @@
-"""Knows budgets, and what a sample costs: tokens and FLOPs from the length of its recording.
+"""Budgets, and what a sample costs: tokens and FLOPs from the length of its recording.
 
 FLOPs: 2P per token read, 6P per token trained on; P parameters. SFT trains on T_p + T_r tokens. GRPO with a shared
 prompt reads T_p once and G completions of T_r tokens when it samples, when it takes the reference's log-probs, and
@@ -13,16 +13,18 @@ from math import isfinite
 import numpy as np
 
 from ...errors import InputError
+from ..arrays import Floats
 
 UNITS = ("samples", "fraction", "steps", "hours", "flops")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a stage deals: one of the units, or `epochs` alone for the whole pool.
+    """How much a stage takes: one of the units, or `epochs` alone for the whole pool.
 
-    samples: rows dealt, each presented `epochs` times. fraction: the same as a share of the pool. steps: optimizer
-    steps of one batch each. hours: of recordings presented. flops: floating-point operations, after `cost`.
+    samples: rows, each presented `epochs` times. fraction: the same as a share of the pool. steps: optimizer steps of
+    one batch each. hours: of recordings presented. flops: floating-point operations, after `cost`.
+    Raises InputError for no unit, several, or a value that is not positive.
     """
 
     samples: int | None = None
@@ -60,11 +62,11 @@ class Budget:
         return next((name for name in UNITS if getattr(self, name) is not None), "fraction")
 
     def scaled(self, factor: float) -> Budget:
-        """The budget times a factor, for arms that are to match in cost."""
+        """The budget times a factor, for arms that are to match in cost; InputError beyond the whole pool."""
         if self.unit == "fraction":
             share = (1.0 if self.fraction is None else self.fraction) * factor
             if share > 1:
-                raise InputError(f"a fraction of {share:.3f} of the pool cannot be dealt; give the arm another budget")
+                raise InputError(f"a fraction of {share:.3f} is more than the whole pool; give the arm another budget")
             return Budget(fraction=share, epochs=self.epochs)
         value = getattr(self, self.unit) * factor
         if self.unit in ("samples", "steps"):
@@ -75,6 +77,8 @@ class Budget:
 @dataclass(frozen=True)
 class Cost:
     """What tokens and FLOPs are estimated from; the defaults are Qwen2.5-Omni-7B's thinker and the paper's prompt.
+
+    Raises InputError for a negative number.
 
     Args:
         parameters: of the model. audio_tokens_per_s, max_audio_s: of its audio encoder.
@@ -100,21 +104,22 @@ class Cost:
             if not isinstance(value, (bool, int, float)) or not value >= 0:
                 raise InputError(f"cost {f.name} must not be negative, got {value!r}")
 
-    def tokens(self, algorithm: str, duration_s: np.ndarray) -> np.ndarray:
-        """[N] tokens per presentation: the prompt with its recording, and what is said."""
-        said = self.answer_tokens if algorithm == "sft" else self.group_size * self.completion_tokens
-        return self._prompt(duration_s) + said
+    def tokens(self, algorithm: str, duration_s: Floats) -> Floats:
+        """[N] tokens of one presentation of recordings of [N] seconds: the prompts with them, and the completions."""
+        written = self.answer_tokens if algorithm == "sft" else self.group_size * self.completion_tokens
+        return self._prompt(duration_s) + written
 
-    def flops(self, algorithm: str, duration_s: np.ndarray) -> np.ndarray:
-        """[N] floating-point operations per presentation."""
+    def flops(self, algorithm: str, duration_s: Floats) -> Floats:
+        """[N] floating-point operations of one presentation of recordings of [N] seconds."""
         prompt = self._prompt(duration_s)
         if algorithm == "sft":
             return 6 * self.parameters * (prompt + self.answer_tokens)
-        said = self.group_size * self.completion_tokens
+        sampled = self.group_size * self.completion_tokens
         repeats = 1 if self.shared_prompt else self.group_size
         passes = 6 + 2 * self.old + 2 * self.reference
-        return self.parameters * (2 * (prompt + said) + passes * (repeats * prompt + said))
+        return self.parameters * (2 * (prompt + sampled) + passes * (repeats * prompt + sampled))
 
-    def _prompt(self, duration_s: np.ndarray) -> np.ndarray:
-        audio = np.minimum(np.asarray(duration_s, float), self.max_audio_s) * self.audio_tokens_per_s
+    def _prompt(self, duration_s: Floats) -> Floats:
+        """[N] tokens of the prompts, audio and text."""
+        audio: Floats = np.minimum(np.asarray(duration_s, float), self.max_audio_s) * self.audio_tokens_per_s
         return audio + self.prompt_tokens

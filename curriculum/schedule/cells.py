@@ -1,4 +1,4 @@
-"""Knows the cells of a table: the finest groups of rows that a curriculum can tell apart, and what they have in common.
+"""Cells: the finest groups of rows of a table that a curriculum can tell apart, and what the rows of each share.
 
 A cell is one combination of values of the axes, e.g. label x contribution bin x source. Text columns split by value,
 number columns into bins. Cells are numbered by the names of their values, so that the order of a file never matters.
@@ -13,8 +13,10 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ...errors import InputError
+from ..arrays import Bools, Floats, Ints
 from ..table import Categorical, Table
 from .components import Live
 
@@ -29,6 +31,7 @@ class Axis:
 
     A text column by value. A number column into `bins` of equal counts (by: quantile) or equal widths (by: width), or
     at `edges`; a value on an edge belongs to the bin above. With fewer different values than bins each has its own.
+    Raises InputError for bins, edges or a rule that cannot be.
     """
 
     name: str
@@ -47,49 +50,53 @@ class Axis:
 
 
 class Cells:
-    """Q cells and their columns, as a weight sees them. All arrays are [Q].
+    """Q cells and their columns, as a weight sees them at one moment of one stage. All arrays are [Q].
 
-    size: rows of the table. left: cards not dealt yet. pool: whether the stage may deal from the cell.
+    size: rows of the table. left: rows that no stage has taken yet. pool: whether the stage may take rows of the cell.
     live: observed columns of an adaptive stage, empty otherwise.
     """
 
-    def __init__(self, split: Sequence[Split], codes: np.ndarray, number: np.ndarray, table: Table) -> None:
+    def __init__(self, split: Sequence[Split], codes: Ints, number: Ints, table: Table) -> None:
         self.axes = {s.axis.name: s.names for s in split}
         self.edges = {s.axis.name: s.edges for s in split if s.edges is not None}  # of the axes with bins
         self.codes = codes  # [Q, axes] places in the names of the axes' values
         self._column_of = {s.axis.name: s.axis.column for s in split}
-        self.size = np.bincount(number[number >= 0], minlength=len(codes))
-        self.left, self.pool = self.size, np.ones(len(codes), bool)
+        self.size: Ints = np.bincount(number[number >= 0], minlength=len(codes))
+        self.left: Ints = self.size
+        self.pool: Bools = np.ones(len(codes), bool)
         self.live: Live = {}
-        self._number, self._table = number, table
-        self._means: dict[str, np.ndarray] = {}
+        self._number, self._table = number, table  # [N] cells of the table's rows
+        self._means: dict[str, Floats] = {}
 
     def __len__(self) -> int:
         return len(self.codes)
 
-    def at(self, left: np.ndarray, pool: np.ndarray, live: Live) -> Cells:
-        """The same cells at another moment."""
+    def at(self, left: Ints, pool: Bools, live: Live) -> Cells:
+        """The same cells at another moment; they share everything but these three, the means of columns included."""
         other = object.__new__(Cells)
         other.__dict__ = self.__dict__ | {"left": left, "pool": pool, "live": live}
         return other
 
     def name(self, cell: int) -> str:
-        """E.g. "label=weak, ac=[0.25, 0.5)"."""
+        """The cell in words, e.g. "label=weak, ac=[0.25, 0.5)"."""
         values = zip(self.axes.items(), self.codes[cell].tolist(), strict=True)
         return ", ".join(f"{axis}={names[code]}" for (axis, names), code in values) or "all rows"
 
-    def values(self, axis: str) -> np.ndarray:
-        """[Q] names of the cells' values on an axis."""
+    def values(self, axis: str) -> npt.NDArray[np.object_]:
+        """[Q] names of the cells' values on an axis, as Python strings."""
         return np.array(self.axes[axis], object)[self.group(axis)]
 
-    def group(self, axis: str) -> np.ndarray:
-        """[Q] place of each cell's value among the axis's values."""
+    def group(self, axis: str) -> Ints:
+        """[Q] place of each cell's value among the axis's values; an InputError names the axes there are."""
         if axis not in self.axes:
             raise InputError(f"no cell axis {axis!r}; add it to `cells`, there are {', '.join(self.axes) or 'none'}")
         return self.codes[:, list(self.axes).index(axis)]
 
-    def column(self, by: str) -> np.ndarray:
-        """[Q] numbers: `live.NAME` as observed, or the mean over each cell of a number column or of its axis."""
+    def column(self, by: str) -> Floats:
+        """[Q] numbers: `live.NAME` as observed, or the mean over each cell of a number column or of its axis.
+
+        Raises InputError for an unknown column, and where a cell of the pool has no value.
+        """
         if by.startswith("live."):
             if by[5:] not in self.live:
                 known = ", ".join(f"live.{name}" for name in self.live) or "none; give the stage a window and feedback"
@@ -102,7 +109,8 @@ class Cells:
             raise InputError(f"column {by!r} has no value in the cell {self.name(int(empty[0]))}; nothing to decide on")
         return self._means[by]
 
-    def _mean(self, by: str) -> np.ndarray:
+    def _mean(self, by: str) -> Floats:
+        """[Q] means of a number column over the rows of each cell, NaN where none has a value."""
         values = self._table.columns.get(self._column_of.get(by, by))
         if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
             numbers = [n for n, v in self._table.columns.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"]
@@ -113,10 +121,11 @@ class Cells:
         total = np.bincount(self._number[known], weights=values[known], minlength=len(self))
         return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
-    def rank(self, by: str) -> tuple[np.ndarray, np.ndarray]:
-        """[Q] bounds in [0, 1]: the shares of the pool's rows whose value is below the cell's, and below its end.
+    def rank(self, by: str) -> tuple[Floats, Floats]:
+        """Two [Q] bounds in [0, 1]: the share of the pool's rows that come before each cell, and that share with it.
 
-        Cells of one bin of an axis have the bin's bounds; otherwise cells are ordered by their mean.
+        Rows come in ascending order of the column. Cells in the same bin of an axis have the bin's bounds; on any
+        other column cells are ordered by their mean.
         """
         size = np.where(self.pool, self.size, 0)
         order = self.group(by) if by in self.edges else np.unique(self.column(by), return_inverse=True)[1]
@@ -126,7 +135,10 @@ class Cells:
 
 
 def parse_axes(spec: Any) -> tuple[Axis, ...]:
-    """Axes from a list of columns, or from a mapping of names to columns or to {column, bins, by, edges}."""
+    """Axes from a list of columns, or from a mapping of names to columns or to {column, bins, by, edges}.
+
+    Raises InputError for anything else, an unknown key, and a name given twice.
+    """
     if isinstance(spec, Mapping):
         items = list(spec.items())
     elif isinstance(spec, Sequence) and not isinstance(spec, str):
@@ -155,25 +167,26 @@ def parse_axes(spec: Any) -> tuple[Axis, ...]:
 
 @dataclass(frozen=True)
 class Split:
-    """An axis over one table: its values' names, [N] places of the rows' values (-1: missing), and bins' edges."""
+    """An axis over one table: the names of its values, which value each row [N] has (-1: none), and edges of bins."""
 
     axis: Axis
     names: tuple[str, ...]
-    codes: np.ndarray
-    edges: np.ndarray | None = None
+    codes: Ints
+    edges: Floats | None = None
 
 
-def partition(table: Table, axes: Sequence[Axis], bounds: Mapping[str, Bounds]) -> tuple[Cells, np.ndarray]:
+def partition(table: Table, axes: Sequence[Axis], bounds: Mapping[str, Bounds]) -> tuple[Cells, Ints]:
     """The cells that hold rows, and [N] cell numbers; rows with a missing value on an axis are in no cell (-1).
 
     bounds: where pools begin and end, per axis; they become edges, so that a pool never splits a cell.
+    Raises InputError for an axis without a column or values, and for more than MAX_CELLS cells.
     """
     split = [_split(table, axis, bounds.get(axis.name, ((), ()))) for axis in axes]
     shape = [max(1, len(s.names)) for s in split]
     total = prod(shape)
     if total > 1 << 40:
         raise InputError(f"cells: {len(axes)} axes make more than {MAX_CELLS} cells; use fewer bins or columns")
-    number: np.ndarray = np.zeros(len(table), np.int64 if total >= 1 << 31 else np.int32)
+    number: Ints = np.zeros(len(table), np.int64 if total >= 1 << 31 else np.int32)
     for s, count in zip(split, shape, strict=True):
         number *= count
         number += s.codes
@@ -187,8 +200,8 @@ def partition(table: Table, axes: Sequence[Axis], bounds: Mapping[str, Bounds]) 
     return Cells(split, codes, number, table), number
 
 
-def _occupied(number: np.ndarray, total: int) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers that occur, ascending, and each row's place among them."""
+def _occupied(number: Ints, total: int) -> tuple[Ints, Ints]:
+    """The numbers that occur, ascending, and each row's place [N] among them; -1 stays -1. `total`: one past them."""
     if total > 1 << 22:
         occupied = np.unique(number[number >= 0])
         return occupied, np.where(number < 0, -1, np.searchsorted(occupied, number)).astype(np.int32)
@@ -199,6 +212,7 @@ def _occupied(number: np.ndarray, total: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _split(table: Table, axis: Axis, bounds: Bounds) -> Split:
+    """An axis over the table, with the bounds of pools among its edges."""
     values = table.columns.get(axis.column)
     if isinstance(values, Categorical):
         order = sorted(range(len(values.names)), key=lambda i: values.names[i])
@@ -223,7 +237,7 @@ def _split(table: Table, axis: Axis, bounds: Bounds) -> Split:
 
 
 def _shown(numbers: Sequence[float]) -> list[str]:
-    """As few digits as tell different numbers apart, at least four."""
+    """The numbers as text, with as few digits as tell different ones apart, at least four."""
     for digits in (4, 6, 9, 17):
         texts = [f"{number + 0.0:.{digits}g}" for number in numbers]
         if len(set(texts)) == len(set(numbers)):
@@ -231,15 +245,16 @@ def _shown(numbers: Sequence[float]) -> list[str]:
     return texts
 
 
-def _grid(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Monotone map of [low, high] onto 65,536 steps; not a number goes anywhere."""
+def _grid(values: Floats, low: float, high: float) -> Ints:
+    """[N] steps 0 to 65,535, ascending with the values between low and high; NaN becomes an arbitrary step."""
     scale = (_GRID - 1) / (high - low) if high > low else 0.0
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.clip((values - low) * scale, 0, _GRID - 1).astype(np.uint16)
+        steps: Ints = np.clip((values - low) * scale, 0, _GRID - 1).astype(np.uint16)
+    return steps
 
 
-def _edges(known: np.ndarray, axis: Axis) -> np.ndarray:
-    """Lower bounds of all bins but the first."""
+def _edges(known: Floats, axis: Axis) -> Floats:
+    """Lower bounds of all bins but the first, ascending. known: the values without NaN."""
     if axis.edges is not None:
         return np.asarray(axis.edges, float)
     low, high = float(known.min()), float(known.max())
@@ -262,7 +277,7 @@ def _edges(known: np.ndarray, axis: Axis) -> np.ndarray:
     return np.unique(few[offset[place] + wanted - before[place]]).astype(float)
 
 
-def _bins(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def _bins(values: Floats, edges: Floats) -> Ints:
     """[N] number of edges at or below each value; rows in a grid step with an edge are compared one by one."""
     if not len(edges):
         return np.zeros(len(values), np.int32)
@@ -272,7 +287,7 @@ def _bins(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     codes = table[step]
     unsure = np.zeros(_GRID, bool)
     unsure[of_edge] = True
-    unsure[[0, -1]] = True  # everything outside the edges lies there
+    unsure[[0, -1]] = True  # every value outside the edges falls into the first or the last step
     rows = np.flatnonzero(unsure[step])
     codes[rows] = np.searchsorted(edges, values[rows], side="right")
     return codes

@@ -1,7 +1,7 @@
-"""Knows how a column is changed before anything is dealt: the controls that show what a result is due to.
+"""Changes of a column before a curriculum is planned: controls that show what a result is due to.
 
-columns: {label: {permute: {within: source}}}     is it the label?  (labels shuffled within each source)
-columns: {label: {votes: {drop: [vote_2]}}}       is it the jury?   (labels from the other voters)
+columns: {label: {permute: {within: source}}}     is it the label?   (labels shuffled within each source)
+columns: {label: {votes: {drop: [vote_2]}}}       is it one voter?   (labels from the other voters)
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ CHANGES = {"permute": ("within",), "votes": ("drop", "at_least")}
 
 
 def check_changes(spec: Any) -> dict[str, dict[str, dict[str, Any]]]:
-    """column -> {change: arguments}, with every name known."""
+    """The `columns` of a curriculum file as column -> {change: arguments}.
+
+    Raises InputError for an unknown change or argument. Whether the columns exist shows when they are changed.
+    """
     if not isinstance(spec, Mapping):
         raise InputError("curriculum.columns must map columns to a change")
     for column, change in spec.items():
@@ -37,7 +40,10 @@ def check_changes(spec: Any) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def changed(table: Table, changes: Mapping[str, Any], seed: int) -> Table:
-    """The table with the changed columns; the rest is shared."""
+    """The table with the changed columns; the others are shared, not copied.
+
+    changes: as `check_changes` returns them. Raises InputError for columns or votes that the table does not have.
+    """
     columns = dict(table.columns)
     for column, change in changes.items():
         ((name, arguments),) = change.items()
@@ -52,7 +58,7 @@ def changed(table: Table, changes: Mapping[str, Any], seed: int) -> Table:
 
 
 def _permuted(table: Table, column: str, within: str | None, seed: int) -> Categorical | np.ndarray:
-    """The values dealt anew to the rows of each group, by a hash of (seed, uid): counts per group stay."""
+    """The values shuffled among the rows of each group, by a hash of (seed, uid): counts per group stay."""
     if column not in table.columns:
         raise InputError(f"columns.{column}: no such column in the table; there are {', '.join(sorted(table.columns))}")
     group = table.text(within).codes if within else np.zeros(len(table), np.int32)
@@ -66,7 +72,7 @@ def _permuted(table: Table, column: str, within: str | None, seed: int) -> Categ
 
 
 def _relabelled(table: Table, column: str, drop: list[str], at_least: int | None) -> Categorical:
-    """ACF labels from the vote columns that remain; the smallest majority by default."""
+    """Labels from the vote columns that remain: weak where `at_least` voters were right, by default the majority."""
     names = sorted(n for n in table.columns if n.startswith("vote_"))
     unknown = [name for name in drop if name not in names]
     if unknown:

@@ -1,4 +1,4 @@
-"""Knows how a curriculum file names functions: a short name or an import path, alone or with its arguments.
+"""Components: how a curriculum file names functions, by a short name or an import path, alone or with arguments.
 
     uniform                                   a name alone
     {power: {by: ac, gamma: 2.0}}             a name with arguments
@@ -20,9 +20,10 @@ import numpy as np
 
 from ...configs.plugins import nearest
 from ...errors import InputError
+from ..arrays import Floats
 
 Paced = Annotated[float, "a number, or a pace of it"]
-Live = Mapping[str, np.ndarray]
+Live = Mapping[str, Floats]  # observed columns [Q], by name
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Pace:
 
     @property
     def moves(self) -> bool:
-        """False for a constant."""
+        """Whether the number may change over a stage: it is no constant."""
         return self.name != "constant"
 
     def __call__(self, t: float, live: Live) -> float:
@@ -63,12 +64,12 @@ class Component:
     paces: Mapping[str, Pace] = field(default_factory=dict)
 
     def bound(self, t: float, live: Live) -> dict[str, Any]:
-        """All arguments at progress t."""
+        """All arguments, with the paces replaced by their numbers at progress t."""
         return dict(self.arguments) | {name: pace(t, live) for name, pace in self.paces.items()}
 
 
 def split(spec: Any, where: str) -> tuple[str, Any]:
-    """The name and the arguments (None where there are none) of a component."""
+    """The name and the arguments (None where there are none) of a component; InputError where it is neither."""
     if isinstance(spec, str):
         return spec, None
     if isinstance(spec, Mapping) and len(spec) == 1:
@@ -77,10 +78,13 @@ def split(spec: Any, where: str) -> tuple[str, Any]:
     raise InputError(f"{where}: a name, or a mapping of one name to its arguments, is needed; got {spec!r:.80}")
 
 
-def bind(function: Callable, given: Any, skip: int, where: str, parse_pace: Callable) -> tuple[dict, dict]:
+def bind(
+    function: Callable[..., Any], given: Any, skip: int, where: str, parse_pace: Callable[[Any, str], Pace]
+) -> tuple[dict[str, Any], dict[str, Pace]]:
     """Arguments and paces for a function whose first `skip` parameters come from elsewhere.
 
-    Unknown, missing and surplus arguments are named. `parse_pace` turns the values of `Paced` parameters into paces.
+    given: what the file says. `parse_pace` turns the values of `Paced` parameters into paces.
+    Raises InputError that names an unknown, missing or surplus argument; where: its place in the file.
     """
     parameters = list(inspect.signature(function).parameters.values())[skip:]
     named = {p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "live"}
@@ -95,7 +99,8 @@ def bind(function: Callable, given: Any, skip: int, where: str, parse_pace: Call
         given = {first: given}
     elif rest is None and len(given) == 1 and not set(given) & set(named) and hints.get(str(first)) == Paced:
         given = {first: given}  # the pace itself: {floor: {linear: {from: 0.1, to: 0.0}}}
-    arguments, paces = {}, {}
+    arguments: dict[str, Any] = {}
+    paces: dict[str, Pace] = {}
     for key, value in given.items():
         name = f"{key}_" if f"{key}_" in named and keyword.iskeyword(str(key)) else str(key)
         if name not in named and rest is None:
@@ -112,7 +117,7 @@ def bind(function: Callable, given: Any, skip: int, where: str, parse_pace: Call
     return arguments, paces
 
 
-def _hints(function: Callable) -> dict[str, Any]:
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """Annotations by parameter; where they cannot be resolved, those that are written `Paced` still count."""
     if isinstance(function, type):
         return {}

@@ -1,7 +1,8 @@
-"""Knows what was observed of each cell: sums that do not depend on the order or the place of the observations.
+"""Feedback: what an adaptive stage observes of each cell, as sums that no order and no split over ranks changes.
 
 Values are rounded to multiples of 2^-24 before they are added, so that float64 sums are exact: any split over ranks and
-micro-batches, and any order, gives the same bits. A window's sums are folded into a reducer's state when it closes.
+micro-batches, and any order, gives the same bits. When a window of steps ends, its sums are folded into the state of
+the reducers, which turn the state into columns that weights and paces read as `live.NAME`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from ...configs.plugins import function_named
 from ...errors import InputError
+from ..arrays import Bools, Floats, Ints
 from .cells import Cells
 from .components import bind
 from .paces import parse_pace
@@ -25,19 +27,22 @@ _QUANTUM = 2.0**-24
 
 @dataclass(frozen=True)
 class Observations:
-    """n prompts that were scored: all candidates, also those filtered away later, or the estimates lean upward.
+    """n prompts that were scored: all that were sampled, because without those filtered away estimates are too high.
 
     cell: [n] cell numbers. accuracy: [n] in [0, 1], a group's mean or an option's probability.
     condition: "audio" or "silence". gain: [n] mean |advantage| of the prompt's group, None where there was no group.
     """
 
-    cell: np.ndarray
-    accuracy: np.ndarray
+    cell: Ints
+    accuracy: Floats
     condition: str = "audio"
-    gain: np.ndarray | None = None
+    gain: Floats | None = None
 
-    def sums(self, num_cells: int) -> np.ndarray:
-        """[8, Q] float64, rows named by SUMS; add them over micro-batches, steps and ranks."""
+    def sums(self, num_cells: int) -> Floats:
+        """[8, Q] float64, rows named by SUMS; add them over micro-batches, steps and ranks.
+
+        Raises ValueError for an unknown condition and for accuracies outside [0, 1].
+        """
         if self.condition not in ("audio", "silence"):
             raise ValueError(f"observations are made under 'audio' or 'silence', got {self.condition!r}")
         accuracy = np.round(np.asarray(self.accuracy, float) / _QUANTUM) * _QUANTUM
@@ -45,7 +50,7 @@ class Observations:
             raise ValueError("observed accuracies must lie in [0, 1]")
         ones, out = np.ones(len(accuracy)), np.zeros((len(SUMS), num_cells))
 
-        def add(name: str, values: np.ndarray) -> None:
+        def add(name: str, values: Floats | Bools) -> None:
             out[SUMS.index(name)] = np.bincount(self.cell, weights=values, minlength=num_cells)
 
         silent = "silent_" if self.condition == "silence" else ""
@@ -61,27 +66,28 @@ class Observations:
 
 
 class Reducer(Protocol):
-    """Folds windows into a state, and a state into columns that weights and paces read as `live.NAME`."""
+    """Folds windows into a state, an array of any shape, and a state into columns."""
 
-    def start(self, cells: Cells) -> np.ndarray:
+    def start(self, cells: Cells) -> Floats:
         """The state before anything was observed."""
         ...
 
-    def close(self, state: np.ndarray, window: np.ndarray) -> np.ndarray:
+    def close(self, state: Floats, window: Floats) -> Floats:
         """The state after one more window, whose sums are [8, Q]."""
         ...
 
-    def columns(self, state: np.ndarray, cells: Cells) -> dict[str, np.ndarray]:
-        """Columns [Q]."""
+    def columns(self, state: Floats, cells: Cells) -> dict[str, Floats]:
+        """The columns [Q] of a state, by name."""
         ...
 
 
 @dataclass(frozen=True)
-class Contribution:
-    """Audio contribution of every cell, re-estimated as the policy learns.
+class ContributionEstimator:
+    """Estimates the audio contribution of every cell from what is observed, anew as the policy learns.
 
-    Columns: p and p_silence (accuracies), ac = p - p_silence, ac_se, necessity = max(0, ac) / p, useful (share of
-    groups with an advantage), gain (mean |advantage|), prompts.
+    Files call it `contribution`. Columns: p and p_silence (accuracies), ac = p - p_silence, ac_se (its standard
+    error), necessity = max(0, ac) / p, useful (share of groups with an advantage), gain (mean |advantage|), prompts.
+    Raises InputError for a strength, discount or group size out of range.
 
     Args:
         from_: column of the offline contribution; the prior reproduces its difference p - p_silence.
@@ -102,8 +108,8 @@ class Contribution:
         if not (self.strength > 0 and 0 <= self.discount <= 1 and self.group_size >= 1):
             raise InputError("feedback contribution: strength > 0, 0 <= discount <= 1 and group_size >= 1 are needed")
 
-    def prior(self, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
-        """[Q] prior accuracies with audio and with silence."""
+    def prior(self, cells: Cells) -> tuple[Floats, Floats]:
+        """Prior accuracies [Q] with audio and with silence; InputError where one lies outside [0, 1]."""
         silence = self.silence
         if silence is None:
             silence = float(np.clip(1 / cells.column("num_choices").mean(), 0, 1)) if len(cells) else 0.25
@@ -115,16 +121,16 @@ class Contribution:
         quiet = np.clip(quiet, np.maximum(0.0, -contribution), np.minimum(1.0, 1 - contribution))
         return quiet + contribution, quiet
 
-    def start(self, cells: Cells) -> np.ndarray:
-        """Zeros."""
+    def start(self, cells: Cells) -> Floats:
+        """[8, Q] zeros: discounted sums, rows named by SUMS."""
         return np.zeros((len(SUMS), len(cells)))
 
-    def close(self, state: np.ndarray, window: np.ndarray) -> np.ndarray:
-        """discount x state + window."""
+    def close(self, state: Floats, window: Floats) -> Floats:
+        """[8, Q] discount x state + window."""
         return self.discount * state + window
 
-    def columns(self, state: np.ndarray, cells: Cells) -> dict[str, np.ndarray]:
-        """Posterior means: (S + strength x prior) / (N + strength)."""
+    def columns(self, state: Floats, cells: Cells) -> dict[str, Floats]:
+        """Columns [Q] as posterior means: (sum + strength x prior) / (count + strength)."""
         seen = dict(zip(SUMS, state, strict=True))
         prior, quiet = self.prior(cells)
         n, k = seen["prompts"] + self.strength, seen["silent_prompts"] + self.strength
@@ -148,7 +154,8 @@ class Contribution:
 class Adarft:
     """A target difficulty that follows the mean accuracy (AdaRFT 2025): T += eta tanh(alpha (accuracy - beta)).
 
-    Column: target, in [low, high]; read it with the pace `{live: target}`.
+    Column: target, in [low, high]; read it with the pace `{live: target}`. Raises InputError where `initial` lies
+    outside.
     """
 
     initial: float = 0.0
@@ -162,43 +169,44 @@ class Adarft:
         if not self.low <= self.initial <= self.high:
             raise InputError(f"feedback adarft: initial {self.initial} lies outside [{self.low}, {self.high}]")
 
-    def start(self, cells: Cells) -> np.ndarray:
-        """[1]: the first target."""
+    def start(self, cells: Cells) -> Floats:
+        """[1] the first target."""
         return np.array([self.initial])
 
-    def close(self, state: np.ndarray, window: np.ndarray) -> np.ndarray:
-        """One move; a window without prompts moves nothing."""
+    def close(self, state: Floats, window: Floats) -> Floats:
+        """[1] the target after one more window; one without prompts does not move it."""
         prompts, right = float(window[SUMS.index("prompts")].sum()), float(window[SUMS.index("right")].sum())
         if not prompts:
             return state
-        return np.clip(state + self.eta * tanh(self.alpha * (right / prompts - self.beta)), self.low, self.high)
+        moved: Floats = state + self.eta * tanh(self.alpha * (right / prompts - self.beta))
+        return moved.clip(self.low, self.high)
 
-    def columns(self, state: np.ndarray, cells: Cells) -> dict[str, np.ndarray]:
-        """The target, the same for every cell."""
+    def columns(self, state: Floats, cells: Cells) -> dict[str, Floats]:
+        """`target` [Q], the same for every cell."""
         return {"target": np.full(len(cells), state[0])}
 
 
-REDUCERS = {"contribution": Contribution, "adarft": Adarft}
+REDUCERS = {"contribution": ContributionEstimator, "adarft": Adarft}
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """Reducers by name; their columns are joined."""
+    """The reducers of a stage, by name; their columns are joined. spec: what the file says, for the fingerprint."""
 
     reducers: Mapping[str, Reducer]
     spec: Any = None
 
-    def start(self, cells: Cells) -> dict[str, np.ndarray]:
-        """State of every reducer."""
+    def start(self, cells: Cells) -> dict[str, Floats]:
+        """The state of every reducer before anything was observed."""
         return {name: reducer.start(cells) for name, reducer in self.reducers.items()}
 
-    def close(self, state: Mapping[str, np.ndarray], window: np.ndarray) -> dict[str, np.ndarray]:
-        """States after one more window."""
+    def close(self, state: Mapping[str, Floats], window: Floats) -> dict[str, Floats]:
+        """The state of every reducer after one more window, whose sums are [8, Q]."""
         return {name: reducer.close(state[name], window) for name, reducer in self.reducers.items()}
 
-    def columns(self, state: Mapping[str, np.ndarray], cells: Cells) -> dict[str, np.ndarray]:
+    def columns(self, state: Mapping[str, Floats], cells: Cells) -> dict[str, Floats]:
         """All columns [Q]; an InputError names one that is not a finite number per cell."""
-        live: dict[str, np.ndarray] = {}
+        live: dict[str, Floats] = {}
         for name, reducer in self.reducers.items():
             for column, values in reducer.columns(state[name], cells).items():
                 values = np.asarray(values, float)
@@ -209,7 +217,10 @@ class Feedback:
 
 
 def parse_feedback(spec: Any, where: str) -> Feedback:
-    """Reducers from a name, or a mapping of names (or import paths) to their arguments."""
+    """Reducers from a name, or a mapping of names (or import paths) to their arguments.
+
+    Raises InputError for unknown names and arguments, and wrong values. where: the place in the file, for messages.
+    """
     items = {spec: None} if isinstance(spec, str) else spec
     if not isinstance(items, Mapping) or not items:
         raise InputError(f"{where}: a mapping of names to arguments is needed, got {spec!r}")
@@ -224,7 +235,8 @@ def parse_feedback(spec: Any, where: str) -> Feedback:
     return Feedback(reducers, items)
 
 
-def _prior(value: str | float, cells: Cells) -> np.ndarray:
+def _prior(value: str | float, cells: Cells) -> Floats:
+    """[Q] prior accuracies: a column's, or the same number for every cell."""
     if isinstance(value, str):
         return np.clip(cells.column(value), 0.0, 1.0)
     if not 0 <= value <= 1:

@@ -1,4 +1,4 @@
-"""Knows the nouns of a curriculum file: stages with a pool, a budget, a weight and a batch size."""
+"""A curriculum and its stages, as a file describes them: pools, budgets, weights, batch sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ UNIFORM = parse_weight("uniform", "weight")
 
 @dataclass(frozen=True)
 class Probe:
-    """Silent questions to the current policy: a share `rate` of the prompts, every one of them scored `how`."""
+    """Questions asked of the current policy without the audio: a share `rate` of a step's prompts, scored `how`.
+
+    Raises InputError for a rate, condition or way of scoring that does not exist.
+    """
 
     rate: float = 0.25
     condition: str = "silence"
@@ -40,19 +43,21 @@ class Probe:
 
 @dataclass(frozen=True)
 class Stage:
-    """One leg of the curriculum: which rows, how many, in what mix and in what batches.
+    """One stage of the curriculum: which rows, how many, in what mix and in what batches.
+
+    Raises InputError where a value is wrong, or does not go with another.
 
     Args:
         name: of the stage. algorithm: "sft" or "grpo"; files may call it `objective`.
-        budget: how much it deals. batch_size: rows per optimizer step over all ranks.
+        budget: how much it takes. batch_size: rows per optimizer step over all ranks.
         pool: column -> value, list of values, or {min, max} of a number column.
         weight: of the cells, uniform by default. mass: per sample that is left ("remaining"), per sample of the table
             ("size") or per cell ("share"); the weight's own by default.
         loss_weight: of the rows in the loss, in the weights' grammar; scaled to mean 1 over the stage.
         block: rows over which the mix is constant; 8,192, or a hundredth of the stage where the weight moves.
         mix: order inside a block: "spread" (every slice has the block's mix) or "shuffle".
-        claim: who deals first; lower numbers before higher ones, equal ones as listed; "first" is -1. Arms whose
-            cells are the same then deal the same rows; a pool of another column makes other cells.
+        claim: which stage takes its rows first; lower numbers before higher ones, equal ones as listed; "first" is
+            -1. Arms whose cells are the same then take the same rows; a pool of another column makes other cells.
         on_short: where the pool holds less than the budget: "error", "stop" early, or "repeat" it in a new order.
         window, lag: an adaptive stage plans so many steps at a time from what was observed `lag` windows ago.
         feedback, probe: what is observed. on_zero_advantage: "keep", "drop" or "refill_same_cell".
@@ -103,24 +108,29 @@ class Stage:
                 raise InputError(f"stage {self.name!r}: an adaptive stage has no loss_weight; its mean is not known")
 
     def described(self) -> dict[str, Any]:
-        """All fields, defaults spelt out, as plain values; a claim of "first" is -1."""
+        """All fields as plain values for JSON, defaults spelt out; a claim of "first" is -1."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["objective"] = plain.pop("algorithm")  # its older name, which fingerprints of earlier runs hold
         plain |= {name: None if plain[name] is None else plain[name].spec for name in ("weight", "loss_weight")}
         plain["budget"] = {k: v for k, v in asdict(self.budget).items() if v is not None}
         plain["feedback"] = None if self.feedback is None else self.feedback.spec
         plain["probe"] = None if self.probe is None else asdict(self.probe)
-        return json.loads(json.dumps(plain))
+        described: dict[str, Any] = json.loads(json.dumps(plain))
+        return described
 
     @property
     def mass_rule(self) -> str:
-        """The mass in force."""
+        """What the weight counts per: the stage's `mass`, or the weight's own where the stage has none."""
         return self.mass or self.weight.mass
 
 
 @dataclass(frozen=True)
 class Interleave:
-    """Several stages taking turns, step by step: `shares[k]` is a pace for member k's share of the steps."""
+    """Several stages that take turns, step by step.
+
+    shares: member -> pace of its share of the steps; members that are not listed have the rest in equal parts.
+    spec: `shares` as the file has them, for the fingerprint.
+    """
 
     name: str
     members: tuple[str, ...]
@@ -133,10 +143,12 @@ class Interleave:
 class Curriculum:
     """Stages over the cells of a table.
 
+    Raises InputError for names that occur twice, an adaptive stage that is not the last, or an unknown `disjoint`.
+
     Args:
         stages: in the order they run, members of an interleave one after the other. interleaves: who takes turns.
         seed: of all orders. cells: axes. disjoint: what two stages never share, "uid" always and "clip" where listed.
-        columns: changes of table columns before anything is dealt, for controls. cost: for FLOPs.
+        columns: changes of table columns before anything is planned, for controls. cost: for FLOPs.
         spec: the file's mapping, for the fingerprint and for messages.
     """
 
@@ -170,7 +182,7 @@ class Curriculum:
         raise InputError(f"no stage {name!r} in the curriculum; it has {', '.join(s.name for s in self.stages)}")
 
     def interleave_of(self, stage: str) -> Interleave | None:
-        """The interleave that the stage takes turns in."""
+        """The interleave that the stage takes turns in, None where it runs alone."""
         return next((group for group in self.interleaves if stage in group.members), None)
 
     def canonical(self) -> str:
@@ -182,7 +194,7 @@ class Curriculum:
         return json.dumps(self.described(), sort_keys=True)
 
     def described(self) -> dict[str, Any]:
-        """Plain values, shorthands resolved and defaults spelt out; the cost only where a budget depends on it."""
+        """All fields as plain values for JSON, defaults spelt out; the cost only where a budget depends on it."""
         plain: dict[str, Any] = {
             "seed": self.seed,
             "cells": [asdict(axis) for axis in self.cells],
@@ -197,11 +209,12 @@ class Curriculum:
             ]
         if any(stage.budget.flops is not None for stage in self.stages):
             plain["cost"] = asdict(self.cost)
-        return json.loads(json.dumps(plain))
+        described: dict[str, Any] = json.loads(json.dumps(plain))
+        return described
 
 
 def parse_curriculum(spec: Mapping[str, Any]) -> Curriculum:
-    """A curriculum from the mapping of a YAML file; a misspelt key is named with its nearest neighbour."""
+    """A curriculum from the mapping of a YAML file; InputError names a misspelt key with its nearest neighbour."""
     known = ("seed", "stages", "cells", "disjoint", "columns", "cost")
     given = _known(spec, known, "curriculum")
     stages: list[Stage] = []

@@ -1,33 +1,37 @@
-"""Knows how much a curriculum wants each cell: `(cells, t, ...) -> [Q]`, not negative, t the stage's progress.
+"""Weights: how much a curriculum wants each cell. `(cells, t, ...) -> [Q]`, not negative, t the stage's progress.
 
 A weight counts per sample of a cell unless its `mass` says otherwise. Users add their own as a function named by its
-import path. Sources: competence Platanios et al. 2019; gaussian around a moving target AdaRFT 2025; learnable VCRL
-2025, chance-corrected here; useful DAPO 2025 (dynamic sampling, as a share); bandit DUMP 2025 (upper confidence bound);
-kimi Kimi k1.5 2025; floor DoReMi 2023. `matched` and `cap` are our own.
+import path. Arguments annotated `Paced` are numbers or paces.
+
+Sources: competence Platanios et al. 2019; gaussian around a moving target AdaRFT 2025; learnable VCRL 2025,
+chance-corrected here; useful DAPO 2025 (dynamic sampling, as a share); bandit DUMP 2025 (upper confidence bound); kimi
+Kimi k1.5 2025; floor DoReMi 2023. `matched` and `cap` are our own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
 
 from ...configs.plugins import function_named
 from ...errors import InputError
+from ..arrays import Floats, Ints
 from .allocation import masses, water_fill
 from .cells import Cells
 from .components import Component, Paced, bind, split
 from .paces import parse_pace
 
 
-def uniform(cells: Cells, t: float) -> np.ndarray:
-    """1: the mix of what is left, as a plain shuffle."""
+def uniform(cells: Cells, t: float) -> Floats:
+    """1 for every cell: the mix of what is left, as in a plain shuffle."""
     return np.ones(len(cells))
 
 
-def threshold(cells: Cells, t: float, by: str, at: Paced, keep: str = "above") -> np.ndarray:
+def threshold(cells: Cells, t: float, by: str, at: Paced, keep: str = "above") -> Floats:
     """1 where the column is at least `at` (keep: above) or at most (keep: below), else 0."""
     if keep not in ("above", "below"):
         raise InputError(f"weight 'threshold' keeps what is 'above' or 'below', got {keep!r}")
@@ -35,26 +39,25 @@ def threshold(cells: Cells, t: float, by: str, at: Paced, keep: str = "above") -
     return (column >= at if keep == "above" else column <= at).astype(float)
 
 
-def competence(cells: Cells, t: float, by: str, pace: Paced) -> np.ndarray:
-    """The part of a cell's rank interval that lies below the competence: low values first, the pool widens."""
+def competence(cells: Cells, t: float, by: str, pace: Paced) -> Floats:
+    """The part of a cell's rank interval that lies below the competence `pace`: low values first, then more."""
     low, high = cells.rank(by)
     return np.clip((pace - low) / np.maximum(high - low, 1e-12), 0.0, 1.0)
 
 
-def power(cells: Cells, t: float, by: str, gamma: Paced = 1.0) -> np.ndarray:
-    """max(x, 0) ^ gamma."""
+def power(cells: Cells, t: float, by: str, gamma: Paced = 1.0) -> Floats:
+    """max(x, 0) ^ gamma of the column x."""
     return np.maximum(cells.column(by), 0.0) ** gamma
 
 
-def softmax(cells: Cells, t: float, by: str, temperature: Paced) -> np.ndarray:
-    """exp(x / temperature), the largest scaled to 1; a negative temperature favours low values."""
+def softmax(cells: Cells, t: float, by: str, temperature: Paced) -> Floats:
+    """exp(x / temperature) of the column x, the largest scaled to 1; a negative temperature favours low values."""
     if temperature == 0:
         raise InputError("weight 'softmax': the temperature must not be 0")
-    scaled = cells.column(by) / temperature
-    return np.exp(scaled - scaled[cells.pool].max(initial=-np.inf)) if cells.pool.any() else np.exp(scaled)
+    return _exponential(cells.column(by) / temperature, cells)
 
 
-def gaussian(cells: Cells, t: float, by: str, mean: Paced, sd: Paced = 0.1, rank: bool = False) -> np.ndarray:
+def gaussian(cells: Cells, t: float, by: str, mean: Paced, sd: Paced = 0.1, rank: bool = False) -> Floats:
     """exp(-(x - mean)^2 / 2 sd^2), x the column or, with `rank`, the middle of the cell's rank interval."""
     if sd <= 0:
         raise InputError(f"weight 'gaussian': sd must be positive, got {sd}")
@@ -62,47 +65,57 @@ def gaussian(cells: Cells, t: float, by: str, mean: Paced, sd: Paced = 0.1, rank
     return np.exp(-((x - mean) ** 2) / (2 * sd**2))
 
 
-def focal(cells: Cells, t: float, by: str = "live.p", gamma: Paced = 2.0) -> np.ndarray:
-    """(1 - p) ^ gamma."""
+def focal(cells: Cells, t: float, by: str = "live.p", gamma: Paced = 2.0) -> Floats:
+    """(1 - p) ^ gamma, p an accuracy: questions that are answered wrongly."""
     return np.clip(1 - cells.column(by), 0.0, 1.0) ** gamma
 
 
-def kimi(cells: Cells, t: float, by: str = "live.p") -> np.ndarray:
-    """1 - p."""
+def kimi(cells: Cells, t: float, by: str = "live.p") -> Floats:
+    """1 - p, p an accuracy: proportional to how often questions are answered wrongly."""
     return np.clip(1 - cells.column(by), 0.0, 1.0)
 
 
-def self_paced(cells: Cells, t: float, by: str, limit: Paced) -> np.ndarray:
-    """max(0, 1 - loss / limit): what is already cheap first."""
+def self_paced(cells: Cells, t: float, by: str, limit: Paced) -> Floats:
+    """max(0, 1 - loss / limit), the loss from the column `by`: questions that already have a low loss first."""
     if limit <= 0:
         raise InputError(f"weight 'self_paced': the limit must be positive, got {limit}")
-    return np.maximum(0.0, 1 - cells.column(by) / limit)
+    weight: Floats = np.maximum(0.0, 1 - cells.column(by) / limit)
+    return weight
 
 
-def learnable(cells: Cells, t: float, by: str = "live.p", num_choices: float = 4.0) -> np.ndarray:
+def learnable(cells: Cells, t: float, by: str = "live.p", num_choices: float = 4.0) -> Floats:
     """4 q (1 - q), q = (p - 1/K) / (1 - 1/K) clipped to [0, 1]: variance that guessing alone does not have."""
     guess = 1 / num_choices
-    q = np.clip((cells.column(by) - guess) / (1 - guess), 0.0, 1.0)
+    q: Floats = np.clip((cells.column(by) - guess) / (1 - guess), 0.0, 1.0)
     return 4 * q * (1 - q)
 
 
-def useful(cells: Cells, t: float, by: str = "live.useful") -> np.ndarray:
-    """The share of groups that have an advantage at all."""
+def useful(cells: Cells, t: float, by: str = "live.useful") -> Floats:
+    """The share of a cell's groups in which completions got different rewards, so that there is an advantage."""
     return np.maximum(cells.column(by), 0.0)
 
 
-def bandit(cells: Cells, t: float, temperature: Paced = 0.1, exploration: Paced = 0.1) -> np.ndarray:
-    """Per cell: softmax of (mean |advantage| + c sqrt(2 ln n / (n_q + 1))) / temperature over the pool."""
+def bandit(cells: Cells, t: float, temperature: Paced = 0.1, exploration: Paced = 0.1) -> Floats:
+    """exp((mean |advantage| + c sqrt(2 ln n / (n_q + 1))) / temperature), n_q the prompts seen of the cell, n of all.
+
+    c: `exploration`. The largest of the pool is scaled to 1. Counts per cell: see `Weight.mass`.
+    """
     if temperature <= 0:
         raise InputError(f"weight 'bandit': the temperature must be positive, got {temperature}")
     seen = cells.column("live.prompts")
     bonus = np.sqrt(2 * np.log(max(1.0, float(seen.sum()))) / (seen + 1))
-    score = (cells.column("live.gain") + exploration * bonus) / temperature
-    return np.exp(score - score[cells.pool].max(initial=-np.inf)) if cells.pool.any() else np.exp(score)
+    return _exponential((cells.column("live.gain") + exploration * bonus) / temperature, cells)
 
 
-def shares(cells: Cells, t: float, amount: np.ndarray, /, **table: Paced) -> np.ndarray:
-    """Fixed or moving shares of the values of one axis, e.g. {weak: 0.3, strong: 0.7}; values not listed get none."""
+def _exponential(score: Floats, cells: Cells) -> Floats:
+    """[Q] exp(score), scaled so that the largest of the pool is 1 and nothing there overflows."""
+    largest = score[cells.pool].max(initial=-np.inf) if cells.pool.any() else 0.0
+    weight: Floats = np.exp(score - largest)
+    return weight
+
+
+def shares(cells: Cells, t: float, amount: Floats, /, **table: Paced) -> Floats:
+    """[Q] amounts with these shares of the values of one axis, e.g. {weak: 0.3, strong: 0.7}; others get none."""
     for axis, names in cells.axes.items():
         if set(table) <= set(names):
             return _mixed(cells, amount, axis, np.array([table.get(name, 0.0) for name in names]))
@@ -110,14 +123,14 @@ def shares(cells: Cells, t: float, amount: np.ndarray, /, **table: Paced) -> np.
     raise InputError(f"weight 'shares': {', '.join(table)} are not values of one axis; there are {known or 'no axes'}")
 
 
-def matched(cells: Cells, t: float, amount: np.ndarray, by: str) -> np.ndarray:
-    """Gives a text axis the whole table's mix, whatever the weight prefers otherwise."""
+def matched(cells: Cells, t: float, amount: Floats, by: str) -> Floats:
+    """[Q] amounts in which the values of an axis have the whole table's mix, whatever the weight prefers otherwise."""
     group = cells.group(by)
     return _mixed(cells, amount, by, np.bincount(group, weights=cells.size, minlength=len(cells.axes[by])))
 
 
-def cap(cells: Cells, t: float, amount: np.ndarray, ratio: Paced) -> np.ndarray:
-    """No cell has more than `ratio` times what the mix of what is left gives it; the others have the rest."""
+def cap(cells: Cells, t: float, amount: Floats, ratio: Paced) -> Floats:
+    """[Q] amounts of at most `ratio` times what the mix of what is left gives a cell; the others have the rest."""
     if ratio < 1:
         raise InputError(f"weight 'cap' is at least 1 times the plain mix, got {ratio}")
     left = np.where(cells.pool, cells.left, 0)
@@ -126,37 +139,40 @@ def cap(cells: Cells, t: float, amount: np.ndarray, ratio: Paced) -> np.ndarray:
     return capped * (total / capped.sum()) if capped.sum() > 0 else capped
 
 
-def floor(cells: Cells, t: float, amount: np.ndarray, share: Paced) -> np.ndarray:
-    """(1 - share) of the weight's mix and `share` of the mix of what is left (DoReMi, E2H)."""
+def floor(cells: Cells, t: float, amount: Floats, share: Paced) -> Floats:
+    """[Q] amounts: 1 - `share` of the weight's mix and `share` of the mix of what is left (DoReMi, E2H)."""
     if not 0 <= share <= 1:
         raise InputError(f"weight 'floor' is a share between 0 and 1, got {share}")
     left = np.where(cells.pool, cells.left, 0)
-    return (1 - share) * amount + share * (float(amount.sum()) or 1.0) * left / max(left.sum(), 1)
+    plain: Floats = share * (float(amount.sum()) or 1.0) * left / max(left.sum(), 1)
+    return (1 - share) * amount + plain
 
 
-def _mixed(cells: Cells, amount: np.ndarray, axis: str, wanted: np.ndarray) -> np.ndarray:
-    """The amounts with the wanted mix of an axis, and the same sum."""
+def _mixed(cells: Cells, amount: Floats, axis: str, wanted: Floats | Ints) -> Floats:
+    """[Q] amounts with the mix `wanted` of an axis's values, and the same sum."""
     group = cells.group(axis)
     total = np.bincount(group, weights=amount, minlength=len(wanted))
-    mixed = amount * np.where(total > 0, wanted / np.where(total > 0, total, 1.0), 0.0)[group]
+    mixed: Floats = amount * np.where(total > 0, wanted / np.where(total > 0, total, 1.0), 0.0)[group]
     return mixed * (amount.sum() / mixed.sum()) if mixed.sum() > 0 else mixed
 
 
-WEIGHTS: dict[str, Callable] = {
+WEIGHTS: dict[str, Callable[..., Floats]] = {
     function.__name__: function
     for function in (
         *(uniform, threshold, competence, power, softmax, gaussian, focal, kimi, self_paced, learnable, useful),
         *(bandit, shares, matched, cap, floor),
     )
 }
-MODIFIERS = (shares, matched, cap, floor)  # of the mass that the product of the others gives, in this order
+# These change the mass [Q] that the product of the other weights gives, in this order.
+MODIFIERS: tuple[Callable[..., Floats], ...] = (shares, matched, cap, floor)
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A product of components times the cells' mass, then modifiers: shares, matched, cap, floor. All are checked.
+    """A product of components times the cells' mass, then modifiers: shares, matched, cap, floor.
 
-    spec: what the file says, for the fingerprint.
+    What the functions return is checked. where: place in the file, for messages. spec: what the file says, for the
+    fingerprint.
     """
 
     factors: tuple[Component, ...]
@@ -166,12 +182,12 @@ class Weight:
 
     @property
     def mass(self) -> str:
-        """What the weight counts by unless the stage says otherwise."""
+        """What the weight counts per (see `masses`) unless the stage says otherwise."""
         return "share" if any(part.function is bandit for part in self.factors) else "remaining"
 
     @property
     def moves(self) -> bool:
-        """Whether it may change over a stage; a function of the user's is assumed to."""
+        """Whether the weight may change over a stage; a user's own function is assumed to."""
         parts = (*self.factors, *self.modifiers)
         built_in = WEIGHTS.values()
         return self.adapts or any(
@@ -180,7 +196,7 @@ class Weight:
 
     @property
     def adapts(self) -> bool:
-        """Whether it reads what was observed; a function of the user's may, and is not counted."""
+        """Whether the weight reads what was observed; a user's own function may, which is not known here."""
         parts = (*self.factors, *self.modifiers)
         return any(
             part.function is bandit
@@ -189,15 +205,18 @@ class Weight:
             for part in parts
         )
 
-    def __call__(self, cells: Cells, t: float) -> np.ndarray:
-        """[Q] product of the components at progress t."""
+    def __call__(self, cells: Cells, t: float) -> Floats:
+        """[Q] product of the components at progress t in [0, 1]."""
         weight = np.ones(len(cells))
         for part in self.factors:
             weight = weight * _called(part, cells, t)
         return weight
 
-    def amounts(self, cells: Cells, t: float, mass: str = "remaining", may_be_empty: bool = False) -> np.ndarray:
-        """[Q] mass of the pool's cells; an InputError where nothing that is left has any, unless it may be so."""
+    def amounts(self, cells: Cells, t: float, mass: str = "remaining", may_be_empty: bool = False) -> Floats:
+        """[Q] amounts to which the cells' parts of a block at progress t are proportional; 0 outside the pool.
+
+        Raises InputError where no cell with rows left has any, unless `may_be_empty`.
+        """
         amount = masses(self(cells, t), mass, cells.left, cells.size)
         for part in self.modifiers:
             amount = _called(part, cells, t, amount)
@@ -206,38 +225,39 @@ class Weight:
         return amount
 
 
-def _default_by(function: Callable) -> Any:
-    from inspect import signature
-
+def _default_by(function: Callable[..., Any]) -> Any:
+    """The default of the function's argument `by`, "" where it has none."""
     parameter = signature(function).parameters.get("by")
     return parameter.default if parameter is not None else ""
 
 
-def _called(part: Component, cells: Cells, t: float, *amount: np.ndarray) -> np.ndarray:
-    """What the function returns for the pool's cells, 0 elsewhere; whatever is wrong with it is told with its name."""
+def _called(part: Component, cells: Cells, t: float, *amount: Floats) -> Floats:
+    """[Q] what the function returns for the pool's cells, 0 elsewhere; an InputError names it where that is wrong."""
     try:
         value = part.function(cells, t, *amount, **part.bound(t, cells.live))
-        got = np.asarray(value, float) if isinstance(value, (np.ndarray, Sequence)) else None
+        weight = np.asarray(value, float) if isinstance(value, (np.ndarray, Sequence)) else None
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{part.where}: raised {type(error).__name__} at {t:.1%}: {error}") from None
-    if got is None or got.shape != (len(cells),):
-        shape = type(value).__name__ if got is None else got.shape
+    if weight is None or weight.shape != (len(cells),):
+        shape = type(value).__name__ if weight is None else weight.shape
         raise InputError(f"{part.where}: must return one number per cell, [{len(cells)}], got {shape}")
-    bad = np.flatnonzero(cells.pool & (~np.isfinite(got) | (got < 0)))
+    bad = np.flatnonzero(cells.pool & (~np.isfinite(weight) | (weight < 0)))
     if len(bad):
         cell = cells.name(int(bad[0]))
         raise InputError(
-            f"{part.where}: {got[bad[0]]} for the cell {cell} at {t:.1%}; weights are finite, not negative"
+            f"{part.where}: {weight[bad[0]]} for the cell {cell} at {t:.1%}; weights are finite, not negative"
         )
-    return np.where(cells.pool, got, 0.0)
+    return np.where(cells.pool, weight, 0.0)
 
 
 def parse_weight(spec: Any, where: str) -> Weight:
     """A weight from a name, a mapping of a name to its arguments, or `product` of several, with modifiers beside it.
 
     {product: [{softmax: {by: ac, temperature: 0.3}}, {matched: {by: source}}], floor: 0.05}
+
+    Raises InputError for unknown names and arguments. where: the place in the file, for messages.
     """
     factors: list[Component] = []
     modifiers: list[Component] = []
@@ -259,8 +279,8 @@ def parse_weight(spec: Any, where: str) -> Weight:
                 modifiers += inner.modifiers
             continue
         function = function_named(name, WEIGHTS, where)
-        change = function in MODIFIERS
-        arguments, paces = bind(function, given, 3 if change else 2, f"{where}.{name}", parse_pace)
-        (modifiers if change else factors).append(Component(name, f"{where}.{name}", function, arguments, paces))
+        modifies = function in MODIFIERS
+        arguments, paces = bind(function, given, 3 if modifies else 2, f"{where}.{name}", parse_pace)
+        (modifiers if modifies else factors).append(Component(name, f"{where}.{name}", function, arguments, paces))
     modifiers.sort(key=lambda part: MODIFIERS.index(part.function))
     return Weight(tuple(factors), tuple(modifiers), where, spec)

@@ -119,7 +119,7 @@ def test_a_budget_times_a_factor(given_, factor, expected):
 def test_more_than_the_whole_pool_is_no_budget(given_):
     share = given_.get("fraction", 1) * 2
     with pytest.raises(
-        InputError, match=f"a fraction of {share:.3f} of the pool cannot be dealt; give the arm another"
+        InputError, match=f"a fraction of {share:.3f} is more than the whole pool; give the arm another"
     ):
         Budget(**given_).scaled(2)
 

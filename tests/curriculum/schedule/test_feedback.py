@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earwitness.curriculum.schedule.cells import Axis, partition
-from earwitness.curriculum.schedule.feedback import SUMS, Adarft, Contribution, Observations, parse_feedback
+from earwitness.curriculum.schedule.feedback import SUMS, Adarft, ContributionEstimator, Observations, parse_feedback
 from earwitness.curriculum.schedule.paces import parse_pace
 from earwitness.curriculum.table import Categorical, Table
 from earwitness.errors import InputError
@@ -134,7 +134,7 @@ def test_an_unknown_condition_or_cell_is_refused():
 
 def test_the_prior_of_the_contribution_by_hand():
     """`from` is 0.2 and 0.8, 4 choices: silence 0.25, and 0.2 where 0.25 + 0.8 would be more than 1."""
-    reducer = Contribution(from_="ac", group_size=2)
+    reducer = ContributionEstimator(from_="ac", group_size=2)
     cells = cells_of(ac=[0.2, 0.8], num_choices=[4, 4])
     columns = reducer.columns(reducer.start(cells), cells)
     assert columns["p"] == pytest.approx([0.45, 1.0]) and columns["p_silence"] == pytest.approx([0.25, 0.2])
@@ -151,14 +151,14 @@ def test_the_prior_of_the_contribution_by_hand():
 def test_the_prior_of_useful_is_the_chance_of_a_mixed_group():
     """p = 1/2 and 8 completions: all alike with 2 / 256. p = 0.9: 1 - 0.9^8 - 0.1^8 = 0.56953."""
     for prior, wanted in ((0.5, 1 - 2 / 256), (0.9, 0.56953278)):
-        reducer = Contribution(audio=prior, silence=0.25)
+        reducer = ContributionEstimator(audio=prior, silence=0.25)
         cells = cells_of(ac=[0.0])
         assert reducer.columns(reducer.start(cells), cells)["useful"] == pytest.approx([wanted], abs=1e-8)
 
 
 def test_the_contribution_after_observations_by_hand():
     """Strength 4. (3 + 4 x 0.5) / 8 heard, (0.5 + 4 x 0.25) / 6 in silence; of 4 groups 2 idle and 4 x 0.5 expected."""
-    reducer = Contribution(audio=0.5, silence=0.25, strength=4, group_size=2)
+    reducer = ContributionEstimator(audio=0.5, silence=0.25, strength=4, group_size=2)
     cells = cells_of(ac=[0.0])
     seen = window(prompts=4, right=3, silent_prompts=2, silent_right=0.5, groups=4, all_right=1, all_wrong=1, gain=1)
     columns = reducer.columns(reducer.close(reducer.start(cells), seen), cells)
@@ -171,18 +171,18 @@ def test_the_contribution_after_observations_by_hand():
 
 def test_old_sums_fade_by_the_discount():
     """8 prompts with 8 right, then 2 with none right, discount 1/2: 6 prompts, 4 right; (4 + 2 x 0.5) / 8."""
-    reducer = Contribution(audio=0.5, silence=0.5, strength=2, discount=0.5)
+    reducer = ContributionEstimator(audio=0.5, silence=0.5, strength=2, discount=0.5)
     cells = cells_of(ac=[0.0])
     state = reducer.close(reducer.start(cells), window(prompts=8, right=8))
     state = reducer.close(state, window(prompts=2))
     columns = reducer.columns(state, cells)
     assert columns["prompts"].tolist() == [6] and columns["p"].tolist() == [0.625]
-    kept = Contribution(audio=0.5, silence=0.5, strength=2, discount=1.0)
+    kept = ContributionEstimator(audio=0.5, silence=0.5, strength=2, discount=1.0)
     assert kept.close(kept.close(kept.start(cells), window(prompts=8)), window(prompts=2))[0].tolist() == [10]
 
 
 def test_silence_alone_moves_only_the_silent_accuracy_and_a_negative_contribution_needs_no_audio():
-    reducer = Contribution(audio=0.5, silence=0.5, strength=1)
+    reducer = ContributionEstimator(audio=0.5, silence=0.5, strength=1)
     cells = cells_of(ac=[0.0])
     columns = reducer.columns(reducer.close(reducer.start(cells), window(silent_prompts=3, silent_right=3)), cells)
     assert columns["p"].tolist() == [0.5] and columns["p_silence"].tolist() == [0.875]
@@ -193,7 +193,7 @@ def test_silence_alone_moves_only_the_silent_accuracy_and_a_negative_contributio
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=8), unit_numbers, st.integers(1, 16))
 def test_without_observations_the_contribution_is_the_offline_one(offline, silence, size):
     """And both accuracies stay probabilities, however much of the contribution the silent prior cannot hold."""
-    reducer = Contribution(from_="ac", silence=silence, group_size=size)
+    reducer = ContributionEstimator(from_="ac", silence=silence, group_size=size)
     cells = cells_of(ac=offline)
     columns = reducer.columns(reducer.start(cells), cells)
     assert columns["ac"] == pytest.approx(offline, abs=1e-12)
@@ -207,7 +207,7 @@ def test_without_observations_the_contribution_is_the_offline_one(offline, silen
 @LAW
 @given(observed(), unit_numbers, unit_numbers)
 def test_observed_accuracies_stay_between_the_prior_and_what_was_seen(seen, audio, silence):
-    reducer = Contribution(audio=audio, silence=silence)
+    reducer = ContributionEstimator(audio=audio, silence=silence)
     cells = cells_of(ac=[0.0] * 5)
     columns = reducer.columns(reducer.close(reducer.start(cells), seen.sums(5)), cells)
     name, prior = ("p", audio) if seen.condition == "audio" else ("p_silence", silence)
@@ -223,20 +223,23 @@ def test_observed_accuracies_stay_between_the_prior_and_what_was_seen(seen, audi
 def test_priors_come_from_columns_numbers_or_the_number_of_choices():
     """1 over the mean of 2 and 4 choices is 1/3; values of a column beyond [0, 1] are clipped, a contribution to 1."""
     cells = cells_of(p=[0.3, 1.2], quiet=[-0.1, 0.4], num_choices=[2, 4], ac=[1.5, -2.0])
-    assert [side.tolist() for side in Contribution(audio="p", silence="quiet").prior(cells)] == [[0.3, 1.0], [0.0, 0.4]]
-    audio, silence = Contribution().prior(cells)
+    assert [side.tolist() for side in ContributionEstimator(audio="p", silence="quiet").prior(cells)] == [
+        [0.3, 1.0],
+        [0.0, 0.4],
+    ]
+    audio, silence = ContributionEstimator().prior(cells)
     assert audio.tolist() == [0.5, 0.5] and silence == pytest.approx([1 / 3, 1 / 3])
-    assert [side.tolist() for side in Contribution(from_="ac").prior(cells)] == [[1.0, 0.0], [0.0, 1.0]]
+    assert [side.tolist() for side in ContributionEstimator(from_="ac").prior(cells)] == [[1.0, 0.0], [0.0, 1.0]]
     with pytest.raises(InputError, match=r"a prior accuracy lies in \[0, 1\], got 1.5"):
-        Contribution(audio=1.5, silence=0.1).prior(cells)
+        ContributionEstimator(audio=1.5, silence=0.1).prior(cells)
     with pytest.raises(InputError, match="'num_choices' is no number column of the table; there are p"):
-        Contribution().prior(cells_of(p=[0.5]))
+        ContributionEstimator().prior(cells_of(p=[0.5]))
 
 
 @pytest.mark.parametrize("wrong", [{"strength": 0}, {"discount": 1.1}, {"discount": -0.1}, {"group_size": 0}])
 def test_a_contribution_that_cannot_be_is_refused(wrong):
     with pytest.raises(InputError, match="strength > 0, 0 <= discount <= 1 and group_size >= 1 are needed"):
-        Contribution(**wrong)
+        ContributionEstimator(**wrong)
 
 
 def test_adarft_moves_its_target_by_hand():
@@ -277,11 +280,14 @@ def test_adarft_starts_within_its_bounds(given):
 
 
 def test_feedback_is_named_alone_with_a_value_or_with_arguments():
-    assert parse_feedback("contribution", "here").reducers == {"contribution": Contribution()}
-    assert parse_feedback({"contribution": None}, "here").reducers == {"contribution": Contribution()}
+    assert parse_feedback("contribution", "here").reducers == {"contribution": ContributionEstimator()}
+    assert parse_feedback({"contribution": None}, "here").reducers == {"contribution": ContributionEstimator()}
     assert parse_feedback({"contribution": "ac_prob"}, "here").reducers["contribution"].from_ == "ac_prob"
     both = parse_feedback({"contribution": {"from": "ac", "strength": 8}, "adarft": {"initial": 0.3}}, "here")
-    assert both.reducers == {"contribution": Contribution(from_="ac", strength=8), "adarft": Adarft(initial=0.3)}
+    assert both.reducers == {
+        "contribution": ContributionEstimator(from_="ac", strength=8),
+        "adarft": Adarft(initial=0.3),
+    }
     cells = cells_of(ac=[0.5], num_choices=[4])
     live = both.columns(both.close(both.start(cells), window(prompts=8, right=8)), cells)
     assert {"p", "ac", "useful", "target"} <= set(live)
