@@ -1,4 +1,4 @@
-"""Knows what differs between the arms of an experiment and what does not: the control sheet.
+"""Compares the curricula of an experiment, its arms, side by side: what differs between them and what does not.
 
 An arms file is a mapping with `base`, a curriculum, and `arms`, name -> changes:
     {}                                        the base itself
@@ -28,7 +28,10 @@ MATCHES = ("none", "samples", "steps", "tokens", "flops")
 
 
 def arms_of(spec: Mapping[str, Any], read: Callable[[str], Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Arm -> its curriculum's mapping, from an arms file; `read` finds the files that are named."""
+    """Arm -> its curriculum's mapping, from an arms file; `read` returns the content of a file that it names.
+
+    Raises InputError for other keys, and changes of a stage or key that is not there.
+    """
     unknown = set(spec) - {"base", "arms", "match"}
     if unknown or not isinstance(spec.get("arms"), Mapping) or not spec["arms"]:
         raise InputError(f"an arms file has base, arms and match; got {', '.join(map(str, spec))}")
@@ -40,7 +43,8 @@ def arms_of(spec: Mapping[str, Any], read: Callable[[str], Mapping[str, Any]]) -
     }
 
 
-def _arm(name: str, base: dict[str, Any], change: Any, read: Callable) -> dict[str, Any]:
+def _arm(name: str, base: dict[str, Any], change: Any, read: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
+    """One arm's curriculum: the base, or the file that it includes, with its changes."""
     if not isinstance(change, Mapping):
         raise InputError(f"arm {name!r}: a mapping of changes is needed, got {change!r}")
     arm = deepcopy(dict(read(change["include"])) if "include" in change else base)
@@ -50,10 +54,10 @@ def _arm(name: str, base: dict[str, Any], change: Any, read: Callable) -> dict[s
         where, _, rest = str(key).partition(".")
         if where == "stages" and rest:
             stage, _, part = rest.partition(".")
-            found = [s for s in arm.get("stages", ()) if s.get("name") == stage]
-            if not found or not part:
+            named = [s for s in arm.get("stages", ()) if s.get("name") == stage]
+            if not named or not part:
                 raise InputError(f"arm {name!r}: {key}: no such stage; write stages.NAME.KEY")
-            node, *path = found[0], *part.split(".")
+            node, *path = named[0], *part.split(".")
             for step in path[:-1]:
                 node = node.setdefault(step, {})
                 if not isinstance(node, dict):
@@ -65,9 +69,10 @@ def _arm(name: str, base: dict[str, Any], change: Any, read: Callable) -> dict[s
 
 
 def compare(arms: Mapping[str, Mapping[str, Any]], table: Table, match: str = "none") -> dict[str, Any]:
-    """The control sheet, ready for JSON: every arm described, and pairs compared with the first arm.
+    """The comparison, ready for JSON: every arm described, what differs from the first arm, and the rows in common.
 
-    match: scales every arm's budgets so that its total equals the first arm's.
+    match: one of MATCHES; scales every arm's budgets so that its total equals the first arm's.
+    Raises InputError that names the arm whose curriculum is wrong or does not fit the table.
     """
     if match not in MATCHES:
         raise InputError(f"match must be one of {', '.join(MATCHES)}, got {match!r}")
@@ -97,7 +102,7 @@ def compare(arms: Mapping[str, Mapping[str, Any]], table: Table, match: str = "n
 
 
 def _named(name: str, make: Callable[..., Any], *arguments: Any) -> Any:
-    """What the call makes; its InputError names the arm."""
+    """What `make(*arguments)` returns; where it raises an InputError, one that names the arm."""
     try:
         return make(*arguments)
     except InputError as error:
@@ -114,18 +119,19 @@ def _scaled(curriculum: Curriculum, factor: float) -> Curriculum:
 
 
 def _total(sheet: Mapping[str, Any], unit: str) -> float | None:
-    """Over all stages; None where the table does not tell."""
+    """The rows presented, steps, tokens or FLOPs of all stages; None where the table has no durations."""
     values = [stage["presented" if unit == "samples" else unit] for stage in sheet["stages"].values()]
     return None if any(value is None for value in values) else float(sum(values))
 
 
 def _differences(base: Curriculum, other: Curriculum) -> list[str]:
     """The keys of the curriculum that are not the same: "stages.sft.pool.label: weak -> none"."""
-    found = differences(_by_name(base.described()), _by_name(other.described()))
-    return [f"{key}: {_value(old)} -> {_value(new)}" for key, old, new in found]
+    changed = differences(_by_name(base.described()), _by_name(other.described()))
+    return [f"{key}: {_value(old)} -> {_value(new)}" for key, old, new in changed]
 
 
 def _value(value: Any) -> str:
+    """A value of a curriculum in short; a whole stage is "there"."""
     if value is None:
         return "none"
     return "there" if isinstance(value, dict) and "objective" in value else str(value)
@@ -137,35 +143,35 @@ def _by_name(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def _jaccard(plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
-    """For every two arms and every stage that both have: |A and B| / |A or B| of the rows dealt."""
+    """For every two arms and every stage that both have: |A and B| / |A or B| of the rows they take."""
     rows = {name: {stage: np.unique(stage_rows(plan, stage)) for stage in plan.stages} for name, plan in plans.items()}
-    found = []
+    common = []
     for a, b in combinations(plans, 2):
         for stage in rows[a]:
             if stage in rows[b]:
                 both = len(np.intersect1d(rows[a][stage], rows[b][stage], assume_unique=True))
                 either = len(rows[a][stage]) + len(rows[b][stage]) - both
-                found.append({"arms": [a, b], "stage": stage, "jaccard": both / max(either, 1), "shared": both})
-    return found
+                common.append({"arms": [a, b], "stage": stage, "jaccard": both / max(either, 1), "shared": both})
+    return common
 
 
 def comparison_lines(sheet: Mapping[str, Any]) -> list[str]:
-    """The control sheet as text for a terminal."""
+    """The comparison as text for a terminal, line by line."""
     rows = [["arm", "stage", "rows", "presented", "steps", "hours", "tokens", "FLOPs", "labels"]]
-    for name, found in sheet["arms"].items():
-        for number, (stage, one) in enumerate(found["stages"].items()):
-            mix = one["mix"].get("label", {})
+    for name, arm in sheet["arms"].items():
+        for number, (stage, summary) in enumerate(arm["stages"].items()):
+            mix = summary["mix"].get("label", {})
             total = sum(mix.values()) or 1
             labels = " ".join(f"{label} {count / total:.1%}" for label, count in mix.items())
-            hours = "" if one["hours"] is None else f"{one['hours']:,.1f}"
+            hours = "" if summary["hours"] is None else f"{summary['hours']:,.1f}"
             cells = [
                 name if number == 0 else "",
                 stage,
-                f"{one['rows']:,}",
-                f"{one['presented']:,}",
-                f"{one['steps']:,}",
+                f"{summary['rows']:,}",
+                f"{summary['presented']:,}",
+                f"{summary['steps']:,}",
             ]
-            rows.append([*cells, hours, short(one["tokens"]), short(one["flops"]), labels])
+            rows.append([*cells, hours, short(summary["tokens"]), short(summary["flops"]), labels])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     text = [
         " ".join(c.ljust(w) if k in (0, 1, 8) else c.rjust(w) for k, (c, w) in enumerate(zip(r, widths, strict=True)))
@@ -186,5 +192,5 @@ def comparison_lines(sheet: Mapping[str, Any]) -> list[str]:
     for entry in sheet["overlap"]:
         arms = " and ".join(entry["arms"])
         out.append(f"  {entry['stage']}: {arms}: {entry['jaccard']:.3f} ({entry['shared']:,} rows)")
-    notes = [f"note: {name}: {doubt}" for name, found in sheet["arms"].items() for doubt in found["doubts"]]
+    notes = [f"note: {name}: {doubt}" for name, arm in sheet["arms"].items() for doubt in arm["doubts"]]
     return out + ([""] if notes else []) + notes

@@ -1,14 +1,15 @@
-"""Knows what a plan says before anything is trained: counts, mixes, hours, FLOPs, overlaps, and what to doubt."""
+"""A plan described before anything is trained: counts, mixes, hours, FLOPs, overlaps, and what should raise doubts."""
 
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from ..arrays import Bools, Ints
+from ..arrays import Ints
 from ..online.cursor import Cursor
+from ..plan.compile import pool_of
 from ..plan.plan import Plan
 from ..table import Categorical
 
@@ -17,48 +18,95 @@ MIXES = ("label", "source", "question_type")
 _WIDTH = 50
 
 
+class OverTime(TypedDict):
+    """How a stage's mix moves. edges: positions of its parts. axes: axis -> value -> rows in each part."""
+
+    edges: list[int]
+    axes: dict[str, dict[str, list[int]]]
+
+
+class StageSummary(TypedDict):
+    """One stage of a plan, ready for JSON.
+
+    pool: rows it could take. windows: how many are planned, of how many; None where the stage does not adapt.
+    first, last: uids in hexadecimal. mix: column -> value -> rows. hours, tokens, flops: None without durations.
+    """
+
+    algorithm: str
+    rows: int
+    presented: int
+    passes: float
+    steps: int
+    batch_size: int
+    padding: int
+    pool: int
+    windows: list[int] | None
+    first: list[str]
+    last: list[str]
+    mix: dict[str, dict[str, int]]
+    over_time: OverTime
+    hours: float | None
+    tokens: float | None
+    flops: float | None
+
+
+class PlanSummary(TypedDict):
+    """A plan, ready for JSON. outside: rows in no cell. turns: interleave -> the stage of every step."""
+
+    fingerprint: str
+    rows: int
+    outside: int
+    cells: int
+    mix: dict[str, dict[str, int]]
+    stages: dict[str, StageSummary]
+    turns: dict[str, list[str]]
+    overlaps: list[dict[str, Any]]
+    doubts: list[str]
+
+
 def stage_rows(plan: Plan, stage: str) -> Ints:
-    """[rows] in the order of the first pass; of an adaptive stage the windows that are planned."""
-    dealt = plan.stage_plan(stage)
-    return plan.rows(stage, np.arange(int(dealt.edges[dealt.planned])))
+    """[rows] of the table in the order of the stage's first pass; of an adaptive stage the windows that are planned."""
+    stage_plan = plan.stage_plan(stage)
+    return plan.rows(stage, np.arange(int(stage_plan.edges[stage_plan.planned])))
 
 
-def describe(plan: Plan) -> dict[str, Any]:
+def describe(plan: Plan) -> PlanSummary:
     """Everything about a plan, ready for JSON; of an adaptive stage what is planned before anything is observed."""
-    for name, dealt in plan.stages.items():
-        if dealt.stage.window and not dealt.planned:
-            plan = plan.copy()  # a cursor plans windows in its plan; the one that is looked at stays as it is
+    for name, stage_plan in plan.stages.items():
+        if stage_plan.stage.window and not stage_plan.planned:
+            plan = plan.copy()  # a cursor plans windows in its plan; the caller's stays as it is
             Cursor(plan, name)
     rows = {name: stage_rows(plan, name) for name in plan.stages}
     inside = plan.cell_of_row >= 0
-    everything = {c: _mix(plan, c, np.flatnonzero(inside)) for c in MIXES if _is_text(plan, c)}
+    whole = {c: _mix(plan, c, np.flatnonzero(inside)) for c in MIXES if _is_text(plan, c)}
     stages = {name: _stage(plan, name, rows[name]) for name in plan.stages}
     return {
         "fingerprint": plan.fingerprint,
         "rows": len(plan.table),
         "outside": int((~inside).sum()),
         "cells": len(plan.cells),
-        "mix": everything,
+        "mix": whole,
         "stages": stages,
         "turns": {name: [plan.members(name)[k] for k in turns] for name, turns in plan.turns.items()},
         "overlaps": overlaps(plan, rows),
-        "doubts": _doubts(plan, stages, everything, rows),
+        "doubts": _doubts(plan, stages, whole, rows),
     }
 
 
-def _stage(plan: Plan, name: str, rows: Ints) -> dict[str, Any]:
-    dealt, cost = plan.stage_plan(name), plan.curriculum.cost
-    stage, passes = dealt.stage, dealt.presented / max(dealt.rows, 1)
-    found: dict[str, Any] = {
+def _stage(plan: Plan, name: str, rows: Ints) -> StageSummary:
+    """One stage, whose rows in the order of the first pass are given."""
+    stage_plan, cost = plan.stage_plan(name), plan.curriculum.cost
+    stage = stage_plan.stage
+    summary: StageSummary = {
         "algorithm": stage.algorithm,
-        "rows": dealt.rows,
-        "presented": dealt.presented,
-        "passes": passes,
-        "steps": dealt.steps,
+        "rows": stage_plan.rows,
+        "presented": stage_plan.presented,
+        "passes": stage_plan.presented / max(stage_plan.rows, 1),
+        "steps": stage_plan.steps,
         "batch_size": stage.batch_size,
-        "padding": dealt.steps * stage.batch_size - dealt.presented,
-        "pool": int(dealt.left[_pool(plan, name)].sum()),
-        "windows": [dealt.planned, len(dealt.matrix)] if stage.window else None,
+        "padding": stage_plan.steps * stage.batch_size - stage_plan.presented,
+        "pool": int(stage_plan.left[pool_of(stage, plan.cells)].sum()),
+        "windows": [stage_plan.planned, len(stage_plan.matrix)] if stage.window else None,
         "first": [f"{uid:016x}" for uid in plan.table.uid[rows[:3]].tolist()],
         "last": [f"{uid:016x}" for uid in plan.table.uid[rows[-3:]].tolist()],
         "mix": {column: _mix(plan, column, rows) for column in MIXES if _is_text(plan, column)},
@@ -70,102 +118,107 @@ def _stage(plan: Plan, name: str, rows: Ints) -> dict[str, Any]:
     duration = plan.table.columns.get("duration_s")
     if isinstance(duration, np.ndarray) and len(rows):
         seconds = np.asarray(duration[rows], float)
-        scale = dealt.presented / len(rows)  # an adaptive stage's later windows are taken to be like its first
-        found["hours"] = float(np.nansum(seconds)) * scale / 3600
-        found["tokens"] = float(np.nansum(cost.tokens(stage.algorithm, seconds))) * scale
-        found["flops"] = float(np.nansum(cost.flops(stage.algorithm, seconds))) * scale
-    return found
+        scale = stage_plan.presented / len(rows)  # an adaptive stage's later windows are taken to be like its first
+        summary["hours"] = float(np.nansum(seconds)) * scale / 3600
+        summary["tokens"] = float(np.nansum(cost.tokens(stage.algorithm, seconds))) * scale
+        summary["flops"] = float(np.nansum(cost.flops(stage.algorithm, seconds))) * scale
+    return summary
 
 
-def _over_time(plan: Plan, name: str) -> dict[str, Any]:
-    """Cards per value of each axis in up to 60 parts of the stage: {"edges": [...], axis: {value: [...]}}."""
-    dealt, cells = plan.stage_plan(name), plan.cells
-    matrix = dealt.matrix[: dealt.planned]
+def _over_time(plan: Plan, name: str) -> OverTime:
+    """Rows per value of each axis in up to 60 parts of the stage, each a whole number of blocks."""
+    stage_plan, cells = plan.stage_plan(name), plan.cells
+    matrix = stage_plan.matrix[: stage_plan.planned]
     starts = np.unique(np.linspace(0, len(matrix), min(len(matrix), 60) + 1).astype(int))[:-1]
     parts = np.add.reduceat(matrix, starts, axis=0) if len(matrix) else matrix
-    out: dict[str, Any] = {"edges": [int(dealt.edges[s]) for s in [*starts, len(matrix)]], "axes": {}}
+    axes: dict[str, dict[str, list[int]]] = {}
     for axis, names in cells.axes.items():
         group = cells.group(axis)
         sums = np.stack([np.bincount(group, weights=part, minlength=len(names)) for part in parts]).T.astype(int)
-        shown = np.flatnonzero(sums.sum(1))
-        out["axes"][axis] = {names[k]: sums[k].tolist() for k in shown}
-    return out
+        axes[axis] = {names[k]: sums[k].tolist() for k in np.flatnonzero(sums.sum(1))}
+    return {"edges": [int(stage_plan.edges[s]) for s in [*starts, len(matrix)]], "axes": axes}
 
 
 def overlaps(plan: Plan, rows: dict[str, Ints]) -> list[dict[str, Any]]:
-    """Of every two stages: rows of the second whose uid, recording or question text the first has too."""
-    found = []
+    """For every two stages, how many rows of the second have a uid, recording or question text that the first has.
+
+    rows: stage -> its rows. Returns {"stages": [a, b], "uid": n}, with "clip" and "question" where the table has them.
+    """
+    shared = []
     for a, b in combinations(plan.stages, 2):
         entry: dict[str, Any] = {"stages": [a, b], "uid": int(np.isin(rows[b], rows[a]).sum())}
         for column in ("clip", "question"):
             if _is_identity(plan, column):
-                thing = plan.table.identity(column)
-                entry[column] = int(np.isin(thing[rows[b]], thing[rows[a]]).sum())
-        found.append(entry)
-    return found
+                identity = plan.table.identity(column)
+                entry[column] = int(np.isin(identity[rows[b]], identity[rows[a]]).sum())
+        shared.append(entry)
+    return shared
 
 
-def _doubts(plan: Plan, stages: dict[str, Any], everything: dict[str, Any], rows: dict[str, Ints]) -> list[str]:
-    """Sentences about what may surprise; none of it is an error."""
-    said = []
+def _doubts(
+    plan: Plan, stages: dict[str, StageSummary], whole: dict[str, dict[str, int]], rows: dict[str, Ints]
+) -> list[str]:
+    """Sentences about what may surprise; none of it is an error. whole: the mix of the table."""
+    doubts = []
     outside = int((plan.cell_of_row < 0).sum())
     if outside:
-        said.append(f"{outside:,} of {len(plan.cell_of_row):,} rows lack a value on a cell axis and are never dealt")
+        doubts.append(
+            f"{outside:,} of {len(plan.cell_of_row):,} rows lack a value that `cells` asks for; no stage has them"
+        )
     for name, stage in stages.items():
         covered = stage["rows"] / max(stage["pool"], 1)
         if covered < 0.01:
-            said.append(
-                f"{name} deals {stage['rows']:,} of the {stage['pool']:,} rows of its pool ({covered:.2%}): "
+            doubts.append(
+                f"{name} takes {stage['rows']:,} of the {stage['pool']:,} rows of its pool ({covered:.2%}): "
                 "which ones is a source of variance; `claim: first` gives every arm the same"
             )
-        shift = _distance(stage["mix"].get("source", {}), everything.get("source", {}))
+        shift = _distance(stage["mix"].get("source", {}), whole.get("source", {}))
         if shift > 0.1:
-            said.append(
+            doubts.append(
                 f"{name} has another mix of sources than the table (total variation {shift:.0%}): label and source are "
                 "confounded; `{matched: {by: source}}` in its weight holds the mix"
             )
         if stage["padding"]:
-            said.append(f"{name}: the last batch is padded with {stage['padding']} rows of weight 0")
-        said += _dry(plan, name)
-        said += _idle(plan, name, rows[name])
+            doubts.append(f"{name}: the last batch is padded with {stage['padding']} rows of weight 0")
+        doubts += _unused(plan, name)
+        doubts += _without_advantage(plan, name, rows[name])
     for entry in overlaps(plan, rows):
         if entry.get("clip") and "clip" not in plan.curriculum.disjoint:
             a, b = entry["stages"]
-            said.append(
+            doubts.append(
                 f"{entry['clip']:,} rows of {b} share their recording with {a}; `disjoint: [uid, clip]` forbids it"
             )
-    return said
+    return doubts
 
 
-def _dry(plan: Plan, name: str) -> list[str]:
-    dealt = plan.stage_plan(name)
-    pool = _pool(plan, name) & (dealt.left > 0)
-    never = pool & (dealt.cards_per_cell() == 0)
-    said = []
-    if never.any() and dealt.stage.window is None:
-        count = int(dealt.left[never].sum())
-        said.append(f"{name}: {int(never.sum())} cells of its pool ({count:,} rows) are never dealt")
-    half = dealt.matrix[: max(1, dealt.planned // 2)].sum(axis=0)
-    dry = pool & (half >= dealt.left)
-    if dealt.stage.window is None and len(dealt.matrix) > 3 and dry.sum() > 0.1 * pool.sum():
-        said.append(f"{name}: {int(dry.sum())} of {int(pool.sum())} cells run dry in its first half; use fewer bins")
-    return said
+def _unused(plan: Plan, name: str) -> list[str]:
+    """Doubts about cells of which the stage takes nothing, or nothing more in its second half."""
+    stage_plan = plan.stage_plan(name)
+    if stage_plan.stage.window is not None:
+        return []
+    pool = pool_of(stage_plan.stage, plan.cells) & (stage_plan.left > 0)
+    unused, cells = pool & (stage_plan.rows_per_cell() == 0), int(pool.sum())
+    doubts = []
+    if unused.any():
+        count = int(stage_plan.left[unused].sum())
+        doubts.append(f"{name} takes no row of {int(unused.sum())} of the {cells} cells of its pool ({count:,} rows)")
+    half = stage_plan.matrix[: max(1, stage_plan.planned // 2)].sum(axis=0)
+    empty = pool & (half >= stage_plan.left)
+    if len(stage_plan.matrix) > 3 and empty.sum() > 0.1 * cells:
+        doubts.append(
+            f"{name}: {int(empty.sum())} of {cells} cells have no row left after its first half; use fewer bins"
+        )
+    return doubts
 
 
-def _idle(plan: Plan, name: str, rows: Ints) -> list[str]:
-    """Expected share of groups without an advantage, where the table holds accuracies with audio."""
+def _without_advantage(plan: Plan, name: str, rows: Ints) -> list[str]:
+    """The expected share of groups without an advantage, where the table holds accuracies with audio."""
     p = plan.table.columns.get("p_audio")
     if plan.stage_plan(name).stage.algorithm != "grpo" or not isinstance(p, np.ndarray) or not len(rows):
         return []
     known, size = p[rows][~np.isnan(p[rows])], plan.curriculum.cost.group_size
-    idle = float(np.mean(known**size + (1 - known) ** size)) if len(known) else 0.0
-    return [f"{name}: {idle:.0%} of its groups of {size} are expected to have no advantage"]
-
-
-def _pool(plan: Plan, name: str) -> Bools:
-    from ..plan.compile import pool_of
-
-    return pool_of(plan.stage_plan(name).stage, plan.cells)
+    share = float(np.mean(known**size + (1 - known) ** size)) if len(known) else 0.0
+    return [f"{name}: {share:.0%} of its groups of {size} are expected to have no advantage"]
 
 
 def _is_identity(plan: Plan, column: str) -> bool:
@@ -178,6 +231,7 @@ def _is_text(plan: Plan, column: str) -> bool:
 
 
 def _mix(plan: Plan, column: str, rows: Ints) -> dict[str, int]:
+    """Value -> rows that have it, for a text column; "missing" for those without one."""
     text = plan.table.text(column)
     counts = np.bincount(text.codes[rows] + 1, minlength=len(text.names) + 1)
     named = sorted(zip(("missing", *text.names), counts.tolist(), strict=True))
@@ -185,17 +239,17 @@ def _mix(plan: Plan, column: str, rows: Ints) -> dict[str, int]:
 
 
 def _distance(a: dict[str, int], b: dict[str, int]) -> float:
-    """Total variation between two mixes."""
+    """Total variation between two mixes, in [0, 1]."""
     total_a, total_b = sum(a.values()) or 1, sum(b.values()) or 1
     return sum(abs(a.get(k, 0) / total_a - b.get(k, 0) / total_b) for k in {*a, *b}) / 2
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """The description as text for a terminal."""
-    out = [f"plan {found['fingerprint']}: {found['rows']:,} rows in {found['cells']:,} cells"]
-    for column, mix in found["mix"].items():
+def lines(summary: PlanSummary) -> list[str]:
+    """The description as text for a terminal, line by line."""
+    out = [f"plan {summary['fingerprint']}: {summary['rows']:,} rows in {summary['cells']:,} cells"]
+    for column, mix in summary["mix"].items():
         out.append(f"  {column}: " + _counts(mix))
-    for name, stage in found["stages"].items():
+    for name, stage in summary["stages"].items():
         out += ["", f"{name} ({stage['algorithm']}): {stage['rows']:,} of {stage['pool']:,} rows, "]
         out[-1] += f"{stage['passes']:.2f} times each, in {stage['steps']:,} steps of {stage['batch_size']:,}"
         if stage["hours"] is not None:
@@ -207,26 +261,25 @@ def lines(found: dict[str, Any]) -> list[str]:
         for axis, groups in stage["over_time"]["axes"].items():
             if len(stage["over_time"]["edges"]) > 3 and len(groups) > 1:
                 out += [f"  {axis} over the stage:", *_heat(groups)]
-    for name, turns in found["turns"].items():
-        out += [
-            "",
-            f"{name}: " + ", ".join(f"{m} has {turns.count(m)} of {len(turns)} steps" for m in dict.fromkeys(turns)),
-        ]
-    if found["overlaps"]:
+    for name, turns in summary["turns"].items():
+        parts = (f"{member} has {turns.count(member)} of {len(turns)} steps" for member in dict.fromkeys(turns))
+        out += ["", f"{name}: {', '.join(parts)}"]
+    if summary["overlaps"]:
         out.append("")
-    for entry in found["overlaps"]:
+    for entry in summary["overlaps"]:
         shared = ", ".join(f"{entry[k]:,} by {k}" for k in ("uid", "clip", "question") if k in entry)
         out.append(f"shared by {' and '.join(entry['stages'])}: {shared}")
-    return out + [f"note: {doubt}" for doubt in found["doubts"]]
+    return out + [f"note: {doubt}" for doubt in summary["doubts"]]
 
 
 def _counts(mix: dict[str, int]) -> str:
+    """E.g. "strong 4 (40.0%), weak 6 (60.0%)"."""
     total = sum(mix.values()) or 1
     return ", ".join(f"{name} {count:,} ({count / total:.1%})" for name, count in mix.items())
 
 
 def _heat(groups: dict[str, list[int]]) -> list[str]:
-    """A line per value: the darker, the larger its share of the rows dealt at that time."""
+    """A line per value: the darker, the larger its share of the rows at that time of the stage."""
     width = max(map(len, groups))
     values = np.array(list(groups.values()), float)
     places = np.linspace(0, values.shape[1], _WIDTH + 1).astype(int)[:-1]
@@ -237,7 +290,7 @@ def _heat(groups: dict[str, list[int]]) -> list[str]:
 
 
 def short(value: float | None) -> str:
-    """A large number with three or four digits and a unit letter."""
+    """A number with up to four digits and a unit letter, e.g. "1.25k"; "unknown" for None."""
     if value is None:
         return "unknown"
     for unit, size in (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15)):

@@ -1,4 +1,4 @@
-"""Knows the published sizes of AudioMCQ: a made-up table of its counts, to try a curriculum before the data is at hand.
+"""A made-up table with the published counts of AudioMCQ, to try a curriculum before the data is at hand.
 
 Published: 571,118 questions, 313,177 of them weak; rows per source and per question type; TACOS 73.3 % strong, CompA-R
 75.5 % weak. Made up: everything else, so identities, durations, recordings shared by questions, votes, contributions.
@@ -54,7 +54,7 @@ def audiomcq_table() -> Table:
 
 
 def _weak(source: Ints, draw: Floats) -> Bools:
-    """[N] bool with the published counts: the rows with the lowest draws of each source."""
+    """[N] bool with the published counts: the rows with the lowest draws [N] of each source [N]."""
     names = list(SOURCES)
     known = {"TACOS": SOURCES["TACOS"] - STRONG_TACOS, "CompA-R": WEAK_COMPA}
     others = [name for name in names if name not in known]
@@ -70,7 +70,7 @@ def _weak(source: Ints, draw: Floats) -> Bools:
 
 
 def _types(source: Ints) -> Ints:
-    """Question types with the published counts: by source, and CompA-R shared out over sound, speech and music."""
+    """[N] places in TYPES with the published counts: by source [N]; CompA-R is sound, speech and music."""
     names = list(SOURCES)
     of_source = {"SpeechCraft": "speech", "TACOS": "temporal", "LP-MusicCaps-MTT": "music", "MusicCaps": "music"}
     types = np.array([TYPES.index(of_source.get(name, "sound")) for name in names], np.int32)[source]

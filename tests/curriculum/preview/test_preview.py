@@ -249,7 +249,7 @@ def test_rows_outside_of_all_cells_are_doubted():
     label = text("weak", "", "weak", "", "weak", "strong", "strong", "weak", "weak", "weak")
     table = Table(HAND.uid, HAND.columns | {"label": label})
     said = doubts(SFT | {"pool": {}, "budget": {"samples": 8}}, table=table)
-    assert said == ["2 of 10 rows lack a value on a cell axis and are never dealt"]
+    assert said == ["2 of 10 rows lack a value that `cells` asks for; no stage has them"]
 
 
 def large(**columns):
@@ -263,7 +263,7 @@ def test_a_small_part_of_a_pool_is_doubted():
     stage = SFT | {"pool": {}, "budget": {"samples": 2}, "batch_size": 1, "weight": "uniform"}
     said = [one for one in doubts(stage, table=large()) if "variance" in one]
     assert said == [
-        "sft deals 2 of the 300 rows of its pool (0.67%): which ones is a source of variance; "
+        "sft takes 2 of the 300 rows of its pool (0.67%): which ones is a source of variance; "
         "`claim: first` gives every arm the same"
     ]
     assert not [one for one in doubts(stage | {"budget": {"samples": 3}}, table=large()) if "variance" in one]
@@ -292,14 +292,14 @@ def test_padding_is_doubted():
 def test_cells_that_are_never_dealt_are_doubted():
     """Four of ten rows are strong; the weight wants none of them though the pool has them."""
     stage = SFT | {"pool": {}, "budget": {"samples": 6}, "weight": {"shares": {"weak": 1.0}}, "batch_size": 6}
-    assert doubts(stage) == ["sft: 1 cells of its pool (4 rows) are never dealt"]
+    assert doubts(stage) == ["sft takes no row of 1 of the 2 cells of its pool (4 rows)"]
 
 
 def test_cells_that_run_dry_in_the_first_half_are_doubted():
     """All strong rows come in the first two of five blocks; in one block there is no first half."""
     stage = SFT | {"pool": {}, "budget": {"samples": 10}, "batch_size": 5, "block": 2}
     stage["weight"] = {"shares": {"strong": 1.0, "weak": 1e-9}}
-    assert doubts(stage) == ["sft: 1 of 2 cells run dry in its first half; use fewer bins"]
+    assert doubts(stage) == ["sft: 1 of 2 cells have no row left after its first half; use fewer bins"]
     assert doubts(stage | {"block": 10}) == [] == doubts(stage | {"weight": "uniform"})
 
 
@@ -319,7 +319,7 @@ def test_shared_recordings_are_doubted_unless_they_are_forbidden():
     assert doubts(*full, disjoint=["uid", "clip"]) == []
 
 
-# The control sheet.
+# Curricula side by side.
 
 BASE = {"stages": [SFT, GRPO]}
 
