@@ -1,4 +1,4 @@
-"""Knows how identities become reproducible numbers: every random decision is a hash of (seed, name, identity)."""
+"""Identities and their hashes: every random decision is a hash of (seed, name, identity), never a generator's state."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def hash64(*parts: object) -> int:
 
 
 def uid_of(source: str, identifier: str) -> int:
-    """The identity of a sample: stable over files, shards and row orders."""
+    """The uid of a sample, from its source and its identifier there: the same in every file, shard and row order."""
     return hash64("uid", source, identifier)
 
 
 def splitmix64(x: Hashes) -> Hashes:
-    """Finaliser of splitmix64 (Steele et al. 2014), element by element over uint64: a bijection."""
+    """[...] uint64, each element hashed by the finaliser of splitmix64 (Steele et al. 2014): a bijection."""
     z = x + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -34,21 +34,22 @@ def splitmix64(x: Hashes) -> Hashes:
 
 
 def keyed(uid: Hashes, *name: object) -> Hashes:
-    """One uint64 per uid, independent between names: `keyed(uid, seed, "deck")`."""
+    """[N] one hash per uid [N], independent between names, e.g. `keyed(uid, seed, "deck")`."""
     return splitmix64(np.asarray(uid, np.uint64) ^ np.uint64(hash64(*name)))
 
 
 def unit(x: Hashes) -> Floats:
-    """uint64 to float64 in [0, 1), the top 53 bits."""
+    """[...] hashes as float64 numbers in [0, 1), from their top 53 bits."""
     return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def uniforms(uid: int, count: int, *name: object) -> Floats:
-    """`count` numbers in [0, 1) for one uid under one name."""
+    """[count] numbers in [0, 1) for one uid under one name."""
     counters = np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return unit(splitmix64(counters ^ np.uint64(hash64(uid & _MASK, *name))))
 
 
 def permutation(size: int, uid: int, *name: object) -> list[int]:
     """A permutation of range(size) that depends on the identity and the name alone."""
-    return np.argsort(uniforms(uid, size, "permutation", *name), kind="stable").tolist()
+    places: list[int] = np.argsort(uniforms(uid, size, "permutation", *name), kind="stable").tolist()
+    return places

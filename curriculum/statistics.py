@@ -1,15 +1,16 @@
-"""Knows how sure one may be: intervals and tests for shares and paired differences."""
+"""Statistics: intervals and tests for shares and paired differences."""
 
 from __future__ import annotations
 
 from math import sqrt
 
 import numpy as np
+import numpy.typing as npt
 
 from .arrays import Floats, Ints
 from .identity import keyed, unit
 
-Z95 = 1.959963984540054
+Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution, for two-sided 95 % intervals
 
 
 def wilson_interval(successes: float, trials: int, z: float = Z95) -> tuple[float, float]:
@@ -23,11 +24,11 @@ def wilson_interval(successes: float, trials: int, z: float = Z95) -> tuple[floa
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def paired_difference(before: Floats, after: Floats, z: float = Z95) -> tuple[float, float, float]:
+def paired_difference(before: npt.ArrayLike, after: npt.ArrayLike, z: float = Z95) -> tuple[float, float, float]:
     """Mean of after - before over the same items, with its normal interval: (difference, low, high).
 
-    Both are [N] arrays of 0/1 (or scores). With b items gained and c lost this is (b - c) / N with standard error
-    sqrt(b + c - (b - c)^2 / N) / N.
+    Both are [N] of 0/1 (or scores). With b items gained and c lost this is (b - c) / N with standard error
+    sqrt(b + c - (b - c)^2 / N) / N. Raises ValueError where the lengths differ or are 0.
     """
     before, after = np.asarray(before, float), np.asarray(after, float)
     if before.shape != after.shape or before.ndim != 1 or not len(before):
@@ -56,22 +57,22 @@ def mcnemar_exact(gained: int, lost: int) -> float:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p-values adjusted for their number (Holm 1979): the chance of one false finding among all is kept.
+    """p-values, in the order given, adjusted for their number: the chance of a single false finding is kept (Holm 1979).
 
-    The smallest of m times m, the next times m - 1, and so on; none below one that was smaller before.
+    """p-values, in the order given, adjusted for their number (Holm 1979): a single false one stays as unlikely.
     """
     p = np.asarray(p_values, float)
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(np.minimum(1.0, p[order] * np.arange(len(p), 0, -1)))
-    return adjusted.tolist()
+    return [float(value) for value in adjusted]
 
 
 def cluster_error(values: Floats, cluster: Ints) -> float:
-    """Standard error of the mean of [N] values whose clusters share a recording.
+    """Standard error of the mean of [N] values, those of one cluster (e.g. one recording) being dependent.
 
-    sqrt(sum over clusters of (sum of the cluster's deviations)^2) / N (Miller 2024): the usual error plus the products
-    of different values of one cluster.
+    cluster: [N] equal numbers within a cluster. sqrt(sum over clusters of (sum of the cluster's deviations)^2) / N
+    (Miller 2024): the usual error plus the products of different values of one cluster.
     """
     values = np.asarray(values, float)
     _, number = np.unique(cluster, return_inverse=True)
@@ -82,25 +83,27 @@ def cluster_error(values: Floats, cluster: Ints) -> float:
 def cluster_bootstrap(
     values: Floats, cluster: Ints, seed: int = 0, draws: int = 10_000, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """Mean of [N] values with its percentile interval, resampling whole clusters (recordings), not questions.
+    """Mean of [N] values with its percentile interval (mean, low, high), resampling whole clusters, not values.
 
-    The draws are hashed from the seed: the same numbers in every process and numpy version.
+    cluster: [N] equal numbers within a cluster, e.g. a recording. The draws are hashed from the seed: the same numbers
+    in every process and numpy version. Raises ValueError without values.
     """
     values = np.asarray(values, float)
     if not len(values):
         raise ValueError("there is nothing to resample")
     _, number = np.unique(cluster, return_inverse=True)
-    sums, sizes = np.bincount(number, weights=values), np.bincount(number).astype(float)
+    sums: Floats = np.bincount(number, weights=values)
+    sizes = np.bincount(number).astype(float)
     kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
     # A binomial quantile costs as much as about 200 clusters drawn one by one.
-    few = 200 * len(kinds) < len(sums)
-    means = _by_kind(kinds, counts, seed, draws) if few else _one_by_one(sums, sizes, seed, draws)
+    few_kinds = 200 * len(kinds) < len(sums)
+    means = _by_kind(kinds, counts, seed, draws) if few_kinds else _one_by_one(sums, sizes, seed, draws)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(values.mean()), float(low), float(high)
 
 
-def _one_by_one(sums: Floats, sizes: Ints, seed: int, draws: int) -> Floats:
-    """[draws] means over as many clusters as there are, each drawn from all of them."""
+def _one_by_one(sums: Floats, sizes: Floats, seed: int, draws: int) -> Floats:
+    """[draws] means over as many clusters as there are, each drawn from all of them; sums and sizes are theirs."""
     clusters, means = len(sums), np.empty(draws)
     step = max(1, 4_000_000 // clusters)
     for start in range(0, draws, step):
@@ -111,10 +114,14 @@ def _one_by_one(sums: Floats, sizes: Ints, seed: int, draws: int) -> Floats:
 
 
 def _by_kind(kinds: Floats, counts: Ints, seed: int, draws: int) -> Floats:
-    """The same where few kinds of (sum, size) occur: how often each is drawn is multinomial, a binomial at a time."""
+    """[draws] means where clusters have few different (sum, size): how often each is drawn is multinomial.
+
+    kinds: [K, 2] sums and sizes. counts: [K] clusters that have them. One binomial after another.
+    """
     from scipy.stats import binom
 
-    left, clusters = np.full(draws, counts.sum()), counts.sum()
+    left: Ints | Floats = np.full(draws, counts.sum())
+    clusters = counts.sum()
     total = np.zeros((draws, 2))
     for number, (kind, count) in enumerate(zip(kinds, counts, strict=True)):
         uniform = unit(keyed(np.arange(draws, dtype=np.uint64), seed, "bootstrap", number))

@@ -1,4 +1,4 @@
-"""Knows the columns a curriculum may decide on, one row per question; never a path, an offset or a sound."""
+"""The table: the columns that a curriculum may decide on, one row per question; no path, no offset and no sound."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Categorical:
     names: tuple[str, ...]
 
     def equals(self, values: list[str], column: str) -> Bools:
-        """[N] bool: the rows whose value is one of `values`; an unknown value is an error that lists the known."""
+        """[N] bool: the rows whose value is one of `values`; an InputError lists the values there are."""
         unknown = [value for value in values if value not in self.names]
         if unknown:
             raise InputError(f"column {column!r} has no value {unknown[0]!r}; it has {', '.join(self.names)}")
@@ -48,14 +48,17 @@ class Table:
         return len(self.uid)
 
     def text(self, column: str) -> Categorical:
-        """A text column; an error names the columns there are."""
+        """A text column; an InputError names the columns there are."""
         value = self.columns.get(column)
         if not isinstance(value, Categorical):
             raise InputError(f"no text column {column!r} in the table; there are {', '.join(sorted(self.columns))}")
         return value
 
     def identity(self, column: str) -> Hashes:
-        """[N] uint64: equal where the rows share the thing, e.g. their recording; missing texts are one thing."""
+        """[N] uint64, equal where rows have the same value, e.g. the same recording; missing texts are all equal.
+
+        Raises InputError where the column is neither text nor uint64.
+        """
         value = self.columns.get(column)
         if isinstance(value, Categorical):
             return value.codes.astype(np.uint64)
@@ -65,7 +68,7 @@ class Table:
         return value
 
     def take(self, rows: Ints) -> Table:
-        """The table of these rows, in this order."""
+        """The table of these rows (numbers, or [N] bool), in this order."""
         taken = {
             name: Categorical(value.codes[rows], value.names) if isinstance(value, Categorical) else value[rows]
             for name, value in self.columns.items()
@@ -75,7 +78,7 @@ class Table:
     def where(self, pool: Mapping[str, str | list[str]]) -> Ints:
         """Row numbers whose text columns hold the pool's values, e.g. {"source": "sounds", "split": ["val", "test"]}.
 
-        A column's value or list of values; rows must match every column.
+        A column's value or list of values; rows must match every column. Raises InputError for unknown ones.
         """
         keep = np.ones(len(self), bool)
         for column, wanted in pool.items():
@@ -84,10 +87,13 @@ class Table:
 
 
 def read_arrow(path: str | Path) -> pa.Table:
-    """An Arrow (.arrow) or Parquet (.parquet) file as a table; the Arrow file is memory-mapped."""
+    """An Arrow (.arrow) or Parquet (.parquet) file as a table; the Arrow file is memory-mapped.
+
+    Raises InputError where there is no such file, or it is of neither format.
+    """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such table; build it first (a recipe's steps run in order)")
+        raise InputError(f"{path}: not found; write it with `earwitness shard` or `earwitness label`")
     try:
         if path.suffix == ".parquet":
             return pq.read_table(path)
@@ -109,6 +115,7 @@ def write_arrow(table: pa.Table, path: str | Path, compression: str | None = Non
 
 
 def _column(column: pa.ChunkedArray) -> Categorical | np.ndarray | None:
+    """Text, [N] numbers or [N] uint64 identities; None for what a curriculum cannot decide on, e.g. byte offsets."""
     kind = column.type
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         column, kind = column.cast(pa.string()), pa.string()
@@ -118,25 +125,25 @@ def _column(column: pa.ChunkedArray) -> Categorical | np.ndarray | None:
             encoded = encoded.dictionary_encode()
         codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
         return Categorical(codes, tuple(encoded.dictionary.to_pylist()))
-    if pa.types.is_uint64(kind) and not column.null_count:
-        return column.to_numpy()
-    if pa.types.is_float32(kind):
-        return column.to_numpy()
     # Other 64-bit integers are byte offsets.
     quantity = pa.types.is_integer(kind) and kind.bit_width < 64
-    if quantity or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
-        return column.cast(pa.float64()).to_numpy()
-    return None
+    if quantity or pa.types.is_float16(kind) or pa.types.is_float64(kind) or pa.types.is_boolean(kind):
+        column = column.cast(pa.float64())
+    elif not pa.types.is_float32(kind) and (not pa.types.is_uint64(kind) or column.null_count):
+        return None
+    numbers: np.ndarray = column.to_numpy()
+    return numbers
 
 
 def read_table(index: str | Path, labels: str | Path | None = None) -> Table:
     """The index's columns, joined by uid with a label table where one is given.
 
-    Rows that the label table does not mention carry a missing value (code -1, or NaN), never a guess.
+    Rows that the label table does not mention carry a missing value (code -1, or NaN), never a guess. Raises InputError
+    for files without usable uids, and for a label table of another corpus.
     """
     source = read_arrow(index)
     uid = _uid(source, index)
-    columns = {}
+    columns: dict[str, Categorical | np.ndarray] = {}
     for name in source.column_names:
         if name not in ("uid", "key", "shard"):
             value = _column(source.column(name))
@@ -148,23 +155,21 @@ def read_table(index: str | Path, labels: str | Path | None = None) -> Table:
 
 
 def _uid(table: pa.Table, path: str | Path) -> Hashes:
+    """[N] the uids of a table; InputError where there are none, some are missing or one occurs twice."""
     if "uid" not in table.column_names or not pa.types.is_integer(table.schema.field("uid").type):
         raise InputError(f"{path}: needs a column `uid` of whole numbers; it has {', '.join(table.column_names)}")
     if table.column("uid").null_count:
         raise InputError(f"{path}: {table.column('uid').null_count} rows have no uid")
-    uid = table.column("uid").to_numpy().astype(np.uint64)
-    _refuse_duplicates(uid, path)
-    return uid
-
-
-def _refuse_duplicates(uid: Hashes, path: str | Path) -> None:
+    uid: Hashes = table.column("uid").to_numpy().astype(np.uint64)
     ordered = np.sort(uid)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
     if len(twice):
         raise InputError(f"{path}: uid {int(twice[0]):#018x} occurs twice; a sample has one row")
+    return uid
 
 
 def _joined(uid: Hashes, other: pa.Table, path: str | Path) -> dict[str, Categorical | np.ndarray]:
+    """The other table's columns in the order of uid [N], with missing values where it has no such row."""
     other_uid = _uid(other, path)
     order = np.argsort(other_uid)
     slot = np.minimum(np.searchsorted(other_uid[order], uid), max(len(order) - 1, 0))

@@ -1,4 +1,4 @@
-"""Knows how models are compared: accuracy with and without audio by group, paired gains, labels against the truth."""
+"""Evaluation: models compared by accuracy with and without audio, paired gains, and labels against the truth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..identity import uid_of
 from ..statistics import mcnemar, paired_difference, wilson_interval
 from ..table import Categorical, Table, read_table
 
-HEARD = "heard"
+HEARD = "heard"  # only the audio gives the answer; the others are answered from the text, by logic or by habit
 KINDS = (HEARD, "logic", "prior")
 
 
@@ -31,8 +31,10 @@ def evaluate(
     title: str = "earwitness",
     logs: dict[str, str] | None = None,
     curriculum: dict[str, Any] | None = None,
-) -> dict:
-    """Writes `results.json`: everything the report shows.
+) -> dict[str, Any]:
+    """Writes `results.json`, everything the report shows; returns how many questions there are, and its path.
+
+    Raises InputError without answers, and where the models answered different questions.
 
     Args:
         answers: model name -> answer table, in the order of training; neighbours are compared, and first with last.
@@ -87,7 +89,7 @@ def _with_planted(table: Table, path: str) -> Table:
 
 
 def _label_quality(table: Table) -> dict[str, Any]:
-    """How often the ACF labels agree with the planted truth, over the labelled questions."""
+    """How often weak and strong labels agree with the planted truth, over the labelled questions."""
     label, planted = table.text("label"), table.text("planted")
     rows = np.flatnonzero((label.codes >= 0) & (planted.codes >= 0))
     if not len(rows):
@@ -103,12 +105,13 @@ def _label_quality(table: Table) -> dict[str, Any]:
         "weak_but_heard": int((weak & ~leaks).sum()),
         "strong_but_leaks": int((~weak & leaks).sum()),
         "strong_and_heard": int((~weak & ~leaks).sum()),
-        # For the paper's rule, two of three; guesses of other juries are luckier or less so.
+        # For the paper's rule, two of three voters; with other rules guessing makes more or fewer questions weak.
         "weak_by_luck_expected": lucky_weak_share(choices[~leaks]) if (~leaks).any() else None,
     }
 
 
 def _gain(before: Answers, after: Answers, rows: Bools) -> dict[str, Any]:
+    """The change of accuracy with audio over the questions `rows` [N], and McNemar's mid-p."""
     if not np.array_equal(before.uid, after.uid):
         raise InputError("two models answered different questions; their gains cannot be paired")
     a, b = before.correct["audio"][rows], after.correct["audio"][rows]
@@ -117,7 +120,7 @@ def _gain(before: Answers, after: Answers, rows: Bools) -> dict[str, Any]:
 
 
 def _composition(spec: dict[str, Any], index: str, labels: str | None) -> dict[str, dict[str, int]]:
-    """Label counts of every stage of the curriculum."""
+    """Stage -> label -> rows that the curriculum takes of the split "train"."""
     from ..plan.plan import Plan
     from ..schedule.stages import parse_curriculum
 

@@ -212,7 +212,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(Path(path).read_text())
         return state
     except FileNotFoundError:
-        raise InputError(f"{path}: no such state of a curriculum; a run writes it where `record` says") from None
+        raise InputError(f"{path}: not found; a run writes it to the file that `training.record` names") from None
     except ValueError as error:
         raise InputError(f"{path}: not the state of a curriculum ({error})") from None
 

@@ -842,14 +842,14 @@ def test_a_file_that_is_no_mapping_is_told_so(tmp_path, capsys, text, said):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"index": "no/index.arrow"}, "no/index.arrow: no such table"),
+        ({"index": "no/index.arrow"}, "no/index.arrow: not found"),
         ({"pool": {"split": "tset"}}, "column 'split' has no value 'tset'; it has "),
         ({"pool": {"colour": "red"}}, "no text column 'colour'"),
         (
             {"voters": [{"name": "c", "checkpoint": "no/such/folder"}]},
             "no/such/folder: neither a checkpoint folder nor",
         ),
-        ({"voters": [{"name": "v", "answers": "no/votes.arrow"}]}, "no/votes.arrow: no such table"),
+        ({"voters": [{"name": "v", "answers": "no/votes.arrow"}]}, "no/votes.arrow: not found"),
     ],
 )
 def test_what_a_file_names_and_is_not_there_is_one_line(tmp_path, corpus, capsys, more, said):

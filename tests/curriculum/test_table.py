@@ -154,7 +154,7 @@ def test_a_table_may_be_empty(tmp_path):
 
 
 def test_a_file_that_is_missing_or_broken_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"gone\.arrow: no such table; build it first"):
+    with pytest.raises(InputError, match=r"gone\.arrow: not found; write it with `earwitness shard`"):
         read_arrow(tmp_path / "gone.arrow")
     (tmp_path / "half.arrow").write_bytes(b"ARROW1\0\0 and then nothing")
     with pytest.raises(InputError, match=r"half\.arrow: not a readable table"):

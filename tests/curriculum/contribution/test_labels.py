@@ -204,7 +204,7 @@ def test_at_least_must_fit_the_number_of_voters(tmp_path, at_least):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"nobody\.arrow: no such table"):
+    with pytest.raises(InputError, match=r"nobody\.arrow: not found"):
         label([str(tmp_path / "nobody.arrow")], str(tmp_path / "labels.arrow"), at_least=1)
 
 

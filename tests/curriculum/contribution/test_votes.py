@@ -148,7 +148,7 @@ def test_a_table_without_answers_is_named(tmp_path):
     write_arrow(pa.table({"uid": pa.array([1], pa.uint64()), "correct": [True]}), tmp_path / "votes.arrow")
     with pytest.raises(InputError, match=r"votes\.arrow: not an answer table: no column 'condition'"):
         read_tallies(tmp_path / "votes.arrow")
-    with pytest.raises(InputError, match=r"nobody\.arrow: no such table"):
+    with pytest.raises(InputError, match=r"nobody\.arrow: not found"):
         read_tallies(tmp_path / "nobody.arrow")
 
 

@@ -729,7 +729,7 @@ def test_a_state_file_that_is_missing_or_broken_is_named(tmp_path):
     broken.write_text('{"stage": "s"')
     with pytest.raises(InputError) as caught:
         read_state(missing)
-    assert str(caught.value) == f"{missing}: no such state of a curriculum; a run writes it where `record` says"
+    assert str(caught.value) == f"{missing}: not found; a run writes it to the file that `training.record` names"
     with pytest.raises(InputError, match="half.json: not the state of a curriculum"):
         read_state(broken)
 

@@ -647,7 +647,7 @@ def test_plan_compares_several_files(files, capsys):
             ["mine.yaml", "mine.yaml", "--compare"],
             "error: mine.yaml: there are two arms 'mine'; rename one of the files",
         ),
-        (["mine.yaml", "--labels", "no.arrow"], "error: no.arrow: no such table"),
+        (["mine.yaml", "--labels", "no.arrow"], "error: no.arrow: not found"),
         (["weak_to_strong"], "error: stage 'sft' wants 313,177 rows of label weak, 40 are left"),
         (["online"], "error: "),
     ],

@@ -341,7 +341,7 @@ def test_a_column_that_cannot_be_decided_on_says_why():
         "label": "'label' is no number column of the table; there are ac, p",
         "clip": "'clip' is no number column of the table; there are ac, p",
         "acc": "'acc' is no number column of the table; there are ac, p",
-        "ac": "column 'ac' has no value in the cell label=strong; nothing to decide on",
+        "ac": "column 'ac' has no value in the cell label=strong; leave that cell out of the pool",
         "live.p": "no observed column 'live.p'; there are none; give the stage a window and feedback",
     }.items():
         with pytest.raises(InputError) as caught:

@@ -743,7 +743,7 @@ def test_a_cut_off_index_is_refused(index, size):
     with pytest.raises(InputError, match=f"^{index}: not a readable table"):
         ShardReader(index)
     index.unlink()
-    with pytest.raises(InputError, match=f"^{index}: no such table"):
+    with pytest.raises(InputError, match=f"^{index}: not found"):
         ShardReader(index)
 
 
