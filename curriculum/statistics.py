@@ -57,9 +57,9 @@ def mcnemar_exact(gained: int, lost: int) -> float:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p-values, in the order given, adjusted for their number: the chance of a single false finding is kept (Holm 1979).
+    """p-values, in the order given, adjusted for their number (Holm 1979): one false finding stays as unlikely.
 
-    """p-values, in the order given, adjusted for their number (Holm 1979): a single false one stays as unlikely.
+    The smallest of m times m, the next times m - 1, and so on; none below one that was smaller before.
     """
     p = np.asarray(p_values, float)
     order = np.argsort(p, kind="stable")
@@ -92,7 +92,7 @@ def cluster_bootstrap(
     if not len(values):
         raise ValueError("there is nothing to resample")
     _, number = np.unique(cluster, return_inverse=True)
-    sums: Floats = np.bincount(number, weights=values)
+    sums = np.asarray(np.bincount(number, weights=values), float)
     sizes = np.bincount(number).astype(float)
     kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
     # A binomial quantile costs as much as about 200 clusters drawn one by one.

@@ -1,11 +1,13 @@
-"""Knows what the audio contributed: accuracy with it, without it, and the difference, for every label."""
+"""Audio contribution as accuracy: with the audio, without it, and the difference, by group of questions."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from ...errors import InputError
@@ -16,7 +18,7 @@ from ..table import Categorical, Table, read_arrow
 
 @dataclass(frozen=True)
 class Contribution:
-    """The 2x2 table audio x silence of one group of questions, and what follows from it."""
+    """The 2x2 table of one group of questions: how many were answered rightly with audio, in silence, both, neither."""
 
     questions: int
     both: int
@@ -26,14 +28,19 @@ class Contribution:
 
     @property
     def audio_accuracy(self) -> float:
+        """Share of the questions answered rightly with the audio."""
         return (self.both + self.audio_only) / self.questions
 
     @property
     def silence_accuracy(self) -> float:
+        """Share of the questions answered rightly in silence."""
         return (self.both + self.silence_only) / self.questions
 
-    def summary(self, with_audio: Floats, with_silence: Floats) -> dict:
-        """Counts, shares with 95 % intervals, and McNemar's mid-p, ready for JSON."""
+    def summary(self, with_audio: Floats, with_silence: Floats) -> dict[str, Any]:
+        """Counts, shares with 95 % intervals, and McNemar's mid-p, ready for JSON.
+
+        with_audio, with_silence: the [questions] of 0/1 that the table was made from.
+        """
         difference = paired_difference(with_silence, with_audio)
         return asdict(self) | {
             "audio": [self.audio_accuracy, *wilson_interval(with_audio.sum(), self.questions)],
@@ -43,12 +50,12 @@ class Contribution:
         }
 
 
-def audio_contribution(with_audio: Floats, with_silence: Floats) -> Ints:
-    """The paper's measure per question: AC = 1[right with audio] - 1[right with 30 s of silence], in {-1, 0, 1}."""
+def audio_contribution(with_audio: npt.ArrayLike, with_silence: npt.ArrayLike) -> Ints:
+    """[N] the paper's measure: AC = 1[right with audio] - 1[right with 30 s of silence], in {-1, 0, 1}."""
     return np.asarray(with_audio, np.int8) - np.asarray(with_silence, np.int8)
 
 
-def contribution(with_audio: Floats, with_silence: Floats) -> Contribution:
+def contribution(with_audio: npt.ArrayLike, with_silence: npt.ArrayLike) -> Contribution:
     """The 2x2 table of two [N] 0/1 vectors over the same questions."""
     a, s = np.asarray(with_audio, bool), np.asarray(with_silence, bool)
     return Contribution(len(a), int((a & s).sum()), int((a & ~s).sum()), int((~a & s).sum()), int((~a & ~s).sum()))
@@ -56,35 +63,41 @@ def contribution(with_audio: Floats, with_silence: Floats) -> Contribution:
 
 @dataclass(frozen=True)
 class Answers:
-    """One model's right and wrong answers, aligned by uid: `correct[condition]` is [N] of 0/1."""
+    """One model's answers to the questions uid [N]: `correct[condition]` [N] is 1 where it was right, else 0."""
 
     uid: Hashes
     correct: dict[str, Floats]
 
 
 def read_answers(path: str | Path) -> Answers:
-    """Reads an answer table; every question must have been asked under every condition of the file, once."""
+    """Reads an answer table, ordered by uid.
+
+    Raises InputError unless every question was asked once under every condition of the file, and judged.
+    """
     table = read_arrow(path)
     condition = np.asarray(table.column("condition").to_pylist())
     if table.column("correct").null_count:
         raise InputError(f"{path}: {table.column('correct').null_count} answers were not judged; ask them again")
     uid = table.column("uid").to_numpy().astype(np.uint64)
     right = table.column("correct").cast(pa.float64()).to_numpy()
-    correct, reference = {}, np.unique(uid)
+    correct, questions = {}, np.unique(uid)
     for name in np.unique(condition).tolist():
         rows = np.flatnonzero(condition == name)
         rows = rows[np.argsort(uid[rows])]
-        if not np.array_equal(uid[rows], reference):
+        if not np.array_equal(uid[rows], questions):
             raise InputError(
                 f"{path}: condition {name!r} has {len(rows)} answers to {len(np.unique(uid[rows]))} of "
-                f"{len(reference)} questions; every question must be asked once under every condition"
+                f"{len(questions)} questions; every question must be asked once under every condition"
             )
         correct[name] = right[rows]
-    return Answers(reference, correct)
+    return Answers(questions, correct)
 
 
 def group_rows(answers: Answers, table: Table, columns: list[str]) -> dict[str, Bools]:
-    """Groups as [N] bool over the answered questions: "all", and "column=value" for each value of each text column."""
+    """Groups as [N] bool over the answered questions: "all", and "column=value" for each value of each text column.
+
+    Raises InputError where the table lacks an answered question or a column.
+    """
     order = np.argsort(table.uid)
     slot = order[np.minimum(np.searchsorted(table.uid[order], answers.uid), len(table) - 1)]
     if not np.array_equal(table.uid[slot], answers.uid):
@@ -99,17 +112,16 @@ def group_rows(answers: Answers, table: Table, columns: list[str]) -> dict[str, 
     return groups
 
 
-def contribution_by_group(answers: Answers, groups: dict[str, Bools]) -> dict[str, dict]:
-    """The contribution summary of every group."""
-    audio, silence = _pair(answers)
+def contribution_by_group(answers: Answers, groups: dict[str, Bools]) -> dict[str, dict[str, Any]]:
+    """Group -> summary of its contribution, see `Contribution.summary`; groups are [N] bool over the questions.
+
+    Raises InputError where the answers lack the condition audio or silence.
+    """
+    missing = {"audio", "silence"} - set(answers.correct)
+    if missing:
+        raise InputError(f"answers lack the condition {sorted(missing)[0]!r}; both audio and silence are needed")
+    audio, silence = answers.correct["audio"], answers.correct["silence"]
     return {
         name: contribution(audio[rows], silence[rows]).summary(audio[rows], silence[rows])
         for name, rows in groups.items()
     }
-
-
-def _pair(answers: Answers) -> tuple[Floats, Floats]:
-    missing = {"audio", "silence"} - set(answers.correct)
-    if missing:
-        raise InputError(f"answers lack the condition {sorted(missing)[0]!r}; both audio and silence are needed")
-    return answers.correct["audio"], answers.correct["silence"]

@@ -1,4 +1,4 @@
-"""Knows how far the voters agree, how much each decides, and what a label says of source, type and length."""
+"""Agreement of the voters of a jury, how much each decides, and what a label says of source, type and length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from .jury import Rule, VoteMatrix, jury_labels
 
 
 def cohen_kappa(a: Floats, b: Floats) -> float:
-    """(p_o - p_e) / (1 - p_e) of two voters over the questions both were asked; NaN where both say always the same."""
+    """Cohen's kappa of two voters over the questions both were asked; NaN where all answers are right, or all wrong.
+
+    a, b: [N] of 0/1, NaN where missing.
+    """
     from sklearn.metrics import cohen_kappa_score
 
     both = ~(np.isnan(a) | np.isnan(b))
@@ -22,7 +25,10 @@ def cohen_kappa(a: Floats, b: Floats) -> float:
 
 
 def fleiss_kappa(votes: Floats) -> float:
-    """Agreement of more than two voters over the questions that all were asked; [N, m] of 0/1, NaN where missing."""
+    """Fleiss' kappa of m voters over the questions that all were asked; NaN where it is not defined.
+
+    votes: [N, m] of 0/1, NaN where missing.
+    """
     from statsmodels.stats.inter_rater import fleiss_kappa as of_counts
 
     whole = votes[~np.isnan(votes).any(axis=1)]
@@ -33,8 +39,11 @@ def fleiss_kappa(votes: Floats) -> float:
 
 
 def effective_voters(votes: Floats) -> float:
-    """m / (1 + (m - 1) r): how many independent voters are as good as these, r the mean pairwise correlation."""
-    voters = votes.shape[1]
+    """m / (1 + (m - 1) r): how many independent voters are as good as these, r their mean pairwise correlation.
+
+    votes: [N, m] of 0/1, NaN where missing.
+    """
+    voters = int(votes.shape[1])
     pairs = []
     for i, j in combinations(range(voters), 2):
         both = ~(np.isnan(votes[:, i]) | np.isnan(votes[:, j]))
@@ -45,27 +54,28 @@ def effective_voters(votes: Floats) -> float:
     return voters / max(1 + (voters - 1) * mean, 1 / voters)
 
 
-def flip_rates(ballots: VoteMatrix, rule: Rule, uid: Hashes) -> list[float]:
-    """[m] share of the labels that change when one voter is left out, over the questions labelled both times.
+def flip_rates(matrix: VoteMatrix, rule: Rule, uid: Hashes) -> list[float]:
+    """Of each voter, the share of labels that change without it, over the questions labelled both times.
 
-    Under `at_least` the smaller jury needs as large a share of its voters, rounded to the nearest whole number.
+    uid: [N]. Under `at_least` the other voters need as large a share of right ones, rounded to a whole number. NaN for
+    a single voter.
     """
-    whole, rates = jury_labels(ballots, rule, uid), []
-    voters = ballots.right.shape[1]
+    whole, rates = jury_labels(matrix, rule, uid), []
+    voters = matrix.right.shape[1]
     smaller = rule
     if rule.at_least is not None:
         smaller = Rule(at_least=max(1, round(rule.at_least * (voters - 1) / voters)), tie=rule.tie)
     for voter in range(voters):
         if voters == 1:
             return [float("nan")]
-        without = jury_labels(ballots.without(voter), smaller, uid)
+        without = jury_labels(matrix.without(voter), smaller, uid)
         both = (whole != "") & (without != "")
         rates.append(float((whole[both] != without[both]).mean()) if both.any() else float("nan"))
     return rates
 
 
-def mutual_information(labels: Texts, values: Floats) -> dict[str, float]:
-    """Mutual information of two text columns in bits, and its share of the label's entropy."""
+def mutual_information(labels: Texts, values: Texts) -> dict[str, float]:
+    """Mutual information of two text columns [N] in bits, and its share of the label's entropy; "" is missing."""
     from sklearn.metrics import mutual_info_score
 
     keep = (labels != "") & (values != "")
@@ -79,28 +89,28 @@ def mutual_information(labels: Texts, values: Floats) -> dict[str, float]:
 
 
 def in_bins(values: Floats, bins: int = 8) -> Texts:
-    """[N] names of equally filled bins of a number column, for its mutual information with a label."""
+    """[N] names of equally filled bins of the values [N], "" for NaN; for mutual information with a label."""
     finite = np.isfinite(values)
     cuts = np.linspace(0, 1, bins + 1)[1:-1]
     edges = np.unique(np.quantile(values[finite], cuts)) if finite.any() else np.empty(0)
     return np.where(finite, np.searchsorted(edges, values, side="right").astype(str), "")
 
 
-def voter_table(ballots: VoteMatrix, names: list[str]) -> list[dict[str, Any]]:
-    """Per voter: questions asked, missing, silent accuracy raw and chance-corrected."""
+def voter_table(matrix: VoteMatrix, names: list[str]) -> list[dict[str, Any]]:
+    """Per voter: how many questions it was asked and not asked, its accuracy, and that corrected for chance."""
     from .measures import chance_corrected
 
     rows = []
     for j, name in enumerate(names):
-        asked = ballots.asked[:, j] > 0
-        share = ballots.right[asked, j] / ballots.asked[asked, j]
+        asked = matrix.asked[:, j] > 0
+        share = matrix.right[asked, j] / matrix.asked[asked, j]
         rows.append(
             {
                 "voter": name,
                 "asked": int(asked.sum()),
                 "missing": int((~asked).sum()),
                 "accuracy": float(share.mean()) if asked.any() else float("nan"),
-                "above_chance": chance_corrected(share, ballots.num_choices[asked]) if asked.any() else float("nan"),
+                "above_chance": chance_corrected(share, matrix.num_choices[asked]) if asked.any() else float("nan"),
             }
         )
     return rows

@@ -1,8 +1,9 @@
-"""Knows how a jury's answers without the audio become labels: audio-contribution filtering (ACF) and its variations.
+"""Labels by a jury: audio-contribution filtering (ACF) and its variations.
 
-A ballot is how often each voter was right of how often it was asked: once in the paper, more often with rotated options
-or repeated samples. A missing vote was not asked (0 of 0) and is never a wrong one. A voter that was right in just half
-of its answers is half a voter.
+A jury is a set of models, the voters, that answer every question without its audio. A question that enough of them
+answer rightly is weak (the text gives it away), any other strong. A vote is how often a voter was right of how often
+it was asked: once in the paper, more often with rotated options or repeated samples. A missing vote was not asked (0 of
+0) and is never a wrong one. A voter that was right in just half of its answers is half a voter.
 
 Deviation from the paper: none in the rule `majority` with three voters. The paper does not say what happens to ties,
 to missing votes or to unequal numbers of options.
@@ -27,7 +28,11 @@ Tie = Literal["strong", "weak", "drop", "random"]
 
 @dataclass(frozen=True)
 class VoteMatrix:
-    """Answers without the audio: `right` [N, m] of `asked` [N, m] (0: missing), over [N] numbers of options."""
+    """The votes of m voters on N questions, from answers without the audio.
+
+    right: [N, m] right answers. asked: [N, m] answers, 0 where the vote is missing. num_choices: [N] options.
+    Raises ValueError where the shapes differ or a voter was right more often than asked.
+    """
 
     right: Ints
     asked: Ints
@@ -35,7 +40,10 @@ class VoteMatrix:
 
     def __post_init__(self) -> None:
         if self.right.shape != self.asked.shape or self.right.ndim != 2 or len(self.num_choices) != len(self.right):
-            raise ValueError(f"ballots of shapes {self.right.shape}, {self.asked.shape}, {self.num_choices.shape}")
+            raise ValueError(
+                "right and asked must be [N, voters] and num_choices [N], got shapes "
+                f"{self.right.shape}, {self.asked.shape}, {self.num_choices.shape}"
+            )
         if ((self.right < 0) | (self.right > self.asked)).any():
             raise ValueError("a voter cannot be right more often than it was asked")
 
@@ -46,14 +54,14 @@ class VoteMatrix:
         return np.where(np.isnan(share), np.nan, (np.sign(share - 0.5) + 1) / 2)
 
     def without(self, voter: int) -> VoteMatrix:
-        """The other voters' ballots."""
+        """The votes of all voters but one, given by its number."""
         keep = np.arange(self.right.shape[1]) != voter
         return VoteMatrix(self.right[:, keep], self.asked[:, keep], self.num_choices)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """When a question is weak. Exactly one of the first four is given.
+    """When a question is weak. Exactly one of the first four is given; anything else raises InputError.
 
     majority: more than half of the voters are right (the paper). at_least: so many voters are. fraction: at least this
     share of all answers is right. chance_test: the answers are right more often than guessing explains at this level.
@@ -84,7 +92,7 @@ class Rule:
                 raise InputError(f"rule.{name} must lie in (0, 1], got {value!r}")
 
     def describe(self) -> str:
-        """In words."""
+        """The rule in words, for reports."""
         if self.majority:
             return f"majority of the voters (tie: {self.tie})"
         if self.at_least is not None:
@@ -95,11 +103,15 @@ class Rule:
 
 
 def _number(value: Any, *kinds: type) -> bool:
+    """Whether a value is a number of these kinds; booleans are not."""
     return isinstance(value, (*kinds, np.integer)) and not isinstance(value, bool)
 
 
 def parse_rule(spec: Mapping[str, Any] | str) -> Rule:
-    """A rule as a file writes it: "majority", or a mapping like {at_least: 2} or {majority: true, tie: drop}."""
+    """A rule as a file writes it: "majority", or a mapping like {at_least: 2} or {majority: true, tie: drop}.
+
+    Raises InputError for anything else.
+    """
     if spec == "majority":
         return Rule(majority=True)
     if not isinstance(spec, Mapping) or set(spec) - set(Rule.__dataclass_fields__):
@@ -107,14 +119,15 @@ def parse_rule(spec: Mapping[str, Any] | str) -> Rule:
     return Rule(**spec)
 
 
-def jury_labels(ballots: VoteMatrix, rule: Rule, uid: Hashes) -> Texts:
-    """[N] str: "weak", "strong", or "" where missing votes leave it open or a tie is dropped. uid: for random ties.
+def jury_labels(matrix: VoteMatrix, rule: Rule, uid: Hashes) -> Texts:
+    """[N] str: "weak", "strong", or "" where missing votes leave it open or a tie is dropped.
 
-    Under the rules that count voters a label is given where every way of filling in the missing votes gives it.
+    uid: [N], for random ties. Under the rules that count voters a label is given where every way of filling in the
+    missing votes gives it. Raises InputError for a rule that wants more voters than there are.
     """
     if rule.fraction is not None or rule.chance_test is not None:
-        return _by_answers(ballots, rule)
-    votes = ballots.votes
+        return _by_answers(matrix, rule)
+    votes = matrix.votes
     voters = votes.shape[1]
     if rule.at_least is not None and rule.at_least > voters:
         raise InputError(f"rule.at_least is {rule.at_least}, there are {voters} voters")
@@ -127,55 +140,61 @@ def jury_labels(ballots: VoteMatrix, rule: Rule, uid: Hashes) -> Texts:
     return np.where(lowest == highest, lowest, "")
 
 
-def _by_voters(right: Ints, voters: int, rule: Rule, tie: Texts) -> Texts:
-    """Labels of so many right voters of all; one voter more never turns weak into strong."""
+def _by_voters(right: Floats, voters: int, rule: Rule, tie: Texts) -> Texts:
+    """[N] labels where `right` [N] of all voters are right; tie: [N] or one, the label of just half of them."""
     if rule.at_least is not None:
         return np.where(right >= rule.at_least, WEAK, STRONG)
     return np.where(right > voters / 2, WEAK, np.where(right < voters / 2, STRONG, tie))
 
 
-def _by_answers(ballots: VoteMatrix, rule: Rule) -> Texts:
-    """Rules over all answers alike; a voter that was not asked changes the number of answers, nothing else."""
-    right, asked = ballots.right.sum(axis=1), ballots.asked.sum(axis=1)
+def _by_answers(matrix: VoteMatrix, rule: Rule) -> Texts:
+    """[N] labels by the rules over all answers alike; a missing vote only makes their number smaller."""
+    right, asked = matrix.right.sum(axis=1), matrix.asked.sum(axis=1)
     if rule.fraction is not None:
         weak = right >= rule.fraction * asked - 1e-9
     else:
         assert rule.chance_test is not None
-        weak = right >= chance_threshold(asked, ballots.num_choices, rule.chance_test)
+        weak = right >= chance_threshold(asked, matrix.num_choices, rule.chance_test)
     return np.where(asked == 0, "", np.where(weak, WEAK, STRONG))
 
 
 def chance_threshold(asked: Ints, num_choices: Ints, level: float) -> Ints:
-    """[N] smallest k with P[Bin(asked, 1 / options) >= k] <= level."""
+    """[N] smallest k with P[Bin(asked, 1 / options) >= k] <= level, for asked [N] and num_choices [N] options."""
+    pairs, back = np.unique(np.stack([asked, num_choices], axis=1), axis=0, return_inverse=True)
+    thresholds = np.array([_smallest(int(n), int(k), level) for n, k in pairs], np.int64)
+    of_question: Ints = thresholds[back.ravel()]
+    return of_question
+
+
+def _smallest(trials: int, choices: int, level: float) -> int:
+    """The smallest number of right answers that guessing reaches with a probability of at most `level`."""
     from scipy.stats import binom
 
-    pairs, back = np.unique(np.stack([asked, num_choices], axis=1), axis=0, return_inverse=True)
-    return np.array([_smallest(int(n), int(k), level, binom) for n, k in pairs])[back.ravel()]
-
-
-def _smallest(trials: int, choices: int, level: float, binom: Any) -> int:
     counts = np.arange(trials + 2)
     # The last bits of a tail that equals the level are not the level's.
     return int(counts[binom.sf(counts - 1, trials, 1 / choices) <= level * (1 + 1e-12)][0])
 
 
 def lucky_weak_share(num_choices: Ints, voters: int = 3, at_least: int = 2) -> float:
-    """Expected share of questions that independent guessing alone makes weak: mean of P[Bin(voters, 1/K) >= k]."""
+    """Expected share of questions that independent guessing alone makes weak: mean of P[Bin(voters, 1/K) >= k].
+
+    num_choices: [N] options K. at_least: k, the right voters that make a question weak.
+    """
     guess = 1 / np.asarray(num_choices, float)
     terms = [comb(voters, k) * guess**k * (1 - guess) ** (voters - k) for k in range(at_least, voters + 1)]
     return float(np.mean(np.sum(terms, axis=0)))
 
 
-def expected_lucky_weak(ballots: VoteMatrix, rule: Rule) -> float:
+def expected_lucky_weak(matrix: VoteMatrix, rule: Rule) -> float:
     """Share of the questions that this rule would call weak if every answer were an independent guess."""
-    packed = np.column_stack([np.sort(ballots.asked, axis=1), ballots.num_choices])
+    packed = np.column_stack([np.sort(matrix.asked, axis=1), matrix.num_choices])
     kinds, counts = np.unique(packed, axis=0, return_counts=True)
-    each = [_lucky_weak(kind[:-1], int(kind[-1]), rule) for kind in kinds]
-    return float(np.average(each, weights=counts))
+    chances = [_lucky_weak(kind[:-1], int(kind[-1]), rule) for kind in kinds]
+    return float(np.average(chances, weights=counts))
 
 
 def _lucky_weak(asked: Ints, choices: int, rule: Rule) -> float:
-    """The chance that guesses, so many by each voter, make one question weak; exact."""
+    """The exact chance that guesses, `asked` [m] by each voter, make one question weak."""
     from scipy.stats import binom
 
     if rule.tie == "random":
@@ -185,7 +204,7 @@ def _lucky_weak(asked: Ints, choices: int, rule: Rule) -> float:
         right = np.arange(total + 1)
         every = VoteMatrix(right[:, None], np.full((total + 1, 1), total), np.full(total + 1, choices))
         return float(binom.pmf(right, total, 1 / choices)[_by_answers(every, rule) == WEAK].sum())
-    chance = np.ones(1)  # of 0, 1, 2, ... halves of a voter being right
+    chance: Floats = np.ones(1)  # of 0, 1, 2, ... halves of a voter being right
     for answers in asked[asked > 0].tolist():
         right = np.arange(answers + 1)
         halves = np.sign(2 * right - answers) + 1

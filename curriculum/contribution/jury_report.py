@@ -1,4 +1,4 @@
-"""Knows what must stand beside a claim about labels: who voted how, how sure it is, and what luck alone would do."""
+"""The report of a jury's labels: how every voter voted, how sure the labels are, and what guessing alone would give."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .agreement import cohen_kappa, effective_voters, fleiss_kappa, flip_rates, 
 from .jury import WEAK, Rule, VoteMatrix, expected_lucky_weak, jury_labels
 from .latent import latent_class
 from .measures import chance_corrected
-from .votes import Tally, ballots_of, matched
+from .votes import Tally, matched, vote_matrix
 
 
 def describe_jury(
@@ -28,37 +28,39 @@ def describe_jury(
 ) -> dict[str, Any]:
     """Everything the report of a label table shows, ready for JSON.
 
-    table: the questions, with num_choices and, where known, clip, source, question_type and duration_s.
+    tallies: voter -> condition -> tally. table: the questions, with num_choices and, where known, clip, source,
+    question_type and duration_s. condition: the one without the audio. draws: of the bootstrap.
     """
     names, uid = list(tallies), table.uid
     choices = np.asarray(table.columns["num_choices"]).astype(int)
-    ballots = ballots_of([found.get(condition) for found in tallies.values()], uid, choices)
-    labels = jury_labels(ballots, rule, uid)
+    matrix = vote_matrix([of_voter.get(condition) for of_voter in tallies.values()], uid, choices)
+    labels = jury_labels(matrix, rule, uid)
     weak, labelled = int((labels == WEAK).sum()), int((labels != "").sum())
-    fitted = latent_class(ballots)
-    found: dict[str, Any] = {
+    fitted = latent_class(matrix)
+    report: dict[str, Any] = {
         "rule": rule.describe(),
         "condition": condition,
         "questions": len(uid),
         "weak": [weak / max(1, labelled), *wilson_interval(weak, labelled)],
         "counts": {name or "unlabelled": int((labels == name).sum()) for name in ("weak", "strong", "")},
-        "expected_weak_by_luck": expected_lucky_weak(ballots, rule),
+        "expected_weak_by_luck": expected_lucky_weak(matrix, rule),
         "num_choices": {str(k): int(n) for k, n in zip(*np.unique(choices, return_counts=True), strict=True)},
         "latent": {"solvable": fitted.solvable, "skill": dict(zip(names, fitted.skill.tolist(), strict=True))},
-        "voters": voter_table(ballots, names),
-        "agreement": _agreement(ballots, names),
-        "flips": dict(zip(names, flip_rates(ballots, rule, uid), strict=True)),
+        "voters": voter_table(matrix, names),
+        "agreement": _agreement(matrix, names),
+        "flips": dict(zip(names, flip_rates(matrix, rule, uid), strict=True)),
         "says_about": _says_about(labels, table),
-        "ac_vote": _histogram(fitted.contribution[ballots.asked.sum(axis=1) > 0], (0.0, 1.0)),
+        "ac_vote": _histogram(fitted.contribution[matrix.asked.sum(axis=1) > 0], (0.0, 1.0)),
     }
     audible = {name: t for name, t in tallies.items() if {"audio", condition} <= set(t)}
     if audible:
-        found["audio"] = _audio(audible, table, condition, draws)
-    return found
+        report["audio"] = _audio(audible, table, condition, draws)
+    return report
 
 
-def _agreement(ballots: VoteMatrix, names: list[str]) -> dict[str, Any]:
-    votes = np.where(ballots.votes == 0.5, 0.0, ballots.votes)
+def _agreement(matrix: VoteMatrix, names: list[str]) -> dict[str, Any]:
+    """Kappas of every two voters and of all, and how many independent voters they are worth; a tie counts as wrong."""
+    votes = np.where(matrix.votes == 0.5, 0.0, matrix.votes)
     pairs = combinations(range(len(names)), 2)
     return {
         "cohen": {f"{names[i]} / {names[j]}": cohen_kappa(votes[:, i], votes[:, j]) for i, j in pairs},
@@ -68,20 +70,21 @@ def _agreement(ballots: VoteMatrix, names: list[str]) -> dict[str, Any]:
 
 
 def _says_about(labels: Texts, table: Table) -> dict[str, dict[str, float]]:
-    """Mutual information of the label with what else is known of a question."""
-    found = {}
+    """Mutual information of the labels [N] with what else is known of the questions."""
+    shared = {}
     for name in ("source", "question_type"):
         column = table.columns.get(name)
         if isinstance(column, Categorical):
             values = np.array([*column.names, ""])[column.codes]
-            found[name] = mutual_information(labels, values)
+            shared[name] = mutual_information(labels, values)
     duration = table.columns.get("duration_s")
     if isinstance(duration, np.ndarray):
-        found["duration"] = mutual_information(labels, in_bins(duration.astype(float)))
-    return found
+        shared["duration"] = mutual_information(labels, in_bins(duration.astype(float)))
+    return shared
 
 
 def _histogram(values: Floats, span: tuple[float, float], bins: int = 20) -> dict[str, list[float]]:
+    """Edges and counts of equal bins over the span, without NaN."""
     counts, edges = np.histogram(values[~np.isnan(values)], bins=bins, range=span)
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
@@ -90,33 +93,32 @@ def _audio(
     tallies: Mapping[str, Mapping[str, Tally]], table: Table, condition: str, draws: int
 ) -> dict[str, dict[str, Any]]:
     """Per voter: the 2x2 table of audio x silence, its tests, intervals by recording, accuracies above chance."""
-    found = {name: _one_voter(t["audio"], t[condition], table, draws) for name, t in tallies.items()}
-    rows = {name: row for name, row in found.items() if row is not None}
+    all_rows = {name: _one_voter(t["audio"], t[condition], table, draws) for name, t in tallies.items()}
+    rows = {name: row for name, row in all_rows.items() if row is not None}
     for name, p in zip(rows, holm([row["mcnemar_exact_p"] for row in rows.values()]), strict=True):
         rows[name]["mcnemar_holm_p"] = p
     return rows
 
 
 def _one_voter(heard: Tally, silent: Tally, table: Table, draws: int) -> dict[str, Any] | None:
-    """None where no question was answered both ways."""
+    """One voter's row of the table, over the questions it was asked both ways; None where there are none."""
     order = np.argsort(table.uid)
-    mine, theirs = matched(heard.uid, silent.uid)
-    uid = heard.uid[mine]
-    inside, place = matched(uid, table.uid[order])
+    in_heard, in_silent = matched(heard.uid, silent.uid)
+    inside, place = matched(heard.uid[in_heard], table.uid[order])
     row = order[place]
-    mine, theirs = mine[inside], theirs[inside]
-    asked = (heard.asked[mine] > 0) & (silent.asked[theirs] > 0)
-    mine, theirs, row = mine[asked], theirs[asked], row[asked]
+    in_heard, in_silent = in_heard[inside], in_silent[inside]
+    asked = (heard.asked[in_heard] > 0) & (silent.asked[in_silent] > 0)
+    in_heard, in_silent, row = in_heard[asked], in_silent[asked], row[asked]
     if not len(row):
         return None
-    audio, quiet = heard.right[mine] / heard.asked[mine], silent.right[theirs] / silent.asked[theirs]
+    audio, quiet = heard.right[in_heard] / heard.asked[in_heard], silent.right[in_silent] / silent.asked[in_silent]
     a, s = audio > 0.5, quiet > 0.5
     square = contribution(a, s)
     clip = table.columns.get("clip")
     clip = clip.codes if isinstance(clip, Categorical) else clip
     cluster = row if clip is None else clip[row]
     choices = np.asarray(table.columns["num_choices"])[row]
-    p_change = heard.rate()[mine] - silent.rate()[theirs]
+    p_change = heard.rate()[in_heard] - silent.rate()[in_silent]
     return {
         "questions": square.questions,
         "both": square.both,

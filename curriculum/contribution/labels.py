@@ -1,4 +1,4 @@
-"""Knows the label table: what a jury's silent answers say of every question, and exactly how it came about.
+"""The label table: weak or strong for every question, from voters that answered in silence, and how it came about.
 
 Columns: uid, label ("weak", "strong", null where votes are missing or a tie was dropped), votes (voters right in
 silence, two halves are one), vote_0 ... (one column per voter: share of its answers that were right, null where it was
@@ -25,7 +25,7 @@ from ..table import read_arrow, write_arrow
 from .jury import STRONG, WEAK, Rule, VoteMatrix, jury_labels, lucky_weak_share, parse_rule
 from .latent import latent_class, three_parameter
 from .measures import expected_contribution, log_contribution, necessity, susceptibility
-from .votes import Tally, ballots_of, matched, over_voters, read_tallies
+from .votes import Tally, matched, over_voters, read_tallies, vote_matrix
 
 __all__ = ["STRONG", "WEAK", "acf_labels", "label", "lucky_weak_share", "make_labels", "published_labels"]
 _FORMAT = 2
@@ -43,8 +43,8 @@ def acf_labels(votes: Floats, at_least: int = 2) -> Texts:
     votes = np.asarray(votes, float)
     asked = 2 * (~np.isnan(votes)).astype(np.int64)
     right = np.sign(np.nan_to_num(votes) - 0.5).astype(np.int64) + 1
-    ballots = VoteMatrix(right, asked, np.full(len(votes), 4))
-    return jury_labels(ballots, Rule(at_least=at_least), np.zeros(len(votes), np.uint64))
+    matrix = VoteMatrix(right, asked, np.full(len(votes), 4))
+    return jury_labels(matrix, Rule(at_least=at_least), np.zeros(len(votes), np.uint64))
 
 
 def label(
@@ -57,7 +57,7 @@ def label(
     allow_missing: bool = False,
     about: Mapping[str, Any] | None = None,
     only: Hashes | None = None,
-) -> dict:
+) -> dict[str, int]:
     """Reads one answer table per voter, labels every question of the index (or of the votes) and writes the labels.
 
     Args:
@@ -71,7 +71,8 @@ def label(
         about: what else the table should remember: models, prompts, matching rules.
         only: uids to label instead of all.
 
-    Returns counts for the recipe's log.
+    Returns counts of the labels. Raises InputError for a rule that does not fit the voters, answers that lack the
+    condition, and questions without enough votes.
     """
     tables = dict(votes) if isinstance(votes, Mapping) else {f"voter {n}": path for n, path in enumerate(votes)}
     if rule is not None and at_least is not None:
@@ -82,8 +83,8 @@ def label(
         raise InputError(f"at_least must be between 1 and the number of voters {len(tables)}, got {at_least}")
     chosen = parse_rule("majority" if rule is None else rule) if at_least is None else Rule(at_least=at_least)
     tallies = {name: read_tallies(path) for name, path in tables.items()}
-    for name, found in tallies.items():
-        if condition not in found:
+    for name, of_voter in tallies.items():
+        if condition not in of_voter:
             raise InputError(
                 f"{tables[name]}: no answers under the condition {condition!r}; add it to the voter's `conditions`"
             )
@@ -106,10 +107,10 @@ def label(
 
 def _questions(
     tallies: Mapping[str, Mapping[str, Tally]], condition: str, index: str | None
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Which questions are labelled, how many options each has, and a hash of the index they come from."""
+) -> tuple[Hashes, Ints, str]:
+    """The uids [N] to label, ascending, how many options each question has [N], and a hash of the index ("": none)."""
     if index is None:
-        uid = np.unique(np.concatenate([found[condition].uid for found in tallies.values()]))
+        uid = np.unique(np.concatenate([of_voter[condition].uid for of_voter in tallies.values()]))
         return uid, np.full(len(uid), 4), ""
     table = read_arrow(index)
     uid = table.column("uid").to_numpy().astype(np.uint64)
@@ -125,18 +126,21 @@ def make_labels(
     num_choices: Ints,
     rule: Rule,
     condition: str = "silence",
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Columns of the label table over these questions, and counts of the labels."""
-    ballots = ballots_of([found.get(condition) for found in tallies.values()], uid, num_choices)
-    labels = jury_labels(ballots, rule, uid)
-    votes = ballots.votes
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Columns [N] of the label table over the questions uid [N] with num_choices [N] options, and counts of the labels.
+
+    tallies: voter -> condition -> tally.
+    """
+    matrix = vote_matrix([of_voter.get(condition) for of_voter in tallies.values()], uid, num_choices)
+    labels = jury_labels(matrix, rule, uid)
+    votes = matrix.votes
     columns: dict[str, np.ndarray] = {"uid": uid, "label": labels, "votes": np.nansum(votes, axis=1).astype(np.int8)}
-    share = np.divide(ballots.right, ballots.asked, out=np.full(votes.shape, np.nan), where=ballots.asked > 0)
+    share = np.divide(matrix.right, matrix.asked, out=np.full(votes.shape, np.nan), where=matrix.asked > 0)
     columns |= {f"vote_{j}": share[:, j].astype(np.float32) for j in range(votes.shape[1])}
-    asked = ballots.asked.sum(axis=1) > 0
-    columns["ac_vote"] = np.where(asked, latent_class(ballots).contribution, np.nan).astype(np.float32)
+    asked = matrix.asked.sum(axis=1) > 0
+    columns["ac_vote"] = np.where(asked, latent_class(matrix).contribution, np.nan).astype(np.float32)
     if votes.shape[1] >= _ENOUGH_FOR_3PL:
-        columns["difficulty"] = np.where(asked, three_parameter(ballots).difficulty, np.nan).astype(np.float32)
+        columns["difficulty"] = np.where(asked, three_parameter(matrix).difficulty, np.nan).astype(np.float32)
     columns |= _continuous(tallies, uid, condition)
     counts = {name: int((labels == name).sum()) for name in (WEAK, STRONG)}
     if (labels == "").any():
@@ -145,46 +149,51 @@ def make_labels(
 
 
 def _continuous(tallies: Mapping[str, Mapping[str, Tally]], uid: Hashes, condition: str) -> dict[str, Floats]:
-    """Measures that need answers under two conditions, as means over the voters that have both."""
-    columns: dict[str, np.ndarray] = {}
-    pairs = [(found["audio"], found[condition]) for found in tallies.values() if {"audio", condition} <= set(found)]
-    if pairs:
-        columns |= _heard(pairs, uid)
-    moved = [(f["mismatched"], f[condition]) for f in tallies.values() if {"mismatched", condition} <= set(f)]
-    if moved:
-        each = []
-        for other, silent in moved:
-            mine, theirs = matched(silent.uid, other.uid)
-            each.append((silent.uid[mine], susceptibility(silent.rate()[mine], other.rate()[theirs])))
-        columns["susceptibility"] = over_voters(each, uid)
+    """Measures [N] that need answers under two conditions, as means over the voters that have both."""
+    columns: dict[str, Floats] = {}
+    heard = [(f["audio"], f[condition]) for f in tallies.values() if {"audio", condition} <= set(f)]
+    if heard:
+        columns |= _with_audio(heard, uid)
+    mismatched = [(f["mismatched"], f[condition]) for f in tallies.values() if {"mismatched", condition} <= set(f)]
+    if mismatched:
+        values = []
+        for other, silent in mismatched:
+            in_silent, in_other = matched(silent.uid, other.uid)
+            moved = susceptibility(silent.rate()[in_silent], other.rate()[in_other])
+            values.append((silent.uid[in_silent], moved))
+        columns["susceptibility"] = over_voters(values, uid)
     return {name: value.astype(np.float32) for name, value in columns.items()}
 
 
-def _heard(pairs: Sequence[tuple[Tally, Tally]], uid: Hashes) -> dict[str, Floats]:
-    p: dict[str, list[tuple[Floats, np.ndarray]]] = {name: [] for name in ("audio", "silence", "p", "log", "cal")}
+def _with_audio(pairs: Sequence[tuple[Tally, Tally]], uid: Hashes) -> dict[str, Floats]:
+    """Measures [N] from every voter's answers with the audio and in silence."""
+    values: dict[str, list[tuple[Hashes, Floats]]] = {
+        name: [] for name in ("p_audio", "p_silence", "ac_p", "ac_log", "ac_cal")
+    }
     for heard, silent in pairs:
-        mine, theirs = matched(heard.uid, silent.uid)
-        p_a, p_0 = heard.rate()[mine], silent.rate()[theirs]
+        in_heard, in_silent = matched(heard.uid, silent.uid)
+        p_a, p_0 = heard.rate()[in_heard], silent.rate()[in_silent]
         both = ~np.isnan(p_a - p_0)
         p_a, p_0 = np.where(both, p_a, np.nan), np.where(both, p_0, np.nan)
-        for name, value in (
-            ("audio", p_a),
-            ("silence", p_0),
-            ("p", expected_contribution(p_a, p_0)),
-            ("log", log_contribution(p_a, p_0)),
-            ("cal", heard.log_excess[mine] - silent.log_excess[theirs]),
-        ):
-            p[name].append((heard.uid[mine], value))
-    mean = {name: over_voters(values, uid) for name, values in p.items()}
-    columns = {"p_audio": mean["audio"], "p_silence": mean["silence"], "ac_p": mean["p"], "ac_log": mean["log"]}
-    columns["necessity"] = necessity(mean["audio"], mean["silence"])[0]
-    if not np.isnan(mean["cal"]).all():
-        columns["ac_cal"] = mean["cal"]
+        of_voter: dict[str, Floats] = {
+            "p_audio": p_a,
+            "p_silence": p_0,
+            "ac_p": expected_contribution(p_a, p_0),
+            "ac_log": log_contribution(p_a, p_0),
+            "ac_cal": heard.log_excess[in_heard] - silent.log_excess[in_silent],
+        }
+        for name, value in of_voter.items():
+            values[name].append((heard.uid[in_heard], value))
+    columns = {name: over_voters(pairs_of_name, uid) for name, pairs_of_name in values.items()}
+    calibrated = columns.pop("ac_cal")
+    columns["necessity"] = necessity(columns["p_audio"], columns["p_silence"])[0]
+    if not np.isnan(calibrated).all():
+        columns["ac_cal"] = calibrated
     return columns
 
 
 def write_labels(columns: Mapping[str, np.ndarray], about: Mapping[str, Any], out: str | Path) -> str:
-    """Writes the table with what it remembers of its making; returns its fingerprint."""
+    """Writes columns [N] as a label table that remembers what `about` says of its making; returns its fingerprint."""
     arrays = {}
     for name, values in columns.items():
         if values.dtype.kind == "U":
@@ -195,14 +204,17 @@ def write_labels(columns: Mapping[str, np.ndarray], about: Mapping[str, Any], ou
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     for name in sorted(columns):
         digest.update(name.encode() + np.ascontiguousarray(columns[name]).tobytes())
-    known = dict(about) | {"fingerprint": digest.hexdigest()[:16]}
-    metadata = {"earwitness": json.dumps(known, default=str)}
+    fingerprint = digest.hexdigest()[:16]
+    metadata = {"earwitness": json.dumps(dict(about) | {"fingerprint": fingerprint}, default=str)}
     write_arrow(pa.table(arrays).replace_schema_metadata(metadata), out, compression="zstd")
-    return known["fingerprint"]
+    return fingerprint
 
 
-def published_labels(index: str, out: str) -> dict:
-    """Writes the labels that the corpus was published with (`audio-contribution`), where its questions carry them."""
+def published_labels(index: str, out: str) -> dict[str, int]:
+    """Writes the labels that the corpus was published with (`audio-contribution`); returns counts of the labels.
+
+    Raises InputError where the index has no such labels.
+    """
     table = read_arrow(index)
     if "audio_contribution" not in table.column_names:
         raise InputError(f"{index}: no column audio_contribution; index the shards again")
@@ -216,19 +228,21 @@ def published_labels(index: str, out: str) -> dict:
 
 
 def read_about(path: str | Path) -> dict[str, Any]:
-    """What a label table remembers of its making."""
+    """What a label table remembers of its making; InputError where it is no label table."""
     metadata = read_arrow(path).schema.metadata or {}
     try:
-        return json.loads(metadata[b"earwitness"])
+        about: dict[str, Any] = json.loads(metadata[b"earwitness"])
+        return about
     except (KeyError, ValueError):
-        raise InputError(f"{path}: not a label table of ours; it does not say how it was made") from None
+        raise InputError(f"{path}: not a label table of `earwitness label`; it does not say how it was made") from None
 
 
 def _software() -> dict[str, Any]:
-    found = {}
+    """The versions of the packages that labels may depend on, as far as they are installed."""
+    versions = {}
     for name in ("earwitness", "torch", "transformers", "vllm"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"software": found}
+    return {"software": versions}

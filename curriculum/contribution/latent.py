@@ -1,4 +1,4 @@
-"""Knows how likely a question is solvable without its audio, given who was right: two latent classes, or a 3PL curve.
+"""How likely a question is solvable without its audio, given which voters were right: latent classes, or a 3PL curve.
 
 Latent classes after Dawid and Skene (1979), on correctness instead of answers since the truth is known: a solvable
 question is answered rightly by voter j with probability s_j, any other by guessing, with probability 1 / options.
@@ -22,9 +22,10 @@ _NODES = 41
 
 @dataclass(frozen=True)
 class LatentClass:
-    """Share of solvable questions, [m] skill of the voters on them, and [N] probability that a question is solvable.
+    """Two classes of questions: those that voters can solve without the audio, and those that they guess.
 
-    The skill of a voter that was never asked is NaN.
+    solvable: share of the first. skill: [m] share of those that each voter answers rightly; NaN for one that was never
+    asked. posterior: [N] probability that a question is solvable, given its votes.
     """
 
     solvable: float
@@ -34,27 +35,30 @@ class LatentClass:
 
     @property
     def contribution(self) -> Floats:
-        """[N] AC_vote = P(the audio is required | votes)."""
+        """[N] AC_vote = P(the audio is required | votes), in [0, 1]."""
         return 1 - self.posterior
 
 
-def _patterns(ballots: VoteMatrix) -> tuple[VoteMatrix, Ints, Ints]:
-    """Distinct ballots, how often each occurs, and which one every question has: a few, however many questions."""
-    columns = [ballots.right, ballots.asked, np.asarray(ballots.num_choices)[:, None]]
+def _patterns(matrix: VoteMatrix) -> tuple[VoteMatrix, Ints, Ints]:
+    """The distinct rows of the vote matrix, how often each occurs, and which one every question has [N].
+
+    There are few, however many questions, so that fits cost the same for any number.
+    """
+    columns = [matrix.right, matrix.asked, np.asarray(matrix.num_choices)[:, None]]
     packed = np.concatenate(columns, axis=1).astype(np.int16)
     view = np.ascontiguousarray(packed).view([("", packed.dtype)] * packed.shape[1]).ravel()
     _, first, back, counts = np.unique(view, return_index=True, return_inverse=True, return_counts=True)
-    return VoteMatrix(ballots.right[first], ballots.asked[first], np.asarray(ballots.num_choices)[first]), counts, back
+    return VoteMatrix(matrix.right[first], matrix.asked[first], np.asarray(matrix.num_choices)[first]), counts, back
 
 
-def latent_class(ballots: VoteMatrix, tolerance: float = 1e-9, most: int = 2_000) -> LatentClass:
-    """Fits the two classes by expectation maximisation.
+def latent_class(matrix: VoteMatrix, tolerance: float = 1e-9, most: int = 2_000) -> LatentClass:
+    """Fits the two classes by expectation maximisation, until nothing moves by `tolerance` or `most` iterations.
 
     With c_ij = right / asked, g_i = 1 / K_i, and products over the voters that were asked:
     E: tau_i = pi prod_j s_j^c (1 - s_j)^(1 - c) / (the same + (1 - pi) prod_j g_i^c (1 - g_i)^(1 - c)).
     M: pi = mean tau, s_j = sum_i tau_i c_ij / sum_i tau_i, at least the largest g_i that j met.
     """
-    kinds, counts, back = _patterns(ballots)
+    kinds, counts, back = _patterns(matrix)
     there = (kinds.asked > 0).astype(float)
     right = kinds.right / np.maximum(kinds.asked, 1)
     wrong = there - right
@@ -81,7 +85,7 @@ def latent_class(ballots: VoteMatrix, tolerance: float = 1e-9, most: int = 2_000
 
 @dataclass(frozen=True)
 class ThreeParameter:
-    """[m] discrimination and [m] ability of the voters, [N] text difficulty (posterior mean), [N] its deviation."""
+    """Voters: discrimination [m], ability [m]. Questions, without the audio: difficulty [N] and its deviation [N]."""
 
     discrimination: Floats
     ability: Floats
@@ -89,7 +93,7 @@ class ThreeParameter:
     deviation: Floats
 
 
-def three_parameter(ballots: VoteMatrix) -> ThreeParameter:
+def three_parameter(matrix: VoteMatrix) -> ThreeParameter:
     """3PL with the guess fixed: P(right) = 1/K + (1 - 1/K) sigmoid(a_j (theta_j - b_i)), b_i ~ Normal(0, 1).
 
     Marginal likelihood of the voters' a and theta over 41 Gauss-Hermite nodes of b; difficulties are posterior means.
@@ -98,7 +102,7 @@ def three_parameter(ballots: VoteMatrix) -> ThreeParameter:
     from scipy.optimize import minimize
     from scipy.special import expit, log_expit
 
-    kinds, counts, back = _patterns(ballots)
+    kinds, counts, back = _patterns(matrix)
     right, wrong = kinds.right.astype(float), (kinds.asked - kinds.right).astype(float)
     share = counts[:, None] / counts.sum()
     alike = [(1 / k, np.flatnonzero(kinds.num_choices == k)) for k in np.unique(kinds.num_choices)]
@@ -113,12 +117,12 @@ def three_parameter(ballots: VoteMatrix) -> ThreeParameter:
         for guess, rows in alike:
             log_p, log_q = np.log(guess + (1 - guess) * expit(z)), np.log1p(-guess) + log_expit(-z)
             joint[rows] = log_weights + right[rows] @ log_p + wrong[rows] @ log_q
-        each = np.logaddexp.reduce(joint, axis=1)
-        return each, np.exp(joint - each[:, None]), z
+        likelihood = np.logaddexp.reduce(joint, axis=1)
+        return likelihood, np.exp(joint - likelihood[:, None]), z
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
         """Mean negative log-likelihood with a slight pull to a = 1, theta = 0; and its slope."""
-        each, likely, z = posterior(parameters)
+        likelihood, likely, z = posterior(parameters)
         known, by_z = expit(z), np.zeros_like(z)
         for guess, rows in alike:
             weighted = share[rows] * likely[rows]
@@ -126,10 +130,10 @@ def three_parameter(ballots: VoteMatrix) -> ThreeParameter:
             by_z += rise * (right[rows].T @ weighted) - known * (wrong[rows].T @ weighted)
         slope = np.concatenate([(by_z * z).sum(axis=1), (by_z * np.exp(parameters[:voters, None])).sum(axis=1)])
         pull = 1e-3 / voters
-        return float(pull * (parameters**2).sum() - share[:, 0] @ each), 2 * pull * parameters - slope
+        return float(pull * (parameters**2).sum() - share[:, 0] @ likelihood), 2 * pull * parameters - slope
 
-    found = minimize(loss, np.zeros(2 * voters), jac=True, method="L-BFGS-B").x
-    likely = posterior(found)[1]
+    fitted = minimize(loss, np.zeros(2 * voters), jac=True, method="L-BFGS-B").x
+    likely = posterior(fitted)[1]
     mean = likely @ nodes
     deviation = np.sqrt(np.maximum(likely @ nodes**2 - mean**2, 0.0))
-    return ThreeParameter(np.exp(found[:voters]), found[voters:], mean[back], deviation[back])
+    return ThreeParameter(np.exp(fitted[:voters]), fitted[voters:], mean[back], deviation[back])

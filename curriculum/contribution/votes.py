@@ -1,4 +1,4 @@
-"""Knows a voter's answers as numbers: how often it was right of how often it was asked, under every condition.
+"""Votes: a voter's answers as numbers, how often it was right of how often it was asked, under every condition.
 
 An answer table has a row per (uid, condition, rotation, draw) with `correct` (null: not judged, so not asked) and,
 where options were scored, `scores` (log-prob of each option in the order of the file), `right_option` and `p_right`.
@@ -24,10 +24,11 @@ from .measures import smoothed_rate
 
 @dataclass(frozen=True)
 class Tally:
-    """One voter under one condition, by question: right answers of those asked, and probabilities where it was scored.
+    """One voter's answers to M questions under one condition.
 
-    p_right [M]: mean over rotations of the right option's share, NaN where not scored. log_excess [M]: mean over
-    rotations of the right option's log-prob less the mean over the options, which the calibrated contribution needs.
+    uid: [M], ascending. right: [M] right answers. asked: [M] answers. p_right: [M] mean over rotations of the right
+    option's probability, NaN where options were not scored. log_excess: [M] mean over rotations of the right option's
+    log-prob less the mean over the options, which the calibrated contribution needs.
     """
 
     uid: Hashes
@@ -42,7 +43,10 @@ class Tally:
 
 
 def read_tallies(path: str | Path) -> dict[str, Tally]:
-    """Condition -> tally of one voter's answer table; the same answer given twice is refused."""
+    """Condition -> tally of one voter's answer table.
+
+    Raises InputError where columns are missing, or an answer to the same question is given twice.
+    """
     table = read_arrow(path)
     for name in ("uid", "condition", "correct"):
         if name not in table.column_names:
@@ -50,13 +54,12 @@ def read_tallies(path: str | Path) -> dict[str, Tally]:
         if name != "correct" and table.column(name).null_count:
             raise InputError(f"{path}: {table.column(name).null_count} answers have no {name}; remove them")
     _refuse_repeated(table, path)
-    found = {}
-    for condition in sorted(pc.unique(table.column("condition")).to_pylist()):
-        found[condition] = _tally(table.filter(pc.equal(table.column("condition"), condition)))
-    return found
+    conditions = sorted(pc.unique(table.column("condition")).to_pylist())
+    return {name: _tally(table.filter(pc.equal(table.column("condition"), name))) for name in conditions}
 
 
 def _refuse_repeated(table: pa.Table, path: str | Path) -> None:
+    """Raises InputError where two rows answer the same question, rotation and draw under the same condition."""
     if not _may_repeat(table):
         return
     keys = [name for name in ("condition", "uid", "rotation", "draw") if name in table.column_names]
@@ -80,6 +83,7 @@ def _may_repeat(table: pa.Table) -> bool:
 
 
 def _tally(table: pa.Table) -> Tally:
+    """The tally of the answers under one condition."""
     uid = table.column("uid").to_numpy().astype(np.uint64)
     judged = pc.is_valid(table.column("correct")).to_numpy()
     correct = pc.fill_null(table.column("correct"), False).cast(pa.float64()).to_numpy()
@@ -96,29 +100,32 @@ def _tally(table: pa.Table) -> Tally:
 
 
 def _grouped(uid: Hashes) -> tuple[Hashes, Ints]:
-    """np.unique with its inverse; stored tables are in order already, which saves most of the time."""
-    if len(uid) and (uid[1:] >= uid[:-1]).all():
+    """Different uids [M], ascending, and the place of each of uid [A] among them, as np.unique returns them."""
+    if len(uid) and (uid[1:] >= uid[:-1]).all():  # stored tables are in order, which saves most of the time
         first = np.concatenate([[True], uid[1:] > uid[:-1]])
         return uid[first], np.cumsum(first) - 1
     return np.unique(uid, return_inverse=True)
 
 
 def _mean(table: pa.Table, column: str, number: Ints, size: int) -> Floats:
-    """[size] mean of the values that are there, NaN where none is."""
+    """[size] mean of a column over the answers to each question, without nulls; NaN where there is no value."""
     if column not in table.column_names:
         return np.full(size, np.nan)
     return _mean_of(table.column(column).to_numpy().astype(float), number, size)
 
 
 def _mean_of(values: Floats, number: Ints, size: int) -> Floats:
+    """[size] mean of the values [A] of each number [A], without NaN."""
     there = ~np.isnan(values)
     total = np.bincount(number[there], values[there], size)
     count = np.bincount(number[there], minlength=size)
-    return np.divide(total, count, out=np.full(size, np.nan), where=count > 0)
+    mean: Floats = np.full(size, np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    return mean
 
 
 def _log_excess(table: pa.Table, number: Ints, size: int) -> Floats:
-    """[size] mean over rotations of (log-prob of the right option - mean over the options)."""
+    """[size] mean over the answers to a question of (log-prob of the right option - mean over the options)."""
     if "scores" not in table.column_names or "right_option" not in table.column_names:
         return np.full(size, np.nan)
     scores = table.column("scores").combine_chunks()
@@ -133,32 +140,37 @@ def _log_excess(table: pa.Table, number: Ints, size: int) -> Floats:
     return _mean_of(excess, number, size)
 
 
-def ballots_of(tallies: Sequence[Tally | None], uid: Hashes, num_choices: Ints) -> VoteMatrix:
-    """The voters' ballots over these questions; a voter without a tally, or a question it was not asked, is missing."""
+def vote_matrix(tallies: Sequence[Tally | None], uid: Hashes, num_choices: Ints) -> VoteMatrix:
+    """The votes on the questions uid [N]; a voter without a tally, or a question it was not asked, is missing."""
     right = np.zeros((len(uid), len(tallies)), np.int64)
     asked = np.zeros_like(right)
     for j, tally in enumerate(tallies):
         if tally is not None:
-            mine, theirs = matched(uid, tally.uid)
-            right[mine, j], asked[mine, j] = tally.right[theirs], tally.asked[theirs]
+            rows, place = matched(uid, tally.uid)
+            right[rows, j], asked[rows, j] = tally.right[place], tally.asked[place]
     return VoteMatrix(right, asked, np.asarray(num_choices))
 
 
 def matched(uid: Hashes, other: Hashes) -> tuple[Ints, Ints]:
-    """Places in `uid` and in `other` (ascending) of the identities that both hold."""
+    """Places in `uid` and in `other`, which ascends, of the identities that both hold: two arrays of one length."""
     if not len(other):
         return np.empty(0, np.int64), np.empty(0, np.int64)
     slot = np.minimum(np.searchsorted(other, uid), len(other) - 1)
-    mine = np.flatnonzero(other[slot] == uid)
-    return mine, slot[mine]
+    shared = np.flatnonzero(other[slot] == uid)
+    return shared, slot[shared]
 
 
-def over_voters(values: Sequence[tuple[np.ndarray, np.ndarray]], uid: Hashes) -> Floats:
-    """[N] mean over voters of (their uid, their value), NaN where none has one."""
+def over_voters(values: Sequence[tuple[Hashes, Floats]], uid: Hashes) -> Floats:
+    """[N] mean over the voters' values of each question, NaN where none has one.
+
+    values: a pair per voter, its questions' uids, ascending, and as many values, NaN where missing.
+    """
     total, count = np.zeros(len(uid)), np.zeros(len(uid))
-    for theirs, value in values:
-        mine, place = matched(uid, theirs)
+    for voter_uid, value in values:
+        rows, place = matched(uid, voter_uid)
         there = ~np.isnan(value[place])
-        total[mine[there]] += value[place][there]
-        count[mine[there]] += 1
-    return np.divide(total, count, out=np.full(len(uid), np.nan), where=count > 0)
+        total[rows[there]] += value[place][there]
+        count[rows[there]] += 1
+    mean: Floats = np.full(len(uid), np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    return mean

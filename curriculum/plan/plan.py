@@ -241,7 +241,9 @@ class Plan:
         stage_plan = self.stages[stage]
         counts = stage_plan.matrix[block]
         if len(counts) and counts[0] < 0:
-            raise LookupError(f"window {block} of stage {stage!r} is not planned yet; train the windows before it first")
+            raise LookupError(
+                f"window {block} of stage {stage!r} is not planned yet; train the windows before it first"
+            )
         used = np.flatnonzero(counts)
         n = counts[used]
         begin = (stage_plan.first + stage_plan.matrix[:block].sum(axis=0))[used]

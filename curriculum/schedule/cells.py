@@ -106,7 +106,8 @@ class Cells:
             self._means[by] = self._mean(by)
         empty = np.flatnonzero(np.isnan(self._means[by]) & self.pool)
         if len(empty):
-            raise InputError(f"column {by!r} has no value in the cell {self.name(int(empty[0]))}; leave that cell out of the pool")
+            cell = self.name(int(empty[0]))
+            raise InputError(f"column {by!r} has no value in the cell {cell}; leave that cell out of the pool")
         return self._means[by]
 
     def _mean(self, by: str) -> Floats:

@@ -461,7 +461,7 @@ def test_what_is_said_about_a_table_is_kept_and_counts(tmp_path):
 
 def test_a_table_that_does_not_say_how_it_was_made_is_refused(tmp_path):
     rows = index(tmp_path / "index.arrow", [1])
-    with pytest.raises(InputError, match=r"index\.arrow: not a label table of ours"):
+    with pytest.raises(InputError, match=r"index\.arrow: not a label table of `earwitness label`"):
         read_about(rows)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earwitness.curriculum.contribution.votes import Tally, ballots_of, matched, over_voters, read_tallies
+from earwitness.curriculum.contribution.votes import Tally, matched, over_voters, read_tallies, vote_matrix
 from earwitness.curriculum.table import read_arrow, write_arrow
 from earwitness.datamodules.voting.answer_store import write_answers
 from earwitness.errors import InputError
@@ -203,7 +203,7 @@ def test_many_answers_are_grouped_by_question_at_once(tmp_path):
 def test_ballots_line_up_with_the_questions_in_any_order():
     """Voter 2 misses question 9 and knows one that is not asked for; voter 3 has no answers at all."""
     one, two = tally([2, 5, 9], [1, 2, 3], [4, 4, 4]), tally([2, 3, 5], [1, 1, 0], [1, 1, 0])
-    found = ballots_of([one, two, None], np.array([9, 2, 5, 4], np.uint64), np.array([4, 3, 2, 5]))
+    found = vote_matrix([one, two, None], np.array([9, 2, 5, 4], np.uint64), np.array([4, 3, 2, 5]))
     assert found.right.tolist() == [[3, 0, 0], [1, 1, 0], [2, 0, 0], [0, 0, 0]]
     assert found.asked.tolist() == [[4, 0, 0], [4, 1, 0], [4, 0, 0], [0, 0, 0]]
     assert found.num_choices.tolist() == [4, 3, 2, 5]
@@ -211,7 +211,7 @@ def test_ballots_line_up_with_the_questions_in_any_order():
 
 
 def test_a_voter_that_answered_nothing_is_missing_everywhere():
-    found = ballots_of([tally([], [], [])], np.array([1, 2], np.uint64), np.array([4, 4]))
+    found = vote_matrix([tally([], [], [])], np.array([1, 2], np.uint64), np.array([4, 4]))
     assert found.asked.tolist() == [[0], [0]]
 
 
