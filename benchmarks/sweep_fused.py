@@ -12,7 +12,7 @@ from statistics import median
 import torch
 
 from earwitness.kernels import triton_fused
-from earwitness.kernels.numerators import Request
+from earwitness.kernels.numerators import NumeratorOptions
 from earwitness.kernels.tuning import Config
 
 
@@ -29,11 +29,11 @@ def candidates() -> list[Config]:
 def milliseconds(config: Config, x: torch.Tensor, w: torch.Tensor, t: torch.Tensor, repeats: int = 7) -> float:
     """Median of the numerators of one chunk."""
     triton_fused._config = lambda *_: config
-    request, times = Request(1.0, None, False, True), []
+    options, times = NumeratorOptions(1.0, None, False, True), []
     for k in range(repeats + 1):
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
-        triton_fused.fused_numerators(x, w, t, request)
+        triton_fused.fused_numerators(x, w, t, options)
         stop.record()
         torch.cuda.synchronize()
         if k:

@@ -1,1 +1,1 @@
-"""What to train on, and when: contribution, votes, statistics, and the curriculum. Knows numpy and pyarrow only."""
+"""What to train on, and when: audio contribution, labels and statistics, and the curriculum. Imports no torch."""

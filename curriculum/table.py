@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -75,7 +76,7 @@ class Table:
         }
         return Table(self.uid[rows], taken)
 
-    def where(self, pool: Mapping[str, str | list[str]]) -> Ints:
+    def where(self, pool: Mapping[str, str | list[str]]) -> npt.NDArray[np.intp]:
         """Row numbers whose text columns hold the pool's values, e.g. {"source": "sounds", "split": ["val", "test"]}.
 
         A column's value or list of values; rows must match every column. Raises InputError for unknown ones.
@@ -173,15 +174,15 @@ def _joined(uid: Hashes, other: pa.Table, path: str | Path) -> dict[str, Categor
     other_uid = _uid(other, path)
     order = np.argsort(other_uid)
     slot = np.minimum(np.searchsorted(other_uid[order], uid), max(len(order) - 1, 0))
-    found = other_uid[order][slot] == uid if len(order) else np.zeros(len(uid), bool)
-    if not found.any():
+    present = other_uid[order][slot] == uid if len(order) else np.zeros(len(uid), bool)
+    if not present.any():
         raise InputError(f"{path}: none of its rows belongs to the index; it was made for another corpus")
     row = order[slot]
     columns: dict[str, Categorical | np.ndarray] = {}
     for name in other.column_names:
         value = None if name in ("uid", "key") else _column(other.column(name))
         if isinstance(value, Categorical):
-            columns[name] = Categorical(np.where(found, value.codes[row], -1).astype(np.int32), value.names)
+            columns[name] = Categorical(np.where(present, value.codes[row], -1).astype(np.int32), value.names)
         elif value is not None:
-            columns[name] = np.where(found, value[row], np.nan) if value.dtype.kind == "f" else value[row]
+            columns[name] = np.where(present, value[row], np.nan) if value.dtype.kind == "f" else value[row]
     return columns

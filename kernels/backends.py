@@ -12,7 +12,7 @@ from .numerators import Backend, torch_numerators
 
 LOG = logging.getLogger("earwitness.kernels")
 NAMES = ("auto", "torch", "triton_rows", "triton_fused")
-_said: set[tuple[str, str]] = set()
+_logged: set[tuple[str, str]] = set()  # what was chosen and why, so that it is logged once
 
 
 def interpreting() -> bool:
@@ -21,24 +21,28 @@ def interpreting() -> bool:
 
 
 def choose(name: str, rows: Tensor, weight: Tensor, workspace_bytes: int | None) -> tuple[Backend, int]:
-    """The backend, and how many rows fit its workspace; ValueError where a named one cannot run."""
+    """The backend for states rows [N, H] and head weight [V, H], and how many rows fit its workspace.
+
+    name: one of NAMES. workspace_bytes: default 256 MiB, on GPUs 1 GiB. Raises ValueError where a named backend cannot
+    run on this device, type or shape.
+    """
     if name not in NAMES:
         raise ValueError(f"backend must be one of {', '.join(NAMES)}, got {name!r}")
-    found, reason = (name, "as asked") if name != "auto" else _automatic(rows)
-    if (found, reason) not in _said:
-        _said.add((found, reason))
-        LOG.info("log-probs by %s: %s", found, reason)
-    bytes_per_logit = {"triton_rows": 4, "triton_fused": 0}.get(found, 0) + max(rows.dtype.itemsize, 2)
-    if found == "torch":
+    chosen, reason = (name, "as asked") if name != "auto" else _automatic(rows)
+    if (chosen, reason) not in _logged:
+        _logged.add((chosen, reason))
+        LOG.info("log-probs by %s: %s", chosen, reason)
+    bytes_per_logit = {"triton_rows": 4, "triton_fused": 0}.get(chosen, 0) + max(rows.dtype.itemsize, 2)
+    if chosen == "torch":
         # float32 logits (float64 stays), and on GPUs the numerators once more in the states' type
         bytes_per_logit = max(4, rows.dtype.itemsize) + (rows.dtype.itemsize if rows.is_cuda else 0)
     if workspace_bytes is None:
         workspace_bytes = 1 << (30 if rows.is_cuda else 28)
     chunk = _whole_waves(max(1, workspace_bytes // (bytes_per_logit * len(weight))), rows.is_cuda)
-    if found == "torch":
+    if chosen == "torch":
         return torch_numerators, chunk
-    _check_triton(found, rows, weight)
-    if found == "triton_rows":
+    _check_triton(chosen, rows, weight)
+    if chosen == "triton_rows":
         from .triton_rows import rows_numerators
 
         return rows_numerators, chunk
@@ -48,6 +52,7 @@ def choose(name: str, rows: Tensor, weight: Tensor, workspace_bytes: int | None)
 
 
 def _automatic(rows: Tensor) -> tuple[str, str]:
+    """The name of the backend for these states, and the reason."""
     if rows.device.type != "cuda":
         return "torch", f"no NVIDIA GPU holds the states ({rows.device.type})"
     if rows.dtype not in (torch.bfloat16, torch.float16):
@@ -59,6 +64,7 @@ def _automatic(rows: Tensor) -> tuple[str, str]:
 
 
 def _check_triton(name: str, rows: Tensor, weight: Tensor) -> None:
+    """Raises ValueError where a Triton backend cannot run."""
     if name == "triton_fused" and rows.dtype == torch.float16:
         raise ValueError("backend 'triton_fused' takes bfloat16: its numerators leave the range of float16")
     if name == "triton_fused" and rows.shape[-1] * rows.dtype.itemsize % 16:

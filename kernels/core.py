@@ -64,14 +64,13 @@ def linear_logprob(
     with torch.autocast(hidden.device.type, enabled=False):
         if support is not None:
             sets = support.reshape(targets.numel(), -1)[tokens.place]
-            found = _over_support(tokens.rows, weight, tokens.wanted, sets, temperature)
+            logprob, entropy, lse = _over_support(tokens.rows, weight, tokens.wanted, sets, temperature)
         else:
             make, chunk = choose(backend, tokens.rows, weight, max_workspace_bytes)
             setup = Setup(make, chunk, temperature, exclude, want_entropy)
             safe = tokens.wanted if validate_targets else tokens.wanted.where(tokens.inside, 0)
             function = Recompute if weight.requires_grad or entropy_grad else Frozen
-            found = function.apply(tokens.rows, weight, safe, setup, entropy_grad)
-    logprob, entropy, lse = found
+            logprob, entropy, lse = function.apply(tokens.rows, weight, safe, setup, entropy_grad)  # type: ignore[no-untyped-call]
     if not validate_targets:
         logprob = logprob.where(tokens.inside, torch.nan)
     return LogProbOutput(
@@ -96,19 +95,24 @@ def linear_token_loss(
     """The sum of a loss of single tokens, and their log-probs [...] without a gradient; a trainable head costs 6NHV.
 
     loss_of(logprob [C], tokens [C]) -> [C]: losses of the tokens at these places of the flattened targets; its
-    derivative is taken by autograd while the chunk's numerators are there. It must not couple tokens.
+    derivative is taken by autograd while the chunk's numerators are there. It must not couple tokens. Arguments and
+    errors are those of `linear_logprob`.
     """
     tokens = _kept(hidden, weight, targets, temperature, ignore_index)
     _check_targets(tokens, len(weight), ignore_index, exclude)
     with torch.autocast(hidden.device.type, enabled=False):
         make, chunk = choose(backend, tokens.rows, weight, max_workspace_bytes)
         setup = Setup(make, chunk, temperature, exclude, False)
-        loss, logprob = SinglePass.apply(tokens.rows, weight, tokens.wanted, setup, loss_of, tokens.place)
+        arguments = (tokens.rows, weight, tokens.wanted, setup, loss_of, tokens.place)
+        loss, logprob = SinglePass.apply(*arguments)  # type: ignore[no-untyped-call]
     return loss, _put_back(logprob, tokens.place, targets)
 
 
 class _Tokens(NamedTuple):
-    """The tokens that are not ignored: their states [K, H], targets [K], whether those are words, and places [K]."""
+    """The K tokens that are not ignored.
+
+    rows: [K, H] states. wanted: [K] targets. inside: [K] whether they are token ids. place: [K] in the flat targets.
+    """
 
     rows: Tensor
     wanted: Tensor
@@ -117,6 +121,7 @@ class _Tokens(NamedTuple):
 
 
 def _kept(hidden: Tensor, weight: Any, targets: Tensor, temperature: float, ignore_index: int) -> _Tokens:
+    """The tokens that are not ignored; TypeError or ValueError where the arguments cannot be computed with."""
     hidden = _checked(hidden, weight, targets, temperature)
     flat = targets.reshape(-1)
     place = (flat != ignore_index).nonzero().squeeze(1)
@@ -126,12 +131,12 @@ def _kept(hidden: Tensor, weight: Any, targets: Tensor, temperature: float, igno
 
 
 def _put_back(part: Tensor, kept: Tensor, targets: Tensor) -> Tensor:
-    """[...] zeros with the kept tokens' values in their places."""
+    """[...] in the shape of targets: the kept tokens' values [K] in their places, 0 elsewhere."""
     return part.new_zeros(targets.numel()).index_copy(0, kept, part).reshape(targets.shape)
 
 
 def _checked(hidden: Tensor, weight: Any, targets: Tensor, temperature: float) -> Tensor:
-    """hidden, cast under autocast; what cannot be computed is refused."""
+    """hidden, cast to the head's type under autocast; TypeError or ValueError where the arguments do not fit."""
     if type(weight) not in (Tensor, torch.nn.Parameter):
         raise TypeError(f"weight must be a plain tensor, got {type(weight).__name__}; {_advice(weight)}")
     if torch.is_autocast_enabled(hidden.device.type):
@@ -151,6 +156,7 @@ def _checked(hidden: Tensor, weight: Any, targets: Tensor, temperature: float) -
 
 
 def _advice(weight: Any) -> str:
+    """How to get a plain tensor out of what was given as the head."""
     if hasattr(weight, "base_layer"):
         return "the lm_head is wrapped by an adapter, which would be lost; merge it, or leave the lm_head out of it"
     if hasattr(weight, "full_tensor"):
@@ -159,14 +165,17 @@ def _advice(weight: Any) -> str:
 
 
 def _check_targets(tokens: _Tokens, size: int, ignore_index: int, exclude: Tensor | None) -> None:
+    """Raises ValueError for targets outside the vocabulary of `size` tokens, or excluded from it."""
     if not tokens.inside.all():
         raise ValueError(f"targets must lie in [0, {size}) or be {ignore_index}")
     if exclude is not None and torch.isin(tokens.wanted, exclude).any():
         raise ValueError("a target is among the excluded token ids; its probability is 0")
 
 
-def _over_support(rows: Tensor, weight: Tensor, targets: Tensor, support: Tensor, temperature: float) -> tuple:
-    """Log-prob, entropy and lse [N] over each row's kept ids; K words instead of V, so plain autograd serves."""
+def _over_support(
+    rows: Tensor, weight: Tensor, targets: Tensor, support: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-prob, entropy and lse [N] over each row's ids in support [N, K]; K is small, so plain autograd serves."""
     valid = support >= 0
     if not (valid & (support == targets[:, None])).any(1).all():
         raise ValueError("a target is not in its support; a truncating sampler cannot have drawn it")

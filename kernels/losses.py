@@ -36,6 +36,8 @@ def linear_cross_entropy(
         num_items: the step's number of tokens over all micro-batches and ranks.
         weights: [...] factors of the tokens in the sum.
         options: temperature, exclude, backend, max_workspace_bytes of `linear_logprob`.
+
+    Raises ValueError for another reduction, and what `linear_logprob` raises.
     """
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
@@ -116,6 +118,7 @@ def linear_grpo_loss(
 
 
 def _check(loss_type: str, level: str, targets: Tensor, advantages: Tensor, beta: float, ref: Tensor | None) -> None:
+    """Raises ValueError for an unknown variant, missing reference log-probs and wrong shapes."""
     if loss_type not in LOSS_TYPES or level not in ("token", "sequence"):
         raise ValueError(
             f"no loss {loss_type!r} at level {level!r}; there are {', '.join(LOSS_TYPES)}, token, sequence"
@@ -148,7 +151,7 @@ class _Clip(NamedTuple):
     cispo: bool
 
     def terms(self, logprob: Tensor, log_ratio: Tensor, ref: Tensor | None, advantage: Tensor) -> Tensor:
-        """Per-token loss before mask and denominator."""
+        """[...] loss of each token, before mask and denominator; all arguments [...]."""
         ratio = log_ratio.exp()
         if self.cispo:
             term = -ratio.detach().clamp(max=self.high) * advantage * logprob
@@ -157,17 +160,19 @@ class _Clip(NamedTuple):
             term = -torch.minimum(bounded * advantage, ratio.clamp(1 - self.low, 1 + self.high) * advantage)
         return term + self.beta * _k3(logprob, ref) if self.beta and ref is not None else term
 
-    def metrics(self, logprob, log_ratio, ref, advantages, mask) -> dict[str, Tensor]:
-        """Means over the tokens that count, without a gradient."""
+    def metrics(
+        self, logprob: Tensor, log_ratio: Tensor, ref: Tensor | None, advantages: Tensor, mask: Tensor
+    ) -> dict[str, Tensor]:
+        """Means over the tokens that count; all arguments [B, L] and without a gradient."""
         ratio = log_ratio.exp()
         low, high = (ratio < 1 - self.low) & (advantages < 0), (ratio > 1 + self.high) & (advantages > 0)
-        found = {"ratio": ratio, "clip_low": low, "clip_high": high}
+        per_token = {"ratio": ratio, "clip_low": low, "clip_high": high}
         if ref is not None:
-            found["kl"] = _k3(logprob, ref)
-        return {name: (value * mask).sum() / mask.sum().clamp(min=1) for name, value in found.items()}
+            per_token["kl"] = _k3(logprob, ref)
+        return {name: (value * mask).sum() / mask.sum().clamp(min=1) for name, value in per_token.items()}
 
 
 def _k3(logprob: Tensor, ref: Tensor) -> Tensor:
-    """KL estimate exp(d) - d - 1, d = ref - logprob (Schulman 2020)."""
+    """[...] estimate of the KL divergence from the reference: exp(d) - d - 1, d = ref - logprob (Schulman 2020)."""
     difference = ref - logprob
     return difference.exp() - difference - 1

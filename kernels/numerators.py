@@ -22,7 +22,7 @@ _SLAB = 8_192  # columns at a time where a whole chunk would need a second buffe
 
 
 class Numerators(NamedTuple):
-    """e [C, V] (None where only the statistics are wanted); the others [C], float32 (float64 for float64 rows)."""
+    """e [C, V], None where it was not kept; the others [C], float32 (float64 for float64 rows). entropy: in nats."""
 
     e: Tensor | None
     rest: Tensor
@@ -32,8 +32,8 @@ class Numerators(NamedTuple):
     entropy: Tensor | None
 
 
-class Request(NamedTuple):
-    """What a backend is asked for besides the rows: temperature, excluded ids [E], and which outputs."""
+class NumeratorOptions(NamedTuple):
+    """How a backend makes numerators: temperature, excluded ids [E], and whether it returns entropies, and e (keep)."""
 
     temperature: float
     exclude: Tensor | None
@@ -41,19 +41,22 @@ class Request(NamedTuple):
     keep: bool
 
 
-Backend = Callable[[Tensor, Tensor, Tensor, Request], Numerators]
+Backend = Callable[[Tensor, Tensor, Tensor, NumeratorOptions], Numerators]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type that sums are kept in."""
+    """The type that sums over values of this type are kept in: float32, or float64 for float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def torch_numerators(rows: Tensor, weight: Tensor, targets: Tensor, request: Request) -> Numerators:
-    """The specification: logits in float32 (float64 stays), anchored at each row's largest. targets: [C]."""
-    z = logits(rows, weight, 1 / request.temperature)
-    if request.exclude is not None:
-        z[:, request.exclude] = -torch.inf
+def torch_numerators(rows: Tensor, weight: Tensor, targets: Tensor, options: NumeratorOptions) -> Numerators:
+    """The reference backend: logits in float32 (float64 stays), anchored at each row's largest.
+
+    rows: [C, H]. weight: [V, H]. targets: [C] token ids in [0, V), none of them excluded.
+    """
+    z = logits(rows, weight, 1 / options.temperature)
+    if options.exclude is not None:
+        z[:, options.exclude] = -torch.inf
     top = z.amax(1, keepdim=True)
     z.sub_(top)
     target = targets[:, None]
@@ -68,15 +71,15 @@ def torch_numerators(rows: Tensor, weight: Tensor, targets: Tensor, request: Req
     tiny = torch.finfo(e.dtype).tiny * 1e6
     logprob = torch.where(e_target > tiny, -torch.log1p(rest / e_target.clamp(min=tiny)), at_target - log_total)
     entropy = None
-    if request.entropy:
+    if options.entropy:
         spread = sum(torch.special.entr(e[:, s : s + _SLAB]).sum(1) for s in range(0, e.shape[1], _SLAB))
         # log(total) as at_target - logprob: exact where the token is sure
         entropy = at_target - logprob + (spread + torch.special.entr(e_target)) / total
-    return Numerators(e if request.keep else None, rest, total, logprob, top.squeeze(1) + log_total, entropy)
+    return Numerators(e if options.keep else None, rest, total, logprob, top.squeeze(1) + log_total, entropy)
 
 
 def logits(rows: Tensor, weight: Tensor, scale: float) -> Tensor:
-    """[C, V] scale x rows W^T, float32 (float64 stays): low-precision logits would cost log-probs 5e-2."""
+    """[C, V] scale x rows W^T, in float32 (float64 stays): with 16-bit logits log-probs would be off by 5e-2."""
     if rows.dtype == wide(rows.dtype):
         out = rows.new_empty(len(rows), len(weight))
         return torch.addmm(out, rows, weight.T, beta=0, alpha=scale, out=out)
@@ -89,13 +92,13 @@ def logits(rows: Tensor, weight: Tensor, scale: float) -> Tensor:
     return out
 
 
-def slopes(rows: Tensor, weight: Tensor, targets: Tensor, found: Numerators, temperature: float) -> Tensor:
-    """[C, H] d logprob / d x, in the rows' type."""
-    assert found.e is not None
-    scale = 1 / (temperature * found.total)
-    mean = times_weight(found.e, weight)
+def slopes(rows: Tensor, weight: Tensor, targets: Tensor, numerators: Numerators, temperature: float) -> Tensor:
+    """[C, H] gradient of each row's log-prob by the row, in the rows' type; needs e."""
+    assert numerators.e is not None
+    scale = 1 / (temperature * numerators.total)
+    mean = times_weight(numerators.e, weight)
     own = weight[targets].to(mean.dtype)
-    return (own.mul_((found.rest * scale)[:, None]).sub_(mean.mul_(scale[:, None]))).to(rows.dtype)
+    return (own.mul_((numerators.rest * scale)[:, None]).sub_(mean.mul_(scale[:, None]))).to(rows.dtype)
 
 
 def times_weight(e: Tensor, weight: Tensor) -> Tensor:
@@ -111,25 +114,26 @@ def times_weight(e: Tensor, weight: Tensor) -> Tensor:
 
 
 def add_to_head(
-    head: Tensor, rows: Tensor, targets: Tensor, found: Numerators, gain: Tensor, temperature: float
+    head: Tensor, rows: Tensor, targets: Tensor, numerators: Numerators, gain: Tensor, temperature: float
 ) -> None:
-    """Adds sum_i gain_i d logprob_i / d W to `head` [V, H], which has the wide type."""
-    assert found.e is not None
-    scaled = rows.to(head.dtype) * (gain / (temperature * found.total))[:, None]
+    """Adds the gradient of sum_i gain_i logprob_i by W to `head` [V, H], which has the wide type. gain: [C]."""
+    assert numerators.e is not None
+    scaled = rows.to(head.dtype) * (gain / (temperature * numerators.total))[:, None]
     if rows.dtype == head.dtype:
-        head.addmm_(found.e.T, scaled, alpha=-1)
+        head.addmm_(numerators.e.T, scaled, alpha=-1)
     elif rows.is_cuda:
         low = scaled.to(rows.dtype)
-        head -= torch.mm(found.e.to(rows.dtype).T, low, out_dtype=torch.float32)
+        head -= torch.mm(numerators.e.to(rows.dtype).T, low, out_dtype=torch.float32)
     else:
         for s in range(0, len(head), _SLAB):
-            head[s : s + _SLAB].addmm_(found.e[:, s : s + _SLAB].float().T, scaled, alpha=-1)
-    head.index_add_(0, targets, scaled.mul_(found.rest[:, None]))
+            head[s : s + _SLAB].addmm_(numerators.e[:, s : s + _SLAB].float().T, scaled, alpha=-1)
+    head.index_add_(0, targets, scaled.mul_(numerators.rest[:, None]))
 
 
-def entropy_numerators(found: Numerators, targets: Tensor) -> Tensor:
-    """[C, V] p_v (log p_v + entropy): minus the gradient of the entropy by the logits. Needs float32 numerators."""
-    assert found.e is not None and found.entropy is not None
-    e = found.e.to(found.total.dtype)
-    p = (e / found.total[:, None]).scatter_(1, targets[:, None], found.logprob.exp()[:, None])
-    return torch.special.entr(p).neg_().addcmul_(p, found.entropy[:, None].expand_as(p))
+def entropy_numerators(numerators: Numerators, targets: Tensor) -> Tensor:
+    """[C, V] p_v (log p_v + entropy): minus the gradient of the entropy by the logits. Needs e in float32."""
+    assert numerators.e is not None and numerators.entropy is not None
+    e = numerators.e.to(numerators.total.dtype)
+    p = (e / numerators.total[:, None]).scatter_(1, targets[:, None], numerators.logprob.exp()[:, None])
+    p_log_p: Tensor = torch.special.entr(p).neg_()
+    return p_log_p.addcmul_(p, numerators.entropy[:, None].expand_as(p))

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .numerators import Numerators, Request
+from .numerators import NumeratorOptions, Numerators
 from .triton_rows import excluded_mask, rows_numerators
 from .tuning import INTERPRETED, Config, config_for
 
@@ -103,44 +103,61 @@ def _fused_kernel(
             e_desc.store([tile_m * BLOCK_M, tile_n * BLOCK_N], e.to(e_desc.dtype))
 
 
-def fused_numerators(rows: Tensor, weight: Tensor, targets: Tensor, request: Request) -> Numerators:
-    """As `torch_numerators`, scaled by exp(z_y / T + s); e has the states' type."""
+def fused_numerators(rows: Tensor, weight: Tensor, targets: Tensor, options: NumeratorOptions) -> Numerators:
+    """As `torch_numerators`, anchored at z_y / T + s instead of the row's largest logit; e has the states' type.
+
+    Raises ValueError for other types.
+    """
     if rows.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         raise ValueError(f"backend 'triton_fused' takes float32 and 16-bit states, got {rows.dtype}")
     count, size = len(rows), len(weight)
     rows, weight = rows.contiguous(), weight.contiguous()
-    config = _config(rows, request.entropy)
+    config = _config(rows, options.entropy)
     wide: Any = {"dtype": torch.float32, "device": rows.device}
     anchor = torch.empty(count, **wide)
     tiles = triton.cdiv(size, config.block_n)
     sums = torch.empty(tiles, count, **wide)
-    spreads = torch.empty(tiles, count, **wide) if request.entropy else sums
+    spreads = torch.empty(tiles, count, **wide) if options.entropy else sums
     # Bulk copies want rows that begin at multiples of 16 bytes.
     width = -(-size // 8) * 8
-    e = torch.empty(count, width, dtype=rows.dtype, device=rows.device)[:, :size] if request.keep else rows
-    excluded = excluded_mask(request.exclude, size, rows.device)
+    e = torch.empty(count, width, dtype=rows.dtype, device=rows.device)[:, :size] if options.keep else rows
+    excluded = excluded_mask(options.exclude, size, rows.device)
     if count:
-        scale = _LOG2E / request.temperature
+        scale = _LOG2E / options.temperature
         strides = (rows.stride(0), weight.stride(0))
         _anchor_kernel[(count,)](rows, weight, targets, anchor, rows.shape[1], *strides, scale, BLOCK_H=1_024)
-        _launch(rows, weight, e, anchor, targets, excluded, sums, spreads, scale, request, config)
-    return _finish(rows, weight, targets, request, anchor, sums, spreads, e)
+        _launch(rows, weight, e, anchor, targets, excluded, sums, spreads, scale, options, config)
+    return _finish(rows, weight, targets, options, anchor, sums, spreads, e)
 
 
 def _config(rows: Tensor, entropy: bool) -> Config:
+    """The launch parameters for these states; small tiles where the kernel is interpreted."""
     if not rows.is_cuda:
         return INTERPRETED
     major, minor = torch.cuda.get_device_capability(rows.device)
     return config_for(10 * major + minor, rows.shape[1], entropy)
 
 
-def _launch(rows, weight, e, anchor, targets, excluded, sums, spreads, scale, request: Request, config: Config) -> None:
+def _launch(
+    rows: Tensor,
+    weight: Tensor,
+    e: Tensor,
+    anchor: Tensor,
+    targets: Tensor,
+    excluded: Tensor | None,
+    sums: Tensor,
+    spreads: Tensor,
+    scale: float,
+    options: NumeratorOptions,
+    config: Config,
+) -> None:
+    """Runs the GEMM: fills e [C, V], sums and spreads [tiles, C]."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     count, size = len(rows), len(weight)
     tiles = triton.cdiv(count, config.block_m) * triton.cdiv(size, config.block_n)
     cores = torch.cuda.get_device_properties(rows.device).multi_processor_count if rows.is_cuda else 3
-    block_e = [config.block_m, config.block_n] if request.keep else [config.block_m, config.block_k]
+    block_e = [config.block_m, config.block_n] if options.keep else [config.block_m, config.block_k]
     _fused_kernel[(min(cores, tiles),)](
         TensorDescriptor.from_tensor(rows, [config.block_m, config.block_k]),
         TensorDescriptor.from_tensor(weight, [config.block_n, config.block_k]),
@@ -161,15 +178,24 @@ def _launch(rows, weight, e, anchor, targets, excluded, sums, spreads, scale, re
         GROUP_M=config.group_m,
         PROGRAMS=min(cores, tiles),
         HAS_EXCLUDED=excluded is not None,
-        ENTROPY=request.entropy,
-        KEEP=request.keep,
+        ENTROPY=options.entropy,
+        KEEP=options.keep,
         UPCAST=not rows.is_cuda,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
 
 
-def _finish(rows, weight, targets, request: Request, anchor, sums, spreads, e) -> Numerators:
+def _finish(
+    rows: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    options: NumeratorOptions,
+    anchor: Tensor,
+    sums: Tensor,
+    spreads: Tensor,
+    e: Tensor,
+) -> Numerators:
     """Sums over tiles to statistics; rows outside the window are made again from float32 logits."""
     own = torch.exp(torch.tensor(-SHIFT, dtype=torch.float32, device=rows.device))  # the target's own numerator
     rest = sums.sum(0)
@@ -178,18 +204,26 @@ def _finish(rows, weight, targets, request: Request, anchor, sums, spreads, e) -
     logprob = torch.where(rest > 1e-3, -(total.log() + SHIFT), -torch.log1p(rest / own))
     at_target = anchor / _LOG2E
     # Entropy = -sum p log p with log p_v = d_v + logprob, d_v = z_v - z_y in nats; spreads hold e d in bits.
-    entropy = (-logprob - spreads.sum(0) / _LOG2E / total) if request.entropy else None
-    kept = e if request.keep else None
-    found = Numerators(kept, rest, total, logprob, at_target - logprob, entropy)
+    entropy = (-logprob - spreads.sum(0) / _LOG2E / total) if options.entropy else None
+    kept = e if options.keep else None
+    numerators = Numerators(kept, rest, total, logprob, at_target - logprob, entropy)
     outside = ~torch.isfinite(total if entropy is None else total + entropy)
-    return _mended(rows, weight, targets, request, found, outside) if outside.any() else found
+    return _mended(rows, weight, targets, options, numerators, outside) if outside.any() else numerators
 
 
-def _mended(rows, weight, targets, request: Request, found: Numerators, outside: Tensor) -> Numerators:
+def _mended(
+    rows: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    options: NumeratorOptions,
+    numerators: Numerators,
+    outside: Tensor,
+) -> Numerators:
+    """The numerators with those of the rows `outside` [C] replaced by numerators from float32 logits."""
     place = outside.nonzero().squeeze(1)
-    again = rows_numerators(rows[place], weight, targets[place], request)
+    again = rows_numerators(rows[place], weight, targets[place], options)
 
     def put(old: Any, new: Any) -> Any:
         return None if old is None else old.index_copy(0, place, new)
 
-    return Numerators(*(put(old, new) for old, new in zip(found, again, strict=True)))
+    return Numerators(*(put(old, new) for old, new in zip(numerators, again, strict=True)))

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .numerators import Numerators, Request, logits
+from .numerators import NumeratorOptions, Numerators, logits
 
 BLOCK = 4_096
 _LOG2E = 1.4426950408889634
@@ -19,7 +19,7 @@ _LOG2E = 1.4426950408889634
 
 @triton.jit
 def _scaled(z_row, excluded_ptr, columns, V, scale, HAS_EXCLUDED: tl.constexpr):
-    """Logits in bits; -inf beyond the vocabulary and at excluded ids."""
+    """[BLOCK_V] logits in bits; -inf beyond the vocabulary and at excluded ids."""
     known = columns < V
     z = tl.load(z_row + columns, mask=known, other=float("-inf")) * scale
     if HAS_EXCLUDED:
@@ -90,15 +90,15 @@ def _rows_kernel(
             tl.store(e_ptr + row * e_stride + columns, e.to(e_ptr.dtype.element_ty), mask=columns < V)
 
 
-def rows_numerators(rows: Tensor, weight: Tensor, targets: Tensor, request: Request) -> Numerators:
-    """As `torch_numerators`; e has the states' type."""
+def rows_numerators(rows: Tensor, weight: Tensor, targets: Tensor, options: NumeratorOptions) -> Numerators:
+    """As `torch_numerators`, by one program per row; e has the states' type. Raises ValueError for other types."""
     if rows.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         raise ValueError(f"backend 'triton_rows' takes float32 and 16-bit states, got {rows.dtype}")
     z = logits(rows, weight, 1.0)
     count, size = z.shape
-    e = torch.empty(count, size, dtype=rows.dtype, device=rows.device) if request.keep else z
+    e = torch.empty(count, size, dtype=rows.dtype, device=rows.device) if options.keep else z
     stats = torch.empty(5, count, dtype=torch.float32, device=rows.device)
-    excluded = excluded_mask(request.exclude, size, rows.device)
+    excluded = excluded_mask(options.exclude, size, rows.device)
     if count:
         _rows_kernel[(count,)](
             z,
@@ -110,19 +110,19 @@ def rows_numerators(rows: Tensor, weight: Tensor, targets: Tensor, request: Requ
             size,
             z.stride(0),
             e.stride(0),
-            _LOG2E / request.temperature,
+            _LOG2E / options.temperature,
             HAS_EXCLUDED=excluded is not None,
-            ENTROPY=request.entropy,
-            KEEP=request.keep,
+            ENTROPY=options.entropy,
+            KEEP=options.keep,
             BLOCK_V=BLOCK,
             num_warps=8,
         )
     rest, total, logprob, lse, entropy = stats
-    return Numerators(e if request.keep else None, rest, total, logprob, lse, entropy if request.entropy else None)
+    return Numerators(e if options.keep else None, rest, total, logprob, lse, entropy if options.entropy else None)
 
 
 def excluded_mask(exclude: Tensor | None, size: int, device: torch.device) -> Tensor | None:
-    """[V] int8, 1 at the excluded ids."""
+    """[V] int8, 1 at the excluded ids [E]; None where there are none. size: V."""
     if exclude is None or not len(exclude):
         return None
     return torch.zeros(size, dtype=torch.int8, device=device).index_fill_(0, exclude, 1)

@@ -26,7 +26,10 @@ INTERPRETED = Config(32, 128, 64, 4)
 
 
 def config_for(capability: int, width: int, entropy: bool) -> Config:
-    """The nearest measured width of the architecture, else the default."""
+    """The config measured for the nearest width of the states on this architecture, else the default.
+
+    capability: of the GPU, e.g. 90. width: H of the states. entropy: whether its second sum is made too.
+    """
     if entropy:
         return WITH_ENTROPY
     known = [(abs(w - width), c) for (arch, w), c in TABLE.items() if arch == capability]

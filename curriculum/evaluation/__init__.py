@@ -1,1 +1,1 @@
-"""Models compared on held-out questions."""
+"""Models compared on held-out questions, with and without the audio."""

@@ -1,1 +1,1 @@
-"""Where a run stands, and what it does with what was observed."""
+"""A run's position in its plan, adaptive windows, refills, and metrics of the curriculum."""

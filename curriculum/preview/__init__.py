@@ -1,1 +1,1 @@
-"""What a curriculum will do, before it does it."""
+"""Plans described and compared before anything is trained."""

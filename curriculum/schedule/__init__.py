@@ -1,1 +1,1 @@
-"""How much of which cells a curriculum wants, as a file says it."""
+"""What a curriculum file says: stages, cells, weights, paces, budgets and feedback."""

@@ -82,7 +82,7 @@ def test_auto_chooses_a_triton_backend(caplog):
 
     from earwitness.kernels import backends
 
-    backends._said.clear()
+    backends._logged.clear()
     states, head, targets = case(64, 64, 1_000)
     with caplog.at_level(logging.INFO, "earwitness.kernels"):
         linear_logprob(states, head, targets)

@@ -179,18 +179,23 @@ def mutant(tmp_path: Path, file: str, old: str, new: str) -> ModuleType:
 
 
 FUSED, ROWS = "triton_fused", "triton_rows"
-SCALE = "(temperature * found.total)"
+SCALE = "(temperature * numerators.total)"
 FAULTS = {  # file, what is there, what is put in its place, the backend that must notice
     "the vocabulary's edge, fused": (f"{FUSED}.py", "(columns[None, :] < V) & ", "", FUSED),
     "the vocabulary's edge, rows": (f"{ROWS}.py", 'other=float("-inf")', "other=0.0", ROWS),
-    "no temperature in the gradient": ("numerators.py", f"scale = 1 / {SCALE}", "scale = 1 / found.total", "torch"),
-    "no temperature in the head's": ("numerators.py", f"(gain / {SCALE})", "(gain / found.total)", "torch"),
+    "no temperature in the gradient": (
+        "numerators.py",
+        f"scale = 1 / {SCALE}",
+        "scale = 1 / numerators.total",
+        "torch",
+    ),
+    "no temperature in the head's": ("numerators.py", f"(gain / {SCALE})", "(gain / numerators.total)", "torch"),
     "the target is not zeroed, fused": (f"{FUSED}.py", "(columns[None, :] != target[:, None]) & ", "", FUSED),
     "the target is not zeroed, rows": (f"{ROWS}.py", "(columns != target, tl.exp2", "(columns >= 0, tl.exp2", ROWS),
     "the target is not zeroed, torch": ("numerators.py", "e.scatter_(1, target, 0.0)", "e.clone()", "torch"),
     "excluded ids count": (f"{FUSED}.py", "live = live & (barred == 0)[None, :]", "live = live", FUSED),
     "a chunk is dropped": ("functions.py", "range(0, len(rows), setup", "range(0, len(rows) - 1, setup", "torch"),
-    "overflow is not mended": (f"{FUSED}.py", "if outside.any() else found", "if False else found", FUSED),
+    "overflow is not mended": (f"{FUSED}.py", "if outside.any() else numerators", "if False else numerators", FUSED),
 }
 
 
