@@ -1,6 +1,7 @@
 """Paces: how a number moves over a stage. `(t, ...) -> float` with t in [0, 1], the progress of the stage.
 
 Users add their own as a function named by its import path; one with a parameter `live` also gets what was observed.
+All raise InputError for numbers that they do not take.
 """
 
 from __future__ import annotations

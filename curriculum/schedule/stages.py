@@ -175,7 +175,7 @@ class Curriculum:
             raise InputError(f"curriculum: seed must be a whole number, got {self.seed!r}")
 
     def stage(self, name: str) -> Stage:
-        """The stage of that name; an error lists the names there are."""
+        """The stage of that name; an InputError lists the names there are."""
         for stage in self.stages:
             if stage.name == name:
                 return stage

@@ -1,7 +1,7 @@
 """Weights: how much a curriculum wants each cell. `(cells, t, ...) -> [Q]`, not negative, t the stage's progress.
 
 A weight counts per sample of a cell unless its `mass` says otherwise. Users add their own as a function named by its
-import path. Arguments annotated `Paced` are numbers or paces.
+import path. Arguments annotated `Paced` are numbers or paces. All raise InputError for an argument out of range.
 
 Sources: competence Platanios et al. 2019; gaussian around a moving target AdaRFT 2025; learnable VCRL 2025,
 chance-corrected here; useful DAPO 2025 (dynamic sampling, as a share); bandit DUMP 2025 (upper confidence bound); kimi
