@@ -1110,7 +1110,7 @@ def test_a_shorter_arm_s_rows_are_among_a_longer_one_s(budgets, block, seed):
     )
     assert set(dealt_rows(short["one"], "s")) <= set(dealt_rows(long["one"], "s"))
     a, b = (set(dealt_rows(arm["all"], "s").tolist()) for arm in (short, long))
-    number = short["all"].number
+    number = short["all"].cell_of_row
     for cell in range(len(short["all"].cells)):
         mine, theirs = ({row for row in rows if number[row] == cell} for rows in (a, b))
         assert mine <= theirs or theirs < mine
