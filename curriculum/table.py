@@ -170,7 +170,10 @@ def _uid(table: pa.Table, path: str | Path) -> Hashes:
 
 
 def _joined(uid: Hashes, other: pa.Table, path: str | Path) -> dict[str, Categorical | np.ndarray]:
-    """The other table's columns in the order of uid [N], with missing values where it has no such row."""
+    """The other table's columns in the order of uid [N], with missing values where it has no such row.
+
+    Raises InputError where it has no row of the index at all, or not all of them for a column of identities.
+    """
     other_uid = _uid(other, path)
     order = np.argsort(other_uid)
     slot = np.minimum(np.searchsorted(other_uid[order], uid), max(len(order) - 1, 0))
@@ -183,6 +186,12 @@ def _joined(uid: Hashes, other: pa.Table, path: str | Path) -> dict[str, Categor
         value = None if name in ("uid", "key") else _column(other.column(name))
         if isinstance(value, Categorical):
             columns[name] = Categorical(np.where(present, value.codes[row], -1).astype(np.int32), value.names)
+        elif value is not None and value.dtype.kind == "f":
+            columns[name] = np.where(present, value[row], np.nan)
         elif value is not None:
-            columns[name] = np.where(present, value[row], np.nan) if value.dtype.kind == "f" else value[row]
+            if not present.all():  # an identity has no missing value: a row would get another row's
+                raise InputError(
+                    f"{path}: column {name!r} of identities lacks {int((~present).sum())} rows of the index"
+                )
+            columns[name] = value[row]
     return columns

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..arrays import Ints
 from ..identity import hash64
+from ..table import Categorical
 from .compile import StagePlan, pool_of, runs
 from .decks import among
 from .plan import Plan
@@ -30,10 +31,12 @@ def stand_ins(plan: Plan, stage: str, row: int) -> Iterator[int]:
         usable &= ~among(clips[candidates], clips[taken])
     own = np.isin(candidates, claimed(plan, stage_plan))
     clip = plan.table.columns.get("clip")
+    recordings = clip.codes if isinstance(clip, Categorical) else clip
+    known = recordings is not None and not (isinstance(clip, Categorical) and recordings[row] < 0)
     for pool in (candidates[usable & ~own], candidates[usable & own]):
         start = hash64(plan.curriculum.seed, "stand-in", stage, int(plan.table.uid[row])) % max(1, len(pool))
         for candidate in np.roll(pool, -start).tolist():
-            if candidate != row and not (isinstance(clip, np.ndarray) and clip[candidate] == clip[row]):
+            if candidate != row and not (known and recordings[candidate] == recordings[row]):
                 yield candidate
 
 

@@ -178,3 +178,14 @@ def test_large_strings_are_text_too(tmp_path):
     columns = {"uid": pa.array([1], pa.uint64()), "label": pa.array(["weak"], pa.large_string())}
     write_arrow(pa.table(columns), tmp_path / "i.arrow")
     assert read_table(tmp_path / "i.arrow").text("label").names == ("weak",)
+
+
+def test_identities_that_are_missing_in_a_label_table_are_refused(index, tmp_path):
+    """A number of 64 bits has no value for "missing": a row would get the identity of another one."""
+    labels = str(tmp_path / "labels.arrow")
+    uid = read_arrow(index).column("uid")
+    write_arrow(pa.table({"uid": uid, "speaker": uid}), labels)
+    assert np.array_equal(read_table(index, labels).identity("speaker"), read_table(index).uid)
+    write_arrow(pa.table({"uid": uid[:2], "speaker": uid[:2]}), labels)
+    with pytest.raises(InputError, match=f"column 'speaker' of identities lacks {len(uid) - 2} rows of the index"):
+        read_table(index, labels)

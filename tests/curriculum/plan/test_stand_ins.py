@@ -11,7 +11,7 @@ from earwitness.curriculum.online.cursor import Cursor, fork
 from earwitness.curriculum.plan.plan import Plan
 from earwitness.curriculum.plan.stand_ins import stand_ins
 from earwitness.curriculum.schedule.stages import parse_curriculum
-from earwitness.curriculum.table import Table
+from earwitness.curriculum.table import Categorical, Table
 from earwitness.tests.curriculum.online.test_cursor import adaptive, static, table_of, turns
 
 AXES = ["label", "source"]
@@ -171,3 +171,14 @@ def test_the_first_stand_ins_of_a_small_plan_never_change():
     plan = plan_of(TABLES[2], static("a"), static("b"))
     found = {row: list(islice(stand_ins(plan, "a", row), 3)) for row in rows_of(plan, "a")[:4].tolist()}
     assert found == {16: [89, 60, 81], 48: [51, 19, 27], 22: [58, 53, 20], 82: [86, 61, 3]}
+
+
+def test_recordings_that_are_named_by_texts_do_not_stand_in_for_themselves():
+    """An index numbers its recordings; a table of one's own may name them."""
+    table = TABLES[0]
+    numbers = table.identity("clip")
+    names, codes = np.unique(numbers, return_inverse=True)
+    named = Table(table.uid, table.columns | {"clip": Categorical(codes.astype(np.int32), tuple(map(str, names)))})
+    one, two = (plan_of(each, static("a"), static("b", budget={"samples": 20})) for each in (table, named))
+    for row in rows_of(one, "a").tolist():
+        assert list(stand_ins(two, "a", row)) == list(stand_ins(one, "a", row))
