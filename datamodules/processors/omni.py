@@ -1,4 +1,4 @@
-"""Knows how a prompt becomes token ids and Whisper features, bit for bit as the official Omni processor.
+"""Prompts as token ids and Whisper features, bit for bit as the official Qwen2.5-Omni processor makes them.
 
 Deviations from transformers' Qwen2_5OmniProcessor: no vision stack, and clips are padded to the longest of the batch
 instead of 300 s.
@@ -27,7 +27,10 @@ _TEXT_MARK = "\x00"
 
 
 def num_audio_tokens(frames: int) -> int:
-    """Positions the audio tower fills for this many mel frames: a convolution and a pooling of stride 2, 25 per s."""
+    """Tokens that the audio tower makes of so many mel frames: a convolution and a pooling, each of stride 2.
+
+    A second has 100 frames, so this is `Cost.audio_tokens_per_s` of curriculum/schedule/budget.py.
+    """
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 

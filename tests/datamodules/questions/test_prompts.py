@@ -80,5 +80,5 @@ def test_every_style_shows_every_option_in_the_order_given():
 
 
 def test_an_unknown_style_lists_the_known():
-    with pytest.raises(InputError, match="prompt style 'mmau': the styles are paper, letters, inline, lines, think"):
+    with pytest.raises(InputError, match="style: unknown name 'mmau'; there are paper, letters, inline, lines, think "):
         prompt_text("mmau", ASKED, CHOICES)

@@ -325,7 +325,7 @@ def test_a_record_that_cannot_be_read_means_that_nothing_is_done(tmp_path, conte
 KILLED = """
 import sys, time
 from earwitness.datamodules import shards
-from earwitness.datamodules.scan import clip_of
+from earwitness.datamodules.shards.scan import clip_of
 recording = shards._recording
 def slow(job, clip):
     time.sleep(0.02)
