@@ -235,7 +235,7 @@ def test_questions_without_the_reasoning_are_counted_before_training(corpus):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_one_that_was_not_looked_at_stops_the_run_and_nothing_stands_in_for_it(corpus, tmp_path, monkeypatch, workers):
     """Looking at no question leaves the batch itself to find it."""
-    monkeypatch.setattr(reasoning, "_MOST_LOOKED_AT", 0)
+    monkeypatch.setattr(reasoning, "_MOST_CHECKED", 0)
     bad = Reading(quarantine=str(tmp_path / "bad"))
     data = data_of(corpus, "unstructured", num_workers=workers, reading=bad)
     with pytest.raises(InputError) as error:
@@ -248,7 +248,7 @@ def test_one_that_was_not_looked_at_stops_the_run_and_nothing_stands_in_for_it(c
 
 
 def test_of_many_questions_some_are_looked_at_from_the_first_to_the_last(corpus, monkeypatch):
-    monkeypatch.setattr(reasoning, "_MOST_LOOKED_AT", 5)
+    monkeypatch.setattr(reasoning, "_MOST_CHECKED", 5)
     with pytest.raises(InputError, match="of 5 questions looked at") as error:
         data_of(corpus, "unstructured")
     looked = [numbers(corpus)[k] for k in (0, 5, 11, 17, 23)]  # 23 / 4 = 5.75 apart, rounded down
