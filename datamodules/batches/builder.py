@@ -132,12 +132,12 @@ class _BatchInProgress:
 
     def batch(self) -> Batch:
         """The batch, as large as the request; see `BatchBuilder.batch` for the errors."""
-        found = [self._place(place, int(row)) for place, row in enumerate(self.request.rows)]
-        filled = next((entry for entry in found if entry is not None), None)
+        entries = [self._place(place, int(row)) for place, row in enumerate(self.request.rows)]
+        filled = next((entry for entry in entries if entry is not None), None)
         if filled is None:
             raise InputError("no sample of a batch can be read:\n  " + "\n  ".join(bad.reason for bad in self.replaced))
         filler = replace(filled[0], weight=0.0)
-        present = [entry if entry is not None else (filler, filled[1]) for entry in found]
+        present = [entry if entry is not None else (filler, filled[1]) for entry in entries]
         samples = [sample for sample, _ in present]
         order = list(self.sounds)
         clips = self.condition.fixed_silence or list(self.sounds.values())

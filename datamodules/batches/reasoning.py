@@ -52,7 +52,7 @@ def check_reasoning(reader: ShardReader, plan: StagePlan, rows: np.ndarray, reas
     """
     if asked_of(plan.stage, reasoning)[1] == "none" or _copies(reader):
         return
-    # An adaptive stage has no fixed rows: any of its groups' may come up.
+    # An adaptive stage has no fixed rows: any question of its pool may come up.
     planned = plan.row_set() if plan.stage.window is None else plan.deck[runs(plan.first, plan.left)]
     checked = np.sort(rows[planned])
     if len(checked) > _MOST_CHECKED:
@@ -67,7 +67,7 @@ def check_reasoning(reader: ShardReader, plan: StagePlan, rows: np.ndarray, reas
                 lacking.append(question.key)
     if lacking:
         raise InputError(
-            f"stage {plan.stage.name!r}: {len(lacking)} of {read} questions looked at have no {reasoning}_cot to "
+            f"stage {plan.stage.name!r}: {len(lacking)} of {read} questions checked have no {reasoning}_cot to "
             f"learn from, {lacking[0]} the first; {_WAY_OUT}"
         )
 

@@ -186,7 +186,8 @@ def _csv(path: Path, file: BinaryIO, rename: ColumnMap) -> Iterator[tuple[str, A
         for row in reader:
             where = f"{path}:{reader.line_num}"
             if None in row or None in row.values():
-                yield where, InputError(f"{where}: the row has not as many fields as the header ({len(names)})"), -1
+                fault = f"{where}: the row does not have as many fields as the header ({len(names)})"
+                yield where, InputError(fault), -1
                 continue
             record: Any = {k: v for k, v in row.items() if v != "" or k not in optional}
             if isinstance(options, str) and options in record:
@@ -209,7 +210,7 @@ def load_saved_dataset(path: Path) -> list[tuple[str, Any]]:
     try:
         loaded = datasets.load_from_disk(str(path))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError) as error:
-        raise InputError(f"{path}: no dataset saved by Hugging Face datasets ({error!s:.120})") from None
+        raise InputError(f"{path}: not a dataset saved by Hugging Face datasets ({error!s:.120})") from None
     parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
     unknown = [name for name in parts if name and name not in _HF_SPLITS]
     if unknown:

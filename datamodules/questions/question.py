@@ -169,5 +169,5 @@ def _reasoning(record: Mapping[str, Any], name: str, where: str) -> str:
     if value is None or value == "":
         return ""
     if not isinstance(value, str) or not _is_text(value, _MAX_REASONING):
-        raise InputError(f"{where}: field {name!r} must be a text of at most {_MAX_REASONING} letters")
+        raise InputError(f"{where}: field {name!r} must be a text of at most {_MAX_REASONING} characters")
     return value

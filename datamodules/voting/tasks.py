@@ -18,7 +18,7 @@ from ...errors import InputError
 from ..audio.waves import SAMPLE_RATE
 from ..batches.condition_audio import ConditionAudio
 from ..batches.conditions import Condition, parse_condition
-from ..questions.answers import extract_answer, judge, letter_of, rule_named
+from ..questions.answers import RULES, extract_answer, judge, letter_of, rule_named
 from ..questions.prompts import LETTERED, prompt_text, shows_letters
 from ..shards.reader import ShardReader
 from .answer_store import AnswerId
@@ -54,10 +54,13 @@ class PromptingSpec:
         if self.scoring not in ("generate", "options", "letters"):
             raise InputError(f"scoring is generate, options or letters, got {self.scoring!r}")
         if self.scoring == "letters" and not lettered:
-            raise InputError(f"scoring by letters needs a style that shows letters ({', '.join(LETTERED)})")
+            raise InputError(
+                f"scoring by letters needs a style that shows letters: {', '.join(LETTERED)}, or your own with an "
+                "attribute `lettered = True`"
+            )
         if self.scoring == "options" and lettered:
             raise InputError("options are scored as texts; with a style that shows letters, score by letters")
-        if self.scoring == "generate" and self.style == "letters" and self.rule != "letter":
+        if self.scoring == "generate" and self.style == "letters" and self.rule in RULES and self.rule != "letter":
             raise InputError(
                 f"style letters asks for a letter, which rule {self.rule} never finds right; use rule letter"
             )

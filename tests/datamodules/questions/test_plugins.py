@@ -73,6 +73,7 @@ def test_letters_can_be_scored_where_a_style_says_that_it_shows_them(folder):
     ask = voter_tasks.ask(Task(AnswerId(reader.uid(row), "none"), row))
     record = voter_tasks.record(ask, Reply(ask.task, letters={"A": -0.1, "B": -3.0}))
     assert ask.text.startswith("Question 0?\nA) ") and record["correct"] is True
+    assert PromptingSpec("letters", LAB + "rule").rule == LAB + "rule", "a rule of the lab's may understand letters"
     with pytest.raises(InputError, match="needs a style that shows letters"):
         PromptingSpec(LAB + "style", scoring="letters")
     with pytest.raises(InputError, match="score by letters"):
