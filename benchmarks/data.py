@@ -35,7 +35,8 @@ from earwitness.curriculum.identity import keyed, unit
 from earwitness.datamodules.audio.waves import SAMPLE_RATE, decode
 from earwitness.datamodules.batches.requests import TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
-from earwitness.datamodules.processors.omni import OmniProcessor, question_text
+from earwitness.datamodules.processors.omni import OmniProcessor
+from earwitness.datamodules.questions.prompts import question_text
 from earwitness.datamodules.shards.index import build_index
 from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.datamodules.shards.scan import clip_of

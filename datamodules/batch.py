@@ -1,4 +1,4 @@
-"""Knows the shape of what the policy sees.
+"""The batch: prompts, targets and weights as the policy sees them, and the samples that they were made of.
 
 A prompt has two parts, because one recording is often asked several questions and one silence all of them:
     prefix   system turn and the recording, one row per distinct clip      [U, P] left-padded
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -20,7 +20,11 @@ from .questions.question import Question
 
 @dataclass(frozen=True)
 class Replaced:
-    """One bad sample and the key of what was served in its place ("" where the place was left empty, with weight 0)."""
+    """A sample that could not be read, and why.
+
+    served: key of the question in its place, "" where there is none: in evaluation the place has the weight 0, and in
+    training the sample was itself a replacement.
+    """
 
     key: str
     uid: int
@@ -31,7 +35,7 @@ class Replaced:
 
 
 class _Movable:
-    def to(self, device: Any, non_blocking: bool = False):
+    def to(self, device: Any, non_blocking: bool = False) -> Self:
         """A copy whose tensors lie on the device."""
         moved = {}
         for f in fields(self):  # type: ignore[arg-type]
@@ -73,18 +77,18 @@ class Prompts(_Movable):
         )
 
     def frames(self, parts: Sequence[slice]) -> tuple[int, int]:
-        """Frames of sound in these micro-batches, without and with the padding they are computed with."""
+        """Mel frames (100 a second) in these micro-batches, without and with the padding they are computed with."""
         real = padded = 0
         lengths = self.feature_mask.sum(1)
         for part in parts:
-            mine = lengths[torch.unique(self.clip_of_row[part])]
-            real, padded = real + int(mine.sum()), padded + int(mine.max()) * len(mine)
+            clips = lengths[torch.unique(self.clip_of_row[part])]
+            real, padded = real + int(clips.sum()), padded + int(clips.max()) * len(clips)
         return real, padded
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question as it was asked: the choices in the order shown, and what the index knows of it."""
+    """One question as it was asked: the choices in the order shown, its label, and its row of the index."""
 
     question: Question
     choices: tuple[str, ...]

@@ -1,1 +1,1 @@
-"""Recordings as numbers."""
+"""Sound files, waves and log-mel features."""

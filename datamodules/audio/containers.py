@@ -1,4 +1,4 @@
-"""Knows how sound files end: whether wav, ogg and flac are whole, read from their headers and last bytes.
+"""Checks of sound files by their headers and last bytes: whether a wav, ogg or flac is whole.
 
 Decoders return half of a wav, ogg or mp3 that was cut off, and no error. A flac's last frame is found ten times faster
 here than by opening the file and seeking.
@@ -12,7 +12,7 @@ _STREAMINFO = 42  # bytes up to the end of the first metadata block (RFC 9639, s
 
 
 class Announced(NamedTuple):
-    """What a header says: sample rate in Hz, channels, samples per channel."""
+    """What a file's header says it holds: sample rate in Hz, channels, and samples per channel."""
 
     rate: int
     channels: int
@@ -20,7 +20,7 @@ class Announced(NamedTuple):
 
 
 def cut_off(data: bytes) -> str:
-    """Why a wav or ogg file cannot be whole, "" where nothing is seen to be wrong."""
+    """Why a wav or ogg file cannot be whole, or "" where nothing of it shows."""
     if data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data):
         return "the wav file is cut off; its header promises more bytes"
     if data[:4] == b"OggS" and not _ogg_ends(data):
@@ -36,9 +36,10 @@ def _ogg_ends(data: bytes) -> bool:
 
 
 def whole_flac(data: bytes) -> Announced | None:
-    """What a flac of fixed block size announces, where its last frame is where it must be; None asks for a decoder.
+    """The header of a flac whose last frame is where it must be; None where only a decoder can tell.
 
-    A frame's header holds its number as UTF-8 (RFC 9639, section 9.1), and the last number follows from the length.
+    Decidable are flacs of fixed block size: a frame's header holds its number as UTF-8 (RFC 9639, section 9.1), and the
+    last frame's number follows from the length.
     """
     if data[:4] != b"fLaC" or len(data) < _STREAMINFO or data[4] & 0x7F or data[5:8] != b"\0\0\x22":
         return None

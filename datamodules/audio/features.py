@@ -1,4 +1,4 @@
-"""Knows the log-mel features of Whisper, bit for bit as transformers' extractor makes them of clips padded to 300 s.
+"""Log-mel features of Whisper, bit for bit as transformers' extractor makes them of clips padded to 300 s.
 
 Deviation: each clip is computed by itself, with as many zeros behind it as its last frames see, and what lies behind
 is filled in, where the extractor pads the whole batch first. On 10 s that takes an 80th of the time.
@@ -20,7 +20,7 @@ _MIN_COLUMNS = 32  # a product with 11 columns or fewer takes another kernel, of
 
 
 class LogMel:
-    """Features by the settings of a checkpoint's extractor."""
+    """Features by the settings of a checkpoint's `WhisperFeatureExtractor`; InputError for another rate, or dither."""
 
     def __init__(self, extractor: Any) -> None:
         if extractor.sampling_rate != SAMPLE_RATE:
@@ -32,7 +32,7 @@ class LogMel:
         self.filters = torch.from_numpy(extractor.mel_filters).float().T  # [128, n_fft / 2 + 1]
 
     def __call__(self, clips: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Log-mel [U, 128, F] and mask [U, F] of waves at 16 kHz; F is that of the longest, the mask int64."""
+        """Log-mel [U, 128, F] float32 and mask [U, F] int64 of U waves at 16 kHz; F frames as the longest has."""
         frames = [-(-len(clip) // self.hop) for clip in clips]
         features = torch.empty(len(clips), self.filters.shape[0], max(frames))
         mask = torch.zeros(len(clips), max(frames), dtype=torch.long)
@@ -44,7 +44,7 @@ class LogMel:
         return features, mask
 
     def _clip(self, clip: np.ndarray, frames: int) -> tuple[Tensor, Tensor]:
-        """Features [128, frames + a few] of one clip, and the value of every frame behind them."""
+        """Log-mel [128, frames + a few] of one clip, and the value that every frame of padding has."""
         columns = max(frames + 2 * self.n_fft // self.hop, _MIN_COLUMNS)
         wave = torch.zeros(columns * self.hop)
         wave[: len(clip)] = torch.from_numpy(clip)

@@ -1,4 +1,4 @@
-"""Knows sound as numbers: bytes to 16 kHz mono float32, the checks that decoders do not make, silence and noise.
+"""Waves: from the bytes of a sound file to 16 kHz mono float32, with the checks that decoders lack; silence and noise.
 
 Most decoders return half a clip or NaN without an error; every clip therefore passes `checked` after decoding, and its
 length is compared with what the index promises.
@@ -30,7 +30,8 @@ NOISE_RMS = 0.1
 def decode(data: bytes, where: str, num_samples: int | None = None) -> np.ndarray:
     """Mono float32 [n] at 16 kHz from the bytes of a sound file; several channels are averaged.
 
-    num_samples: what the index promises; a clip of another length is refused, since truncated files decode silently.
+    where: names the file in messages. num_samples: the length that the index has. Raises InputError for what cannot be
+    decoded, for an impossible rate or length, and for a length other than `num_samples`: cut files decode silently.
     """
     try:
         with _opened(data, where) as file:
@@ -46,7 +47,7 @@ def decode(data: bytes, where: str, num_samples: int | None = None) -> np.ndarra
 
 
 def probe(data: bytes, where: str) -> int:
-    """Samples at 16 kHz that a sound file says it holds; only its end is looked at, to see that it is there.
+    """Samples at 16 kHz that a sound file's header announces; raises InputError where its end is missing.
 
     Damage in the middle or within the last frame is only seen by `decode`; that an mp3 without a length in its header
     was cut, not even there.
@@ -69,7 +70,7 @@ def probe(data: bytes, where: str) -> int:
 
 
 def whole(data: bytes, where: str) -> np.ndarray:
-    """`decode`, of a recording that is as long as its header says: each check finds what the other lets pass."""
+    """The wave [n] of a recording that passes both `probe` and `decode`, and is as long as its header announces."""
     promised, wave = probe(data, where), decode(data, where)
     if len(wave) != promised:
         raise InputError(f"{where}: decodes to {len(wave)} samples, its header promises {promised}; it is damaged")
@@ -77,7 +78,7 @@ def whole(data: bytes, where: str) -> np.ndarray:
 
 
 def _opened(data: bytes, where: str) -> soundfile.SoundFile:
-    """Only of kinds whose cut-off end is noticed: the library would open twenty more, and half of an AIFF or RF64."""
+    """The open file, of kinds whose cut-off end is noticed: the library reads others, but half of a cut AIFF too."""
     kinds = next((kinds for mark, kinds in _KINDS.items() if data.startswith(mark)), ())
     if kinds:
         file = soundfile.SoundFile(io.BytesIO(data))
@@ -88,7 +89,7 @@ def _opened(data: bytes, where: str) -> soundfile.SoundFile:
 
 
 def _mono(file: soundfile.SoundFile) -> np.ndarray:
-    """The mean of the channels, block by block: memory follows what is there, not what the header announces."""
+    """[n] mean of the channels, read block by block: memory follows what is there, not what the header announces."""
     blocks = []
     while len(block := file.read(_BLOCK, dtype="float32")):
         blocks.append(block.mean(axis=1, dtype=np.float32) if block.ndim == 2 else block)
@@ -96,7 +97,7 @@ def _mono(file: soundfile.SoundFile) -> np.ndarray:
 
 
 def _unreadable(where: str, error: Exception) -> InputError:
-    """Without the library's prefix, which holds a memory address and would differ from run to run."""
+    """The library's error without its prefix, which holds a memory address that differs from run to run."""
     if isinstance(error, InputError):
         return error
     return InputError(f"{where}: not a readable recording ({getattr(error, 'error_string', error)})")
@@ -143,7 +144,7 @@ def _check_length(num_samples: int, where: str) -> int:
 
 
 def checked(wave: np.ndarray, where: str) -> np.ndarray:
-    """The wave itself, or an InputError where it is empty, not finite or an integer wave passed as float."""
+    """The wave as float32; raises InputError where it is empty, not finite, or holds integers passed as floats."""
     if wave.ndim != 1 or not len(wave):
         raise InputError(f"{where}: the recording holds no samples")
     low, high = float(wave.min()), float(wave.max())  # NaN and infinity come through, without a copy
@@ -156,7 +157,7 @@ def checked(wave: np.ndarray, where: str) -> np.ndarray:
 
 
 def wav_bytes(wave: np.ndarray) -> bytes:
-    """16-bit wav at 16 kHz; louder than full scale is scaled down."""
+    """A 16-bit wav file of a wave at 16 kHz; what is louder than full scale is scaled down."""
     buffer = io.BytesIO()
     peak = float(np.abs(wave).max()) if len(wave) else 0.0
     soundfile.write(buffer, wave / max(1.0, peak), SAMPLE_RATE, format="WAV", subtype="PCM_16")
@@ -164,27 +165,33 @@ def wav_bytes(wave: np.ndarray) -> bytes:
 
 
 def silence(seconds: float = SILENCE_S) -> np.ndarray:
-    """Zeros at 16 kHz; 30 s is the paper's silent condition."""
+    """[n] zeros at 16 kHz; 30 s is the paper's silent condition."""
     return np.zeros(round(seconds * SAMPLE_RATE), np.float32)
 
 
 def noise(num_samples: int, uid: int, *name: object) -> np.ndarray:
-    """Gaussian noise of RMS 0.1 (-20 dB of full scale), the same for the same (uid, name)."""
+    """[num_samples] Gaussian noise of RMS 0.1 (-20 dB of full scale), the same for the same (uid, name)."""
     return (NOISE_RMS * _gaussian(num_samples, uid, *name)).astype(np.float32)
 
 
 def augmented(wave: np.ndarray, uid: int, *name: object, gain_db: float, snr_db: tuple[float, float]) -> np.ndarray:
-    """Random gain within +-gain_db and white noise at an SNR within snr_db; random by (uid, name) alone."""
+    """The wave with a random gain within +-gain_db and white noise at a random SNR within snr_db, both in dB.
+
+    Random by (uid, name) alone: the same in every process.
+    """
     draws = uniforms(uid, 2, "augment", *name)
     gain = 10 ** ((2 * draws[0] - 1) * gain_db / 20)
     snr = snr_db[0] + draws[1] * (snr_db[1] - snr_db[0])
     power = float(np.mean(np.square(wave))) + 1e-10
     added = _gaussian(len(wave), uid, *name) * np.sqrt(power / 10 ** (snr / 10))
-    return (gain * (wave + added)).astype(np.float32)
+    changed: np.ndarray = (gain * (wave + added)).astype(np.float32)
+    return changed
 
 
 def _gaussian(count: int, uid: int, *name: object) -> np.ndarray:
     """Box-Muller over hashed uniforms: the same noise in every process and numpy version."""
     draws = uniforms(uid, 2 * ((count + 1) // 2), "noise", *name).reshape(2, -1)
     radius = np.sqrt(-2 * np.log1p(-draws[0]))
-    return np.concatenate([radius * np.cos(2 * np.pi * draws[1]), radius * np.sin(2 * np.pi * draws[1])])[:count]
+    angle = 2 * np.pi * draws[1]
+    wave: np.ndarray = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+    return wave

@@ -1,1 +1,1 @@
-"""From rows of an index to the batches of a run."""
+"""From rows of an index to batches: requests, conditions, and what happens to samples that cannot be read."""

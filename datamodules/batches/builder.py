@@ -1,14 +1,15 @@
-"""Knows how a request becomes a batch: texts and sounds read, decoded, changed as asked, tokenised.
+"""From a request to a batch: texts and recordings are read, decoded, augmented where asked, and tokenised.
 
-A sample that cannot be read never makes a batch smaller: in training the next card of its deck takes its place, in
-evaluation the place weighs 0; both are told.
+A sample that cannot be read never makes a batch smaller: training replaces it by the next question of its group, and
+evaluation gives its place the weight 0. Both are recorded in the batch and in the quarantine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,22 +19,22 @@ from ...curriculum.plan.plan import Plan
 from ...curriculum.plan.stand_ins import stand_ins
 from ...curriculum.table import Table
 from ...errors import InputError
-from ..audio.waves import augmented, noise
+from ..audio.waves import augmented
 from ..batch import Batch, Replaced, Sample
 from ..processors.omni import OmniProcessor
-from ..shards.partners import Partners
 from ..shards.reader import Fetched, ShardReader
-from .conditions import Condition, length_of, parse_condition
+from .condition_audio import ConditionAudio
+from .conditions import Condition, parse_condition
 from .quarantine import Quarantine
 from .reasoning import target_of
 from .requests import Request, TrainingSpec
 from .watchdog import Watchdog
 
-_MOST_STAND_INS = 16
+_MOST_REPLACEMENTS = 16
 
 
 def _reordered(choices: Sequence[str], uid: int, number: int, *name: object) -> tuple[str, ...]:
-    """The options in the order of presentation `number`, which counts from 0.
+    """The options of the question `uid` in the order of its presentation `number`, which counts from 0.
 
     Presentations come in rounds of as many as there are options: a round has a random order of its own, turned by one
     place each time, so that every option stands at every place once a round. Drawn independently, only 4!/4^4 = 9 % of
@@ -45,9 +46,10 @@ def _reordered(choices: Sequence[str], uid: int, number: int, *name: object) -> 
 
 
 class BatchBuilder:
-    """Makes batches in one process.
+    """Builds the batches of one process: one loader worker, or the trainer itself.
 
-    training_rows: [M] rows of the index that the plan's rows stand for.
+    Whoever compiles a plan sets `plan` and `training_rows`, the [M] rows of the index that the plan's rows stand for;
+    without a plan only evaluation batches can be built.
     """
 
     def __init__(
@@ -65,33 +67,37 @@ class BatchBuilder:
         self.training, self.seed = training, seed
         self.plan: Plan | None = None
         self.training_rows = np.empty(0, np.int64)
-        self._partners = Partners(reader, seed)
+        self.audio = ConditionAudio(reader, seed)
 
     def rows_heard(self, request: Request) -> list[int]:
-        """The rows whose recordings the request needs; what cannot be heard is told when its batch is made."""
+        """The rows whose recordings the request needs; one without a partner is left out, and fails in its batch."""
         condition, heard = parse_condition(request.condition), []
         for row in request.rows if condition.reads_audio else ():
             with suppress(InputError):
-                heard.append(self._heard_row(int(row), condition))
+                heard.append(self.audio.heard_row(int(row), condition))
         return heard
 
     def fetch(self, requests: Sequence[Request]) -> Fetched:
-        """What several requests need, read together."""
+        """The texts and recordings of several requests, read together."""
         rows = [int(row) for request in requests for row in request.rows]
         return self.reader.fetch(rows, [row for request in requests for row in self.rows_heard(request)])
 
     def watched(self, doing: str, requests: Sequence[Request]) -> AbstractContextManager[None]:
-        """Ends the process if what is done with the requests takes too long."""
+        """A context that ends the process, naming the samples, if the work in it exceeds `reading.stall_s`."""
         rows = [int(row) for request in requests for row in request.rows]
         return self.watchdog.over(lambda: f"{doing} {', '.join(map(self.reader.key, rows))}")
 
     def batch(self, request: Request, fetched: Fetched | None = None) -> Batch:
-        """One rank's share of a batch; a distinct recording is read once."""
+        """The batch of a request; a recording that several of its samples hear is read once.
+
+        fetched: what `fetch` returned for it; without, everything is read now. Raises InputError where no sample of the
+        batch can be read, where a bad one has no replacement, and where there are more bad ones than reading.max_bad.
+        """
         with self.watched("preparing", [request]):
             return _BatchInProgress(self, request, fetched).batch()
 
     def sample(self, request: Request, place: int, row: int, fetched: Fetched | None) -> Sample:
-        """The question of a row as the request shows it in one of its places."""
+        """The question of a row as the request shows it at one of its places, with the options in their order."""
         question = self.reader.question(row, fetched)
         choices = question.choices
         if self.training and self.training.shuffle_options and request.passes is not None:
@@ -103,34 +109,19 @@ class BatchBuilder:
         weight = float(request.weights[place])
         return Sample(question, choices, label, request.condition, weight, row, request.style)
 
-    def _heard_row(self, row: int, condition: Condition) -> int:
-        return self._partners.partner(row) if condition.kind == "mismatched" else row
-
-    def sound_key(self, row: int, condition: Condition) -> tuple[str, int]:
-        """Equal for rows that hear the same."""
-        if condition.reads_audio:
-            return condition.kind, self.reader.clip(self._heard_row(row, condition))
-        if condition.kind == "noise":
-            return "noise", self.reader.clip(row)
-        return "silence", length_of(condition, self.reader.num_samples(row))
-
     def sound(self, row: int, condition: Condition, request: Request, fetched: Fetched | None) -> np.ndarray:
-        """What the row hears, mono float32 at 16 kHz."""
-        length = length_of(condition, self.reader.num_samples(row))
-        if condition.kind == "silence":
-            return np.zeros(length, np.float32)
-        if condition.kind == "noise":
-            return noise(length, self.reader.clip(row), self.seed, "condition")
-        row = self._heard_row(row, condition)
-        wave = self.reader.wave(row, fetched)
-        if self.training is None or self.training.augmentation is None or request.step < 0:
+        """What the row hears: [n] mono float32 at 16 kHz; recordings are augmented in training, if asked."""
+        wave = self.audio.wave(row, condition, fetched)
+        change = self.training.augmentation if self.training else None
+        if change is None or request.step < 0 or not condition.reads_audio:
             return wave
-        change, name = self.training.augmentation, (self.seed, request.stage, request.step)
-        return augmented(wave, self.reader.clip(row), *name, gain_db=change.gain_db, snr_db=change.snr_db)
+        clip = self.reader.clip(self.audio.heard_row(row, condition))
+        name = (self.seed, request.stage, request.step)
+        return augmented(wave, clip, *name, gain_db=change.gain_db, snr_db=change.snr_db)
 
 
 class _BatchInProgress:
-    """One batch in the making: what was read so far, and what was bad."""
+    """One batch while it is built: the recordings read so far, and the samples that could not be read."""
 
     def __init__(self, owner: BatchBuilder, request: Request, fetched: Fetched | None) -> None:
         self.owner, self.request, self.fetched = owner, request, fetched
@@ -140,13 +131,13 @@ class _BatchInProgress:
         self.replaced: list[Replaced] = []
 
     def batch(self) -> Batch:
-        """The whole batch."""
-        found = [self._place(place, int(row)) for place, row in enumerate(self.request.rows)]
-        filled = next((each for each in found if each is not None), None)
+        """The batch, as large as the request; see `BatchBuilder.batch` for the errors."""
+        entries = [self._place(place, int(row)) for place, row in enumerate(self.request.rows)]
+        filled = next((entry for entry in entries if entry is not None), None)
         if filled is None:
             raise InputError("no sample of a batch can be read:\n  " + "\n  ".join(bad.reason for bad in self.replaced))
         filler = replace(filled[0], weight=0.0)
-        present = [each if each is not None else (filler, filled[1]) for each in found]
+        present = [entry if entry is not None else (filler, filled[1]) for entry in entries]
         samples = [sample for sample, _ in present]
         order = list(self.sounds)
         clips = self.condition.fixed_silence or list(self.sounds.values())
@@ -165,7 +156,7 @@ class _BatchInProgress:
         return processor.batch(samples, clips, targets, clip_of_row, **where)
 
     def _place(self, place: int, row: int) -> tuple[Sample, tuple[str, int]] | None:
-        """The sample of a place, or what stands in for it; None where an evaluation has to leave it empty."""
+        """The sample of a place or its replacement, and the key of its sound; None where evaluation leaves it out."""
         try:
             return self._present(place, row, self.fetched)
         except InputError as error:
@@ -173,30 +164,27 @@ class _BatchInProgress:
         if self.request.step < 0:
             self._record_bad_sample(row, reason, "")
             return None
-        for candidate in self._stand_ins(row)[:_MOST_STAND_INS]:
+        for candidate in self._replacements(row):
             try:
-                found = self._present(place, candidate, None)
+                sample = self._present(place, candidate, None)
             except InputError as error:
                 self._record_bad_sample(candidate, str(error), "")
                 continue
             self._record_bad_sample(row, reason, self.owner.reader.key(candidate))
-            return found
-        raise InputError(f"{reason}; and no card of its deck can stand in for it")
+            return sample
+        raise InputError(f"{reason}; no other question of its group can replace it")
 
-    def _stand_ins(self, row: int) -> list[int]:
+    def _replacements(self, row: int) -> Iterator[int]:
+        """The first rows of the index, at most 16, that may replace one, by the plan."""
         owner = self.owner
         assert owner.plan is not None
         local = int(np.searchsorted(owner.training_rows, row))
-        found: list[int] = []
-        for candidate in stand_ins(owner.plan, self.request.stage, local):
-            found.append(int(owner.training_rows[candidate]))
-            if len(found) == _MOST_STAND_INS:
-                break
-        return found
+        for candidate in islice(stand_ins(owner.plan, self.request.stage, local), _MOST_REPLACEMENTS):
+            yield int(owner.training_rows[candidate])
 
     def _present(self, place: int, row: int, fetched: Fetched | None) -> tuple[Sample, tuple[str, int]]:
         sample = self.owner.sample(self.request, place, row, fetched)
-        key = self.owner.sound_key(row, self.condition)
+        key = self.owner.audio.key(row, self.condition)
         if key in self.bad:
             raise self.bad[key]
         if key not in self.sounds and not self.condition.fixed_silence:
@@ -207,8 +195,9 @@ class _BatchInProgress:
                 raise
         return sample, key
 
-    def _record_bad_sample(self, row: int, reason: str, served: str) -> None:
+    def _record_bad_sample(self, row: int, reason: str, replacement: str) -> None:
+        """replacement: the key of the question in its place, or ""."""
         reader, request = self.owner.reader, self.request
-        bad = Replaced(reader.key(row), reader.uid(row), reason, served, request.stage, request.step)
+        bad = Replaced(reader.key(row), reader.uid(row), reason, replacement, request.stage, request.step)
         self.replaced.append(bad)
         self.owner.quarantine.add(bad)

@@ -1,9 +1,9 @@
-"""Knows what a question can be heard with: its recording, silence, noise, or a recording that is not its own.
+"""Conditions: what a question is heard with, its own recording, silence, noise, or the recording of another question.
 
 audio              its own recording
 silence            30 s of zeros, the paper's condition; silence:4 is 4 s, silence:clip as long as its recording
 noise              Gaussian noise (RMS 0.1) as long as its recording; noise:4 is 4 s
-mismatched         another recording of the same split, source and question type
+mismatched         another recording of the same split, source and question type (see `shards/partners.py`)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KINDS = ("audio", "silence", "noise", "mismatched")
 
 @dataclass(frozen=True)
 class Condition:
-    """A kind, and its length in seconds: None is that of the question's own recording."""
+    """One of KINDS, with the length in seconds of a silence or noise; None is as long as the question's recording."""
 
     kind: str
     seconds: float | None = None
@@ -30,12 +30,12 @@ class Condition:
 
     @property
     def reads_audio(self) -> bool:
-        """Whether recordings must be read at all."""
+        """Whether a recording must be read: not for silence and noise."""
         return self.kind in ("audio", "mismatched")
 
 
 def parse_condition(name: str) -> Condition:
-    """The condition of that name; an InputError lists the names there are."""
+    """The condition of a name such as `silence:4`; raises InputError, with the names there are, for any other."""
     kind, colon, length = name.partition(":")
     if kind in ("silence", "noise"):
         if not colon:
@@ -56,5 +56,5 @@ def parse_condition(name: str) -> Condition:
 
 
 def length_of(condition: Condition, num_samples: int) -> int:
-    """Samples at 16 kHz of a silence or noise for a recording of so many."""
+    """Samples at 16 kHz of what is heard in place of a recording of `num_samples` samples."""
     return num_samples if condition.seconds is None else round(condition.seconds * SAMPLE_RATE)

@@ -1,4 +1,4 @@
-"""Knows the way from requests to batches in one loader process: what is read ahead, and in which order it comes out."""
+"""The pipeline of one loader process, from requests to batches: what is read ahead, and in which order it comes out."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from .builder import BatchBuilder
 from .requests import Request
 
 
-class Requests(IterableDataset):
-    """Source stage of a `webdataset.DataPipeline`: one rank's and this worker's requests from `start` on, in order."""
+class Requests(IterableDataset[Request]):
+    """Source stage of a `webdataset.DataPipeline`: this rank's and this loader worker's requests, in order.
+
+    request_of: the request of a batch number, for all ranks. start, stop: the batch numbers, which workers share.
+    """
 
     def __init__(self, request_of: Callable[[int], Request], start: int, stop: int, rank: int, world: int) -> None:
         self.request_of, self.start, self.stop, self.rank, self.world = request_of, start, stop, rank, world
 
     def __len__(self) -> int:
-        """Of the whole stage, as Lightning counts batches from its start."""
+        """Batches of the whole stage, as Lightning counts them from its start, not from `start`."""
         return self.stop
 
     def __iter__(self) -> Iterator[Request]:
@@ -31,17 +34,17 @@ class Requests(IterableDataset):
 
 
 class Prepared:
-    """Second stage: batches in the order of their requests.
+    """Second stage of the pipeline: batches in the order of their requests.
 
     From a server, the ranges of `lookahead` requests are fetched together, sorted and merged, while the batches of the
-    group before them are prepared; with 0, each request's by itself. Local files are read as they are needed.
+    requests before them are built; with 0, each request's by itself. Local files are read as they are needed.
     """
 
-    def __init__(self, preparation: BatchBuilder, lookahead: int) -> None:
-        self.builder, self.lookahead = preparation, lookahead
+    def __init__(self, builder: BatchBuilder, lookahead: int) -> None:
+        self.builder, self.lookahead = builder, lookahead
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """Prepares them."""
+        """The batches; see `BatchBuilder.batch` for the errors."""
         if not self.builder.reader.files.remote:
             yield from map(self.builder.batch, requests)
         elif not self.lookahead:
@@ -53,6 +56,7 @@ class Prepared:
             yield from self._ahead(iter(requests))
 
     def _ahead(self, requests: Iterator[Request]) -> Iterator[Batch]:
+        """Builds one group of batches while a thread fetches the next."""
         pending: deque[tuple[list[Request], Future[Fetched]]] = deque()
         thread = ThreadPoolExecutor(1, "ahead")
         try:
@@ -73,6 +77,6 @@ class Prepared:
 
 
 def worker_share(steps: range) -> Iterator[int]:
-    """The steps this data-loader worker prepares: round robin, the order in which the loader collects them."""
+    """The batch numbers that this loader worker builds: round robin, the order in which the loader collects them."""
     info = get_worker_info()
     yield from steps if info is None else steps[info.id :: info.num_workers]

@@ -1,4 +1,4 @@
-"""Knows which samples turned out to be bad: each is told in a file, counted, and too many of them stop the run."""
+"""The quarantine: samples that could not be read are written to a file and counted, and too many stop the run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from ..batch import Replaced
 
 
 class Quarantine:
-    """The bad samples this process has met. Lines are appended whole, so that several loaders share a rank's file."""
+    """The bad samples of one rank, in `FOLDER/quarantine-rankN.jsonl`, or only counted without a folder.
+
+    limit: as many distinct ones are accepted. Lines are appended whole, so that several loaders share a rank's file.
+    """
 
     def __init__(self, folder: str | None, rank: int, limit: int) -> None:
         self.path = Path(folder) / f"quarantine-rank{rank}.jsonl" if folder else None
         self.limit = limit
-        self.reasons: dict[int, str] = {}
+        self.reasons: dict[int, str] = {}  # by uid
 
     def add(self, bad: Replaced) -> None:
-        """Writes a bad sample down; raises an InputError with the list when there are more than the limit."""
+        """Writes a bad sample to the file and counts it; raises InputError, with the list, beyond the limit."""
         known = bad.uid in self.reasons
         self.reasons[bad.uid] = bad.reason
         if self.path is not None:
@@ -35,26 +38,26 @@ class Quarantine:
             self.check()
 
     def count(self, bad: Replaced) -> None:
-        """Counts what a loader process has met and written down."""
+        """Counts a bad sample that a loader process has written down; raises InputError beyond the limit."""
         if bad.uid not in self.reasons:
             self.reasons[bad.uid] = bad.reason
             self.check()
 
     def check(self) -> None:
-        """Raises when there are too many."""
+        """Raises InputError, with the first 20 reasons, where more distinct samples are bad than the limit."""
         if len(self.reasons) > self.limit:
             shown = "\n  ".join(list(self.reasons.values())[:20])
             more = f"\n  and {len(self.reasons) - 20} more" if len(self.reasons) > 20 else ""
-            told = f"; all are in {self.path}" if self.path else ""
+            file = f"; all are in {self.path}" if self.path else ""
             count = len(self.reasons)
             raise InputError(
-                f"{count} bad samples, more than the {self.limit} of reading.max_bad{told}:\n  {shown}{more}"
+                f"{count} bad samples, more than the {self.limit} of reading.max_bad{file}:\n  {shown}{more}"
             )
 
 
 def read_quarantine(folder: str | Path) -> list[Replaced]:
-    """What all ranks of a run wrote down, each sample of each step once."""
-    found: dict[tuple[int, str, int], Replaced] = {}
+    """The bad samples of all ranks of a run, each once per stage and step; InputError for a damaged line."""
+    samples: dict[tuple[int, str, int], Replaced] = {}
     for path in sorted(Path(folder).glob("quarantine-rank*.jsonl")):
         for number, line in enumerate(path.read_bytes().split(b"\n"), 1):  # a text may hold other line ends
             if not line:
@@ -63,5 +66,5 @@ def read_quarantine(folder: str | Path) -> list[Replaced]:
                 bad = Replaced(**json.loads(line))
             except (ValueError, TypeError):
                 raise InputError(f"{path}:{number}: not a line of a quarantine file") from None
-            found[bad.uid, bad.stage, bad.step] = bad
-    return list(found.values())
+            samples[bad.uid, bad.stage, bad.step] = bad
+    return list(samples.values())

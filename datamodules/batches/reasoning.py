@@ -1,8 +1,8 @@
-"""Knows what SFT has a model say: the answer, with the question's reasoning before it where that is trained on.
+"""SFT targets: the answer, with the question's reasoning before it where that is trained on.
 
-The index does not know which questions hold reasoning. Whether they do is therefore looked at in a bounded number of
-them when training is set up, and in each one when its batch is made; a question without it stops the run, as another
-in its place would change what the curriculum deals.
+The index does not know which questions hold reasoning. A bounded number of them is therefore checked when training is
+set up, and each one when its batch is built; a question without it stops the run, as another in its place would change
+what the curriculum trains on.
 """
 
 from __future__ import annotations
@@ -19,43 +19,47 @@ from ..questions.question import Question
 from ..shards.reader import ShardReader
 from ..storage.files import RemoteFiles
 
-_MOST_LOOKED_AT = 2_000  # 0.05 s where the shards lie in memory, some seconds from a server
+_MOST_CHECKED = 2_000  # 0.05 s where the shards lie in memory, some seconds from a server
 _WAY_OUT = "give a pool where all have it (by source, or a column of the label table), or set training.reasoning: none"
 
 
 def target_of(question: Question, reasoning: str) -> str:
-    """The target text of a question; an InputError names one without the reasoning (one of `requests.REASONING`)."""
+    """The target text of a question; reasoning: one of `requests.REASONING`. Raises InputError where it has none."""
     if reasoning == "none":
         return target_text(question.answer)
-    found = _reasoning(question, reasoning)
-    if not found:
+    text = _reasoning(question, reasoning)
+    if not text:
         raise InputError(f"{question.key} has no {reasoning}_cot to learn from; {_WAY_OUT}")
-    return reasoned_text(found, question.answer)
+    return reasoned_text(text, question.answer)
 
 
 def asked_of(stage: Stage, reasoning: str) -> tuple[str, str]:
-    """Style of the prompts and reasoning in the targets: GRPO is asked to think, and learns from its own thinking."""
+    """(style of the prompts, reasoning in the targets) of a stage that trains on `reasoning`.
+
+    GRPO is asked to think, and has no reasoning in its targets: it learns from its own.
+    """
     if reasoning == "none":
         return "paper", "none"
     return "think", reasoning if stage.algorithm == "sft" else "none"
 
 
-def check_reasoning(reader: ShardReader, dealt: StagePlan, rows: np.ndarray, reasoning: str) -> None:
+def check_reasoning(reader: ShardReader, plan: StagePlan, rows: np.ndarray, reasoning: str) -> None:
     """Raises an InputError with the number of the stage's questions that lack the reasoning, and the first of them.
 
-    rows: [M] rows of the index that the plan's rows stand for. Of more than 2,000 questions so many are looked at,
-    evenly spaced; none where whole shards would be copied for it. One that cannot be read is passed over: what is bad
-    is told, and replaced, when its batch is made.
+    rows: [M] rows of the index that the plan's rows stand for. At most 2,000 questions are read, evenly spaced, and
+    none where whole shards would be copied for it. One that cannot be read is passed over: it is recorded, and
+    replaced, when its batch is built.
     """
-    if asked_of(dealt.stage, reasoning)[1] == "none" or _copies(reader):
+    if asked_of(plan.stage, reasoning)[1] == "none" or _copies(reader):
         return
-    mine = dealt.row_set() if dealt.stage.window is None else dealt.deck[runs(dealt.first, dealt.left)]
-    mine = np.sort(rows[mine])
-    if len(mine) > _MOST_LOOKED_AT:
-        mine = mine[np.linspace(0, len(mine) - 1, _MOST_LOOKED_AT).astype(np.int64)]
-    fetched = reader.fetch(map(int, mine), ()) if reader.files.remote else None
+    # An adaptive stage has no fixed rows: any question of its pool may come up.
+    planned = plan.row_set() if plan.stage.window is None else plan.deck[runs(plan.first, plan.left)]
+    checked = np.sort(rows[planned])
+    if len(checked) > _MOST_CHECKED:
+        checked = checked[np.linspace(0, len(checked) - 1, _MOST_CHECKED).astype(np.int64)]
+    fetched = reader.fetch(map(int, checked), ()) if reader.files.remote else None
     lacking, read = [], 0
-    for row in map(int, mine):
+    for row in map(int, checked):
         with suppress(InputError):
             question = reader.question(row, fetched)
             read += 1
@@ -63,12 +67,13 @@ def check_reasoning(reader: ShardReader, dealt: StagePlan, rows: np.ndarray, rea
                 lacking.append(question.key)
     if lacking:
         raise InputError(
-            f"stage {dealt.stage.name!r}: {len(lacking)} of {read} questions looked at have no {reasoning}_cot to "
+            f"stage {plan.stage.name!r}: {len(lacking)} of {read} questions checked have no {reasoning}_cot to "
             f"learn from, {lacking[0]} the first; {_WAY_OUT}"
         )
 
 
 def _copies(reader: ShardReader) -> bool:
+    """Whether reading one question copies its whole shard."""
     return isinstance(reader.files, RemoteFiles) and reader.files.reading.cache is not None
 
 

@@ -1,4 +1,4 @@
-"""Knows what may be asked: a request for a batch, the conditions it is heard under, and what is trained on."""
+"""Requests for batches, and the arguments of a data module that say what is trained on and what is evaluated."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ REASONING = ("none", "structured", "unstructured")
 
 @dataclass(frozen=True)
 class Request:
-    """One batch to prepare: rows of the index with weights, under one condition.
+    """One batch to build: B rows of the index with weights, under one condition.
 
     style: of the prompts (see `prompts.py`). reasoning: what the targets say before their answers, one of REASONING.
     """
 
-    rows: np.ndarray
-    weights: np.ndarray
+    rows: np.ndarray  # [B] int64
+    weights: np.ndarray  # [B] float32, 0 for padding
     condition: str
-    step: int = -1
-    passes: np.ndarray | None = None  # [B] how often each row was presented before
+    step: int = -1  # optimizer step; -1 in evaluation
+    passes: np.ndarray | None = None  # [B] how often each row was presented before in the stage
     stage: str = ""
     style: str = "paper"
     reasoning: str = "none"
 
     def share(self, rank: int, world: int) -> Request:
-        """One rank's part: every world-th row from its rank on."""
+        """One rank's part of the request: every world-th row from its rank on."""
         return self._taken(share(np.arange(len(self.rows)), rank, world))
 
     def sorted_by(self, lengths: np.ndarray) -> Request:
-        """The same batch, longest first: micro-batches, and ranks, then hold recordings of like length."""
+        """The same rows, longest first by [B] lengths: micro-batches and ranks then hold recordings of like length."""
         return self._taken(np.argsort(-lengths, kind="stable"))
 
     def _taken(self, places: np.ndarray) -> Request:
@@ -44,7 +44,7 @@ class Request:
 
 @dataclass
 class Augmentation:
-    """Random gain within +-gain_db and white noise between snr_db[0] and snr_db[1] decibels below the signal."""
+    """Random gain within +-gain_db and white noise, snr_db[0] to snr_db[1] dB below the signal; new each step."""
 
     gain_db: float = 6.0
     snr_db: tuple[float, float] = (15.0, 45.0)
@@ -57,7 +57,7 @@ class TrainingSpec:
     Args:
         curriculum: mapping with `seed`, `cells` and `stages`, or a YAML file with one.
         stage: which of its stages, or an interleave of several.
-        pool: text columns -> values, the rows the curriculum may deal at all.
+        pool: text columns -> values; the rows that the curriculum may use at all.
         conditions: what is heard (see `conditions.py`); with several, every batch has one of them.
         condition_order: "mixed" draws it by the batch's number, "sequential" gives each an equal part of the stage.
         shuffle_options: order the options anew for every pass, so that over as many passes as a question has options
@@ -68,7 +68,7 @@ class TrainingSpec:
             before the answer, and both SFT and GRPO ask for thinking first (style "think"); an SFT question without
             it is an error. "none": the answer alone, as the paper trains.
         record: JSON file that shows where the curriculum stands, written at start, end and every checkpoint.
-        replan: such a file of another run, whose rows are not dealt again: a fork of it under this curriculum.
+        replan: such a file of another run: this curriculum goes on from there, and uses none of its rows again.
     """
 
     curriculum: dict[str, Any] | str
@@ -90,7 +90,7 @@ class TrainingSpec:
 
 @dataclass
 class EvaluationSpec:
-    """What is asked, greedily and once per condition: every question of the pool, `batch_size` per rank at a time.
+    """What is asked: every question of the pool, greedily, once under each condition, `batch_size` per rank at a time.
 
     reasoning: ask to think before answering, as after training on reasoning; `max_new_tokens` must leave room for it.
     """

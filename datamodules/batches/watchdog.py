@@ -1,5 +1,8 @@
-"""Knows when preparing a batch takes too long: it names the samples and ends the process, in minutes, not at a timeout
-of the other ranks. A decoder that hangs in C, or a dead network mount, cannot be interrupted otherwise."""
+"""The watchdog: where building a batch takes too long, it names the samples and ends the process.
+
+That happens in minutes, not at a timeout of the other ranks. A decoder that hangs in C, or a dead network mount, cannot
+be interrupted otherwise.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 
 
 class Watchdog:
-    """One thread per process, started when it is first needed; a watch costs a microsecond."""
+    """A thread per process, started when it is first needed, and a limit in seconds; a watch costs a microsecond."""
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
@@ -27,7 +30,7 @@ class Watchdog:
 
     @contextmanager
     def over(self, what: Callable[[], str]) -> Iterator[None]:
-        """Ends the process if the block takes longer than the limit; `what` says then what it was about."""
+        """A context that ends the process (exit code 70) if it lasts longer than the limit; `what` names the work."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             threading.Thread(target=self._guard, daemon=True, name="watchdog").start()

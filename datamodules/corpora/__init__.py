@@ -1,1 +1,1 @@
-"""Builders of question sets: a generated one that needs no download, and spoken digits."""
+"""Builders of question sets with a planted truth: generated sounds, which need no download, and spoken digits."""

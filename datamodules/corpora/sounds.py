@@ -1,4 +1,4 @@
-"""Knows a small world of sounds: tones, sweeps, pulses and noise, and questions about them with a planted truth.
+"""A small world of generated sounds: tones, sweeps, pulses and noise, and questions about them with a planted truth.
 
 Four question types (which sound, how high the tone, which comes first, how many pulses), four options each.
 Some questions leak their answer in the text, by explicit logic ("the topmost of four notes") or by prior knowledge
@@ -14,8 +14,8 @@ import numpy as np
 from ...curriculum.identity import hash64, uniforms
 from ..audio.waves import SAMPLE_RATE
 from ..questions.question import Question
-from . import dealing
-from .dealing import Request, World
+from . import balancing
+from .balancing import QuestionSpec, World
 from .writing import LOGIC, PRIOR, Draft, choose, shuffled, write_corpus
 
 SOUNDS = ("tone", "sweep", "pulses", "noise")
@@ -54,13 +54,13 @@ KNOWN: dict[str, dict[str, tuple[str, ...]]] = {
         "four": ("a bar of a march", "a clock at four"),
     },
 }
-TOLD_HEIGHTS = {
+LEAKED_HEIGHTS = {
     "deep": "It is the lowest of the four notes.",
     "low": "It is the second lowest of the four notes.",
     "high": "It is the second highest of the four notes.",
     "shrill": "It is the highest of the four notes.",
 }
-TOLD_COUNTS = {
+LEAKED_COUNTS = {
     "one": "Two pulses less one pulse.",
     "two": "One pulse and one more.",
     "three": "Two pulses and one more.",
@@ -77,8 +77,8 @@ def build_sounds(
     strong_share: float = 0.45,
     listening: int = 2_400,
     reading: int = 600,
-) -> dict:
-    """Writes the corpus into the folder `out`.
+) -> dict[str, int]:
+    """Writes the corpus into the folder `out`, replacing it; returns the numbers of questions and recordings.
 
     Args:
         train, val, test: questions of the bank per split; val and test are half heard, half leaking, and balanced.
@@ -86,38 +86,39 @@ def build_sounds(
         listening: questions for the backbone. reading: questions per voter slice.
     """
     leaks = {name: (LOGIC, PRIOR) if name in KNOWN else (LOGIC,) for name in WORDS}
-    world = World("sounds", seed, tuple(WORDS), WORDS, leaks, lambda request: draft(request, seed))
-    heard = dealing.listening(world, listening)
+    world = World("sounds", seed, tuple(WORDS), WORDS, leaks, lambda spec: draft(spec, seed))
+    heard = balancing.listening(world, listening)
     jobs = [
-        *dealing.bank(world, "train", train, strong_share),
-        *dealing.bank(world, "val", val, 0.5),
-        *dealing.bank(world, "test", test, 0.5),
-        *(world.job(request) for request in heard),
-        *dealing.reading(world, reading, heard),
+        *balancing.bank(world, "train", train, strong_share),
+        *balancing.bank(world, "val", val, 0.5),
+        *balancing.bank(world, "test", test, 0.5),
+        *(world.job(spec) for spec in heard),
+        *balancing.reading(world, reading, heard),
     ]
     return write_corpus((job() for job in jobs), out, len(jobs))
 
 
-def draft(request: Request, seed: int) -> Draft:
+def draft(spec: QuestionSpec, seed: int) -> Draft:
     """One question on one clip; the wave depends on (seed, clip) and the answer alone."""
-    question_type, answer, clip = request.question_type, request.answer, request.clip
-    name = (seed, request.source, request.identifier)
+    question_type, answer, clip = spec.question_type, spec.answer, spec.clip
+    name = (seed, spec.source, spec.identifier)
     other = choose([w for w in SOUNDS if w != answer], seed, clip, "other") if question_type == "order" else ""
-    ask = (CAPTION if request.caption else ASK)[question_type]
-    if request.kind == PRIOR:
+    ask = (CAPTION if spec.caption else ASK)[question_type]
+    if spec.kind == PRIOR:
         ask = f"This is {choose(KNOWN[question_type][answer], *name, 'thing')}. {ask}"
-    elif request.kind == LOGIC:
-        ask = f"{_told(question_type, answer, other)} {ask}"
+    elif spec.kind == LOGIC:
+        ask = f"{_leak(question_type, answer, other)} {ask}"
     choices = shuffled(WORDS[question_type], *name, "choices")
-    question = Question(request.source, request.identifier, ask, choices, answer, question_type, request.split)
-    return Draft(question, clip, lambda: _wave(question_type, answer, other, seed, clip), request.kind)
+    question = Question(spec.source, spec.identifier, ask, choices, answer, question_type, spec.split)
+    return Draft(question, clip, lambda: _wave(question_type, answer, other, seed, clip), spec.kind)
 
 
-def _told(question_type: str, answer: str, other: str) -> str:
+def _leak(question_type: str, answer: str, other: str) -> str:
+    """The sentence that gives the answer away by logic."""
     if question_type == "pitch":
-        return TOLD_HEIGHTS[answer]
+        return LEAKED_HEIGHTS[answer]
     if question_type == "count":
-        return TOLD_COUNTS[answer]
+        return LEAKED_COUNTS[answer]
     if question_type == "order":
         return f"It opens with {answer} and closes with {other}."
     return f"Nothing but {answer} is heard."
@@ -141,6 +142,7 @@ def _wave(question_type: str, answer: str, other: str, seed: int, clip: str) -> 
 
 
 def _event(kind: str, seconds: float, draws: Iterator[float], seed: int, clip: str) -> np.ndarray:
+    """One sound of a kind in SOUNDS, [n] at 16 kHz."""
     if kind == "noise":
         return _faded(0.5 * _white(int(seconds * SAMPLE_RATE), seed, clip, kind))
     if kind == "pulses":
@@ -175,6 +177,7 @@ def _pulse_train(count: int, period: float, draws: Iterator[float]) -> np.ndarra
 
 
 def _faded(wave: np.ndarray, seconds: float = 0.01) -> np.ndarray:
+    """The wave with a linear fade of so many seconds at either end."""
     n = int(seconds * SAMPLE_RATE)
     ramp = np.minimum(1, np.arange(len(wave)) / n)
     return wave * ramp * ramp[::-1]
@@ -182,4 +185,5 @@ def _faded(wave: np.ndarray, seconds: float = 0.01) -> np.ndarray:
 
 def _white(count: int, *name: object) -> np.ndarray:
     """Unit-variance noise, uniform rather than Gaussian: half the work, and nobody hears the difference."""
-    return (uniforms(hash64(*name), count, "white") - 0.5) * np.sqrt(12)
+    wave: np.ndarray = (uniforms(hash64(*name), count, "white") - 0.5) * np.sqrt(12)
+    return wave

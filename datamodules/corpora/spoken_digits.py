@@ -1,4 +1,4 @@
-"""Knows questions about real recordings of spoken digits: which digit, who speaks, which comes when, how many.
+"""Questions about real recordings of spoken digits: which digit, who speaks, which comes when, how many.
 
 Reads a tar of `recordings/{digit}_{speaker}_{n}.wav` (the layout of the Free Spoken Digit Dataset) in place; nothing is
 extracted. Recordings 5 to 9 of every speaker and digit are held out for the test split; 10 to 12 are for validation,
@@ -20,8 +20,8 @@ from ...errors import InputError
 from ..audio.waves import SAMPLE_RATE, decode
 from ..questions.question import Question
 from ..shards.tar import walk_tar
-from . import dealing
-from .dealing import Request, World
+from . import balancing
+from .balancing import QuestionSpec, World
 from .writing import LOGIC, PRIOR, Draft, choose, shuffled, write_corpus
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -42,7 +42,7 @@ KNOWN = (
     ("the legs of a spider", "the arms of an octopus"),
     ("the lives of a cat", "the symphonies of Beethoven"),
 )
-TOLD_COUNTS = {
+LEAKED_COUNTS = {
     "one": "Two digits less one.",
     "two": "One digit and one more.",
     "three": "Two digits and one more.",
@@ -62,31 +62,36 @@ def build_spoken_digits(
     strong_share: float = 0.5,
     listening: int = 3_600,
     reading: int = 400,
-) -> dict:
-    """Writes the corpus into the folder `out`.
+) -> dict[str, int]:
+    """Writes the corpus into the folder `out`, replacing it; returns the numbers of questions and recordings.
 
     Args:
         source: the tar of recordings.
         train, val, test, strong_share, listening, reading: as in `build_sounds`.
+
+    Raises InputError where the tar is damaged or lacks recordings.
     """
     clips = read_recordings(source)
     speakers = tuple(sorted({speaker for _, speaker in clips}))
     answers = {"digit": DIGITS, "speaker": speakers, "order": DIGITS, "count": COUNTS}
     leaks = {"digit": (LOGIC, PRIOR), "speaker": (LOGIC,), "order": (LOGIC,), "count": (LOGIC,)}
-    world = World("digits", seed, TURNS, answers, leaks, lambda request: draft(request, clips, answers, seed))
-    heard = dealing.listening(world, listening)
+    world = World("digits", seed, TURNS, answers, leaks, lambda spec: draft(spec, clips, answers, seed))
+    heard = balancing.listening(world, listening)
     jobs = [
-        *dealing.bank(world, "train", train, strong_share),
-        *dealing.bank(world, "val", val, 0.5),
-        *dealing.bank(world, "test", test, 0.5),
-        *(world.job(request) for request in heard),
-        *dealing.reading(world, reading, heard),
+        *balancing.bank(world, "train", train, strong_share),
+        *balancing.bank(world, "val", val, 0.5),
+        *balancing.bank(world, "test", test, 0.5),
+        *(world.job(spec) for spec in heard),
+        *balancing.reading(world, reading, heard),
     ]
     return write_corpus((job() for job in jobs), out, len(jobs))
 
 
 def read_recordings(source: str) -> dict[tuple[str, str], dict[int, np.ndarray]]:
-    """(digit word, speaker) -> recording number -> wave at 16 kHz, straight from the tar."""
+    """(digit word, speaker) -> recording number -> wave [n] at 16 kHz, read from the tar without extracting it.
+
+    Raises InputError where not all ten digits by at least four speakers are there.
+    """
     clips: dict[tuple[str, str], dict[int, np.ndarray]] = {}
     members = list(walk_tar(source))
     with Path(source).open("rb") as file:
@@ -102,23 +107,23 @@ def read_recordings(source: str) -> dict[tuple[str, str], dict[int, np.ndarray]]
     return clips
 
 
-def draft(request: Request, clips: Clips, answers: Mapping[str, Sequence[str]], seed: int) -> Draft:
+def draft(spec: QuestionSpec, clips: Clips, answers: Mapping[str, Sequence[str]], seed: int) -> Draft:
     """One question; which recordings it joins depends on (seed, clip) and the answer alone."""
-    name, question_type, answer = (seed, request.source, request.identifier), request.question_type, request.answer
+    name, question_type, answer = (seed, spec.source, spec.identifier), spec.question_type, spec.answer
     speakers = answers["speaker"]
-    speaker = answer if question_type == "speaker" else choose(speakers, seed, request.clip, "speaker")
-    spoken, ask = _spoken(question_type, answer, seed, request.clip)
-    if request.caption:
+    speaker = answer if question_type == "speaker" else choose(speakers, seed, spec.clip, "speaker")
+    spoken, ask = _spoken(question_type, answer, seed, spec.clip)
+    if spec.caption:
         ask = {"digit": "Write down the digit.", "speaker": "Name the speaker."}.get(question_type, ask)
-    if request.kind == PRIOR:
+    if spec.kind == PRIOR:
         ask = f"The speaker counts {choose(KNOWN[DIGITS.index(answer)], *name, 'thing')}. {ask}"
-    elif request.kind == LOGIC:
-        ask = f"{_told(question_type, answer, ask)} {ask}"
+    elif spec.kind == LOGIC:
+        ask = f"{_leak(question_type, answer, ask)} {ask}"
     others = shuffled([word for word in answers[question_type] if word != answer], *name, "others")[:3]
     choices = shuffled((answer, *others), *name, "choices")
-    question = Question(request.source, request.identifier, ask, choices, answer, question_type, request.split)
-    part = "listening" if request.clip.startswith("listening") else request.split
-    return Draft(question, request.clip, lambda: _wave(spoken, speaker, part, clips, seed, request.clip), request.kind)
+    question = Question(spec.source, spec.identifier, ask, choices, answer, question_type, spec.split)
+    part = "listening" if spec.clip.startswith("listening") else spec.split
+    return Draft(question, spec.clip, lambda: _wave(spoken, speaker, part, clips, seed, spec.clip), spec.kind)
 
 
 def _spoken(question_type: str, answer: str, seed: int, clip: str) -> tuple[tuple[str, ...], str]:
@@ -138,11 +143,12 @@ def _spoken(question_type: str, answer: str, seed: int, clip: str) -> tuple[tupl
     return tuple(digits), f"Which digit comes {ORDINALS[place]}?"
 
 
-def _told(question_type: str, answer: str, ask: str) -> str:
+def _leak(question_type: str, answer: str, ask: str) -> str:
+    """The sentence that gives the answer away by logic."""
     if question_type == "speaker":
         return f"The speaker is called {answer}."
     if question_type == "count":
-        return TOLD_COUNTS[answer]
+        return LEAKED_COUNTS[answer]
     if question_type == "order":
         return f"The digit that comes {ask.rpartition(' ')[2].rstrip('?')} is {answer}."
     place = DIGITS.index(answer)

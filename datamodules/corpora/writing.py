@@ -1,4 +1,4 @@
-"""Knows the folder every builder leaves: `audio/`, `questions.jsonl` in the AudioMCQ layout, `planted.jsonl`."""
+"""The folder that every builder writes: `audio/`, `questions.jsonl` in the AudioMCQ layout, and `planted.jsonl`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ HEARD, LOGIC, PRIOR = "heard", "logic", "prior"
 
 @dataclass(frozen=True)
 class Draft:
-    """One question to write: `planted` says how it can be answered (heard, logic, prior) and stays out of training."""
+    """One question to write.
+
+    clip: name of its recording. wave: makes it, [n] at 16 kHz. planted: how the question can be answered (HEARD, LOGIC
+    or PRIOR), kept in a file of its own that training never reads.
+    """
 
     question: Question
     clip: str
@@ -29,8 +33,11 @@ class Draft:
     planted: str
 
 
-def write_corpus(drafts: Iterable[Draft], out: str, total: int) -> dict:
-    """Writes the drafts; recordings with the same `clip` name are written once. Returns counts for the log."""
+def write_corpus(drafts: Iterable[Draft], out: str, total: int) -> dict[str, int]:
+    """Writes the drafts into the folder `out`, replacing it; recordings of one `clip` name are written once.
+
+    total: how many drafts there are, for the progress bar. Returns the numbers of questions and recordings.
+    """
     folder = Path(out)
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "audio").mkdir(parents=True)
@@ -48,12 +55,12 @@ def write_corpus(drafts: Iterable[Draft], out: str, total: int) -> dict:
 
 
 def shuffled(words: Iterable[str], *name: object) -> tuple[str, ...]:
-    """The words in an order that depends on the name alone."""
+    """The words in a random order that depends on the name alone."""
     words = list(words)
     return tuple(words[i] for i in permutation(len(words), hash64(*name)))
 
 
 def choose(words: Iterable[str], *name: object) -> str:
-    """One of the words, by the name alone."""
+    """A random one of the words, which depends on the name alone."""
     words = list(words)
     return words[hash64(*name) % len(words)]

@@ -1,4 +1,4 @@
-"""Knows how a prompt becomes token ids and Whisper features, bit for bit as the official Omni processor.
+"""Prompts as token ids and Whisper features, bit for bit as the official Qwen2.5-Omni processor makes them.
 
 Deviations from transformers' Qwen2_5OmniProcessor: no vision stack, and clips are padded to the longest of the batch
 instead of 300 s.
@@ -19,7 +19,7 @@ from ...errors import InputError
 from ..audio.features import LogMel
 from ..audio.waves import silence
 from ..batch import Batch, Prompts, Sample
-from ..questions.prompts import prompt_text, question_text  # noqa: F401 (others take the paper's words from here)
+from ..questions.prompts import prompt_text
 
 SYSTEM = "You are an audio understanding model that answers multiple choice questions based on audio content."
 AUDIO, AUDIO_BOS, AUDIO_EOS = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
@@ -27,14 +27,21 @@ _TEXT_MARK = "\x00"
 
 
 def num_audio_tokens(frames: int) -> int:
-    """Positions the audio tower fills for this many mel frames: a convolution and a pooling of stride 2, 25 per s."""
+    """Tokens that the audio tower makes of so many mel frames: a convolution and a pooling, each of stride 2.
+
+    A second has 100 frames, so this is `Cost.audio_tokens_per_s` of curriculum/schedule/budget.py.
+    """
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
 class OmniProcessor:
-    """Tokenizer and feature extractor of one checkpoint, and the prompt template around them."""
+    """Tokenizer and feature extractor of one checkpoint, and the prompt template around them.
 
-    def __init__(self, tokenizer, feature_extractor, system: str = SYSTEM) -> None:
+    system: the system turn. Raises InputError where the chat template does not put one recording before the text.
+    """
+
+    # Any: the types that transformers gives its tokenizers do not fit how they are meant to be called.
+    def __init__(self, tokenizer: Any, feature_extractor: Any, system: str = SYSTEM) -> None:
         self.tokenizer, self.feature_extractor = tokenizer, feature_extractor
         self._features = LogMel(feature_extractor)
         rendered = tokenizer.apply_chat_template(
@@ -53,7 +60,7 @@ class OmniProcessor:
 
     @classmethod
     def from_pretrained(cls, checkpoint: str | Path, system: str = SYSTEM) -> OmniProcessor:
-        """From a checkpoint folder or a hub id."""
+        """From a checkpoint folder or a hub id; InputError where it is not one of Qwen2.5-Omni."""
         from transformers import AutoTokenizer, WhisperFeatureExtractor
 
         try:
@@ -67,15 +74,15 @@ class OmniProcessor:
         return cls(tokenizer, extractor, system)
 
     def features(self, clips: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Log-mel [U, 128, F] and mask [U, F] of waves at 16 kHz, as long as the longest."""
+        """Log-mel [U, 128, F] and mask [U, F] of U waves at 16 kHz, padded to the longest."""
         return self._features(clips)
 
     def silent_features(self, seconds: float) -> tuple[Tensor, Tensor]:
-        """Features of so much silence, computed once."""
+        """Log-mel [1, 128, F] and mask [1, F] of so many seconds of silence, computed once."""
         return self._silent_features(seconds)
 
     def prompts(self, texts: Sequence[str], features: Tensor, mask: Tensor, clip_of_row: Sequence[int]) -> Prompts:
-        """Prompts for B user texts over U clips whose features are given."""
+        """Prompts for B user texts over the U clips of these features; clip_of_row: [B] the clip of each text."""
         counts = [num_audio_tokens(int(frames)) for frames in mask.sum(1)]
         prefix = [self.prefix.replace(AUDIO, AUDIO * count) for count in counts]
         prefix_ids, prefix_mask = self._padded(prefix, left=True)
@@ -90,9 +97,10 @@ class OmniProcessor:
         clip_of_row: Sequence[int] | None = None,
         **where: Any,
     ) -> Batch:
-        """A batch over the samples' recordings, or over one silence where `clips` is its length in seconds.
+        """A batch of B samples, each asked in its own style, over U waves, or over one silence of `clips` seconds.
 
-        Each is asked in its own style. where: the batch's step, plan, stage and passes.
+        targets: [B] texts to be said. clip_of_row: [B] the wave of each sample; without, each has its own, in order.
+        where: the batch's step, plan, stage, replaced and passes.
         """
         if isinstance(clips, (int, float)):
             (features, mask), rows = self.silent_features(float(clips)), [0] * len(samples)
@@ -106,16 +114,16 @@ class OmniProcessor:
         return Batch(prompts, target_ids, target_mask, weights, tuple(samples), **where)
 
     def targets(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids [N, T] and mask of what is to be said, with the end token, right-padded."""
+        """Token ids [N, T] and mask [N, T] of texts to be said, with the end token, right-padded."""
         return self._padded([text + self.tokenizer.eos_token for text in texts], left=False)
 
     @property
     def stop_ids(self) -> tuple[int, int]:
-        """What ends a completion: the end of the turn, and the end of the text, which also pads batches."""
+        """Token ids that end a completion: the end of the turn, and the end of the text, which also pads batches."""
         return self.eos_id, self.pad_id
 
     def decode(self, ids: Tensor, mask: Tensor) -> list[str]:
-        """Texts of [N, C] completions; a token that ends one is dropped, other special tokens are kept visible."""
+        """Texts of [N, C] completions; tokens of `stop_ids` are dropped, other special tokens are kept visible."""
         texts = []
         for row, valid in zip(ids.tolist(), mask.bool().tolist(), strict=True):
             kept = [i for i, v in zip(row, valid, strict=True) if v and i not in self.stop_ids]
@@ -137,6 +145,7 @@ class OmniProcessor:
         return ""
 
     def _padded(self, texts: Sequence[str], left: bool) -> tuple[Tensor, Tensor]:
+        """Token ids [N, T] and mask [N, T] of texts, padded to the longest on the left or right."""
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         width = max(map(len, rows))
         ids = torch.full((len(rows), width), self.pad_id, dtype=torch.long)

@@ -1,19 +1,19 @@
-"""Knows where annotations come from: JSON lists, JSONL, CSV, and Hugging Face datasets saved on disk.
+"""Annotation files: questions from JSON lists, JSONL, CSV, and Hugging Face datasets saved on disk.
 
-All are read as records of the AudioMCQ layout; a column map says which of our fields a file calls differently. A
-Hugging Face dataset may hold its recordings itself, in a column `audio` of bytes.
+All are read as records of the AudioMCQ layout; a column map says which of our fields a file calls differently, and a
+layout rewrites records of another form. A Hugging Face dataset may hold its recordings itself, in a column `audio`.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ...errors import InputError
-from .layouts import as_questions
+from .layouts import layout_named
 from .question import OPTIONAL, REQUIRED, Question, parse_json, parse_question, text_of
 
 FIELDS = (*REQUIRED, *OPTIONAL, "audio_path")
@@ -37,13 +37,13 @@ def read_annotations(
     faults: list[str] | None = None,
     layout: str = "audiomcq",
 ) -> list[Annotation]:
-    """Checked questions with the path of their recording.
+    """Checked questions with the path of their recording, in the order of the file.
 
     column_map: our field -> the file's, e.g. {"structured_cot": "cot", "choices": ["A", "B", "C", "D"]}; several
     columns become the list of choices. faults: where given, bad records are listed there and left out; otherwise the
-    first is raised as an InputError that names its place. layout: of a benchmark's question file, see `benchmarks.py`.
+    first is raised as an InputError that names its place. layout: of the records, see `layouts.py`.
     """
-    path, rename = Path(path), dict(column_map or {})
+    path, rename, convert = Path(path), dict(column_map or {}), layout_named(layout)
     unknown = [name for name in rename if name not in FIELDS]
     if unknown:
         raise InputError(f"column_map: unknown field {unknown[0]!r}; the fields are {', '.join(FIELDS)}")
@@ -55,7 +55,9 @@ def read_annotations(
     seen: dict[int, str] = {}
     for where, record, row in _records(path, rename):
         try:
-            rows.append(_annotation(where, as_questions(layout, record), row, rename, seen))
+            if isinstance(record, Mapping):
+                record = _converted(convert, record, f"{where}: layout {layout!r}")
+            rows.append(_annotation(where, record, row, rename, seen))
         except InputError as error:
             if faults is None:
                 raise
@@ -65,7 +67,16 @@ def read_annotations(
     return rows
 
 
+def _converted(convert: Callable[..., Any], record: Mapping[str, Any], where: str) -> Any:
+    """The record in the AudioMCQ layout; what a layout of the user's stumbles over is a fault of the record."""
+    try:
+        return convert(record)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{where} cannot read the record ({type(error).__name__}: {error!s:.120})") from error
+
+
 def _annotation(where: str, record: Any, row: int, rename: ColumnMap, seen: dict[int, str]) -> Annotation:
+    """A checked question; `seen` (uid -> place) gets it, so that an identity given twice is refused."""
     if isinstance(record, InputError):
         raise record
     if isinstance(record, Mapping):
@@ -79,27 +90,28 @@ def _annotation(where: str, record: Any, row: int, rename: ColumnMap, seen: dict
 
 
 def _renamed(record: Mapping[str, Any], rename: ColumnMap, where: str) -> dict[str, Any]:
-    found = dict(record)
+    """The record with our field names; a missing column of an optional field is left out."""
+    renamed = dict(record)
     for ours, theirs in rename.items():
         names = [theirs] if isinstance(theirs, str) else list(theirs)
         missing = [name for name in names if name not in record]
         if missing and ours in OPTIONAL:
-            found.pop(ours, None)
+            renamed.pop(ours, None)
             continue
         if missing:
             raise InputError(f"{where}: no column {missing[0]!r} for {ours}; there are {_listed(record)}")
         values = [record[name] for name in names]
-        found[ours] = values[0] if isinstance(theirs, str) else [v for v in values if v not in (None, "")]
-    return found
+        renamed[ours] = values[0] if isinstance(theirs, str) else [v for v in values if v not in (None, "")]
+    return renamed
 
 
 def _listed(names: Iterable[object]) -> str:
-    """Names of a stranger's columns, on one line of a bounded length."""
+    """The file's column names for a message: on one line, control characters escaped, at most 300 letters."""
     return f"{', '.join(repr(str(name))[1:-1] for name in names):.300}"
 
 
 def _records(path: Path, rename: ColumnMap) -> Iterator[tuple[str, Any, int]]:
-    """Place, record or what is wrong with it, and row of every question."""
+    """Place, record (or the InputError in its stead), and row of every question."""
     if path.is_dir():
         yield from _hugging_face(path)
         return
@@ -128,7 +140,7 @@ def _text(line: bytes, where: str) -> str:
 
 
 def _value(text: str | bytes, where: str) -> Any:
-    """The value of a JSON text, or what is wrong with it: the records behind it can still be read."""
+    """The value of a JSON text, or the error as a value: the records behind it can still be read."""
     try:
         return parse_json(_text(text, where) if isinstance(text, bytes) else text, where)
     except InputError as error:
@@ -136,7 +148,7 @@ def _value(text: str | bytes, where: str) -> Any:
 
 
 def _whole(data: bytes, path: Path) -> Any:
-    """A JSON file that is one value; an error says in which line."""
+    """The value of a whole JSON file; an InputError says in which line it is damaged."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -174,7 +186,8 @@ def _csv(path: Path, file: BinaryIO, rename: ColumnMap) -> Iterator[tuple[str, A
         for row in reader:
             where = f"{path}:{reader.line_num}"
             if None in row or None in row.values():
-                yield where, InputError(f"{where}: the row has not as many fields as the header ({len(names)})"), -1
+                fault = f"{where}: the row does not have as many fields as the header ({len(names)})"
+                yield where, InputError(fault), -1
                 continue
             record: Any = {k: v for k, v in row.items() if v != "" or k not in optional}
             if isinstance(options, str) and options in record:
@@ -186,7 +199,10 @@ def _csv(path: Path, file: BinaryIO, rename: ColumnMap) -> Iterator[tuple[str, A
 
 
 def load_saved_dataset(path: Path) -> list[tuple[str, Any]]:
-    """(split, dataset) pairs of a Hugging Face dataset saved on disk; recordings stay undecoded bytes."""
+    """(split, dataset) pairs of a Hugging Face dataset saved on disk; recordings stay undecoded bytes.
+
+    Raises InputError without the package `datasets`, where the folder holds no saved dataset, and for other splits.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -194,18 +210,18 @@ def load_saved_dataset(path: Path) -> list[tuple[str, Any]]:
     try:
         loaded = datasets.load_from_disk(str(path))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError) as error:
-        raise InputError(f"{path}: no dataset saved by Hugging Face datasets ({error!s:.120})") from None
+        raise InputError(f"{path}: not a dataset saved by Hugging Face datasets ({error!s:.120})") from None
     parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
     unknown = [name for name in parts if name and name not in _HF_SPLITS]
     if unknown:
         raise InputError(f"{path}: unknown split {unknown[0]!r}; the splits are {', '.join(_HF_SPLITS)}")
-    found = []
+    pairs = []
     for name, part in parts.items():
         for column, feature in part.features.items():
             if isinstance(feature, datasets.Audio):
                 part = part.cast_column(column, datasets.Audio(decode=False))
-        found.append((_HF_SPLITS.get(name, ""), part.with_format(None)))
-    return found
+        pairs.append((_HF_SPLITS.get(name, ""), part.with_format(None)))
+    return pairs
 
 
 def _hugging_face(path: Path) -> Iterator[tuple[str, Any, int]]:

@@ -1,4 +1,4 @@
-"""Knows how an answer is written, found in a completion, and judged right or wrong, by one of several rules.
+"""How an answer is written, found in a completion, and judged right or wrong by one of several rules.
 
 The paper does not say by which rule voters were judged; raw completions are therefore kept wherever they are judged.
 
@@ -6,15 +6,24 @@ The paper does not say by which rule voters were judged; raw completions are the
     mmau       string match of the MMAU scorer: every word of the answer, no word that only wrong options have
     letter     the letter of an option, as A, (A), "A." or "the answer is A"; an option's own text counts as its letter
     contains   names the answer and no other option, as whole words
+
+A rule of your own is a function named by its import path (`rule: my_lab.rules.ours`):
+
+    def ours(completion: str, answer: str, choices: Sequence[str]) -> bool: ...
+
+`completion` is all that the model said, `answer` the right option's text, `choices` the options in the order shown.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from string import ascii_uppercase
+from typing import Any
 
 from ...errors import InputError
+from .plugins import plugin_named
 
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _WORD = re.compile(r"\b\w+\b")
@@ -33,12 +42,12 @@ _LETTER_OR_DIGIT = "0-9a-z\u00df-\u052f"  # of alphabets that put spaces between
 
 
 def target_text(answer: str) -> str:
-    """What the model learns to say."""
+    """What the model learns to say: the answer between its tags."""
     return f"<answer>{answer}</answer>"
 
 
 def reasoned_text(reasoning: str, answer: str) -> str:
-    """What the model learns to say where it is asked to think first: the two pairs of tags that prompt names.
+    """What the model learns to say where it is asked to think first (style "think"), in the two pairs of tags.
 
     Each tag stands on a line's edge, so that it and the answer are the same tokens whatever the reasoning, which may
     hold tags of its own, begins or ends with; its surrounding white space is dropped.
@@ -62,7 +71,7 @@ def is_right(completion: str, answer: str) -> bool:
 
 
 def is_well_formed(completion: str) -> bool:
-    """One case-sensitive pair of tags around the whole, stripped completion."""
+    """Whether one case-sensitive pair of answer tags, and no more of them, encloses the whole, stripped completion."""
     text = completion.strip()
     return (
         text.startswith("<answer>")
@@ -73,7 +82,7 @@ def is_well_formed(completion: str) -> bool:
 
 
 def is_well_thought(completion: str) -> bool:
-    """One case-sensitive pair of think tags around something, then one pair of answer tags, and nothing beside them."""
+    """Whether the completion is one pair of think tags around some text, then one pair of answer tags, and no more."""
     text = completion.strip()
     thought, end, said = text.removeprefix("<think>").partition("</think>")
     return (
@@ -93,7 +102,7 @@ def matches_words(prediction: str, answer: str, choices: Sequence[str]) -> bool:
     """
     words, wanted = _words(prediction), _words(answer)
     wrong = [_words(choice) for choice in choices if _words(choice) != wanted]
-    only_wrong = {word for each in wrong for word in each - wanted}
+    only_wrong = {word for option in wrong for word in option - wanted}
     return bool(words) and wanted <= words and not words & only_wrong
 
 
@@ -120,17 +129,17 @@ def letter_of(completion: str, choices: Sequence[str]) -> str:
 
 
 def _named(text: str, choices: Sequence[str]) -> str:
-    """The letter that a text is, or begins with."""
+    """The letter of the option that a text equals, or the letter that it begins with; "" for neither."""
     place = _own_text(text, choices)
     return _lone_letter(text, choices) if place is None else ascii_uppercase[place]
 
 
 def _own_text(text: str, choices: Sequence[str]) -> int | None:
-    """Which option's text this is: to the letter, else in lower case, else without what surrounds a quoted sentence."""
-    for plain in (str.strip, _lowered, lambda each: each.lower().strip(" \t\n.:\"'`*_")):
-        found = [place for place, choice in enumerate(choices) if plain(choice) == plain(text) != ""]
-        if found:
-            return found[0]
+    """Place of the option that a text equals: to the letter, else in lower case, else without quotes and full stops."""
+    for plain in (str.strip, _lowered, lambda said: said.lower().strip(" \t\n.:\"'`*_")):
+        equal = [place for place, choice in enumerate(choices) if plain(choice) == plain(text) != ""]
+        if equal:
+            return equal[0]
     return None
 
 
@@ -181,8 +190,18 @@ RULES: dict[str, Callable[[str, str, Sequence[str]], bool]] = {
 }
 
 
+@cache
+def rule_named(rule: str) -> Callable[..., Any]:
+    """The function of a rule in RULES, or a user's by its import path; InputError where there is none."""
+    return plugin_named(rule, RULES, "rule", "completion, answer, choices")
+
+
 def judge(rule: str, completion: str, answer: str, choices: Sequence[str]) -> bool:
-    """Whether a completion is right under a rule; `choices` in the order they were shown."""
-    if rule not in RULES:
-        raise InputError(f"answer rule {rule!r}: the rules are {', '.join(RULES)}")
-    return RULES[rule](completion, answer, choices)
+    """Whether a completion is right under a rule; `choices` in the order they were shown.
+
+    Raises InputError where there is no such rule, and where it returns anything but true or false.
+    """
+    right = rule_named(rule)(completion, answer, choices)
+    if right not in (True, False):
+        raise InputError(f"rule: {rule!r} must return True or False, got {right!r:.80}")
+    return bool(right)

@@ -1,10 +1,17 @@
-"""Knows the question files of public benchmarks, as records of the AudioMCQ layout.
+"""Layouts: the question files of public benchmarks, read as records of the AudioMCQ layout (see `question.py`).
 
     mmau   MMAU: JSON list with audio_id, question, choices, answer, task
     mmar   MMAR: JSONL with audio_path, question, choices, answer, modality
     mmsu   MMSU: choice_a to choice_d (the last two may be empty), answer_gt, task_name, and audio or audio_path
 
 Every question is of the split "test". 27 questions of MMAU-test-mini show one option twice; here it is shown once.
+
+A layout of your own is a function named by its import path (`layout: my_lab.layouts.ours`):
+
+    def ours(record: Mapping[str, Any]) -> Mapping[str, Any]: ...
+
+It is given one record of the file and returns it in the fields of the AudioMCQ layout, which are then checked; an error
+that it raises counts as a fault of that record.
 """
 
 from __future__ import annotations
@@ -12,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...errors import InputError
+from .plugins import plugin_named
 
 
 def _distinct(choices: Any) -> Any:
@@ -57,13 +64,14 @@ def _mmsu(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-LAYOUTS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"mmau": _mmau, "mmar": _mmar, "mmsu": _mmsu}
+LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+    "audiomcq": lambda record: record,
+    "mmau": _mmau,
+    "mmar": _mmar,
+    "mmsu": _mmsu,
+}
 
 
-def as_questions(layout: str, record: Any) -> Any:
-    """A record of a benchmark's file as one of the AudioMCQ layout; "audiomcq" leaves it as it is."""
-    if layout == "audiomcq" or not isinstance(record, Mapping):
-        return record
-    if layout not in LAYOUTS:
-        raise InputError(f"layout {layout!r}: the layouts are audiomcq, {', '.join(LAYOUTS)}")
-    return LAYOUTS[layout](record)
+def layout_named(layout: str) -> Callable[..., Any]:
+    """The function that turns a record of that layout into one of the AudioMCQ layout; InputError for none."""
+    return plugin_named(layout, LAYOUTS, "layout", "record")

@@ -1,4 +1,4 @@
-"""Knows what a multiple-choice question is and refuses what is not one.
+"""The multiple-choice question, and the checks that a record must pass to be one.
 
 A record in the AudioMCQ layout:
     {"source_dataset": "AudioCaps", "id": "123", "question_type": "sound", "audio_path": "AudioCaps/xxx.wav",
@@ -30,7 +30,7 @@ _MAX_TEXT, _MAX_REASONING = 8_000, 40_000
 
 @dataclass(frozen=True)
 class Question:
-    """One multiple-choice question about one recording; `choices` in the order of the file, "" where unsaid."""
+    """One multiple-choice question about one recording; `choices` in the order of the file, absent texts ""."""
 
     source: str
     id: str
@@ -50,7 +50,7 @@ class Question:
 
     @property
     def uid(self) -> int:
-        """64-bit identity."""
+        """64-bit identity: a hash of source and id."""
         return uid_of(self.source, self.id)
 
     @property
@@ -72,7 +72,7 @@ class Question:
 
 
 def parse_question(record: Any, where: str) -> Question:
-    """A checked Question, or an InputError that names `where` and the field."""
+    """A checked Question from a record in the AudioMCQ layout; raises InputError that names `where` and the field."""
     if not isinstance(record, Mapping):
         raise InputError(f"{where}: a question must be a JSON object, got {type(record).__name__}")
     text = {name: text_of(record, name, where) for name in ("source_dataset", "id", "question", "answer")}
@@ -100,7 +100,7 @@ def parse_question(record: Any, where: str) -> Question:
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """The value of a JSON text; a key given twice, NaN and infinity are refused, as they mean different things."""
+    """The value of a JSON text; InputError also for NaN, infinity and repeated keys, which readers take differently."""
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
@@ -110,12 +110,12 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    unique: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in unique:
             raise ValueError(f"the key {name!r:.80} occurs twice in one object")
-        found[name] = value
-    return found
+        unique[name] = value
+    return unique
 
 
 def _no_constant(name: str) -> Any:
@@ -135,8 +135,11 @@ def _is_text(value: Any, longest: int = _MAX_TEXT) -> bool:
     return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)  # half a surrogate pair
 
 
-def text_of(record: Mapping, name: str, where: str) -> str:
-    """A field that must be a text, checked; what messages and tables name things by is one line of it."""
+def text_of(record: Mapping[str, Any], name: str, where: str) -> str:
+    """A field that must be a non-empty text; except for question and answer, one line without control characters.
+
+    Raises InputError otherwise.
+    """
     value = record.get(name)
     if not isinstance(value, str) or not _is_text(value):
         raise InputError(f"{where}: field {name!r} must be a non-empty text, got {_shown(value)}")
@@ -145,25 +148,26 @@ def text_of(record: Mapping, name: str, where: str) -> str:
     return value
 
 
-def _one_of(record: Mapping, name: str, allowed: tuple[str, ...], where: str) -> str:
+def _one_of(record: Mapping[str, Any], name: str, allowed: tuple[str, ...], where: str) -> str:
     if name not in record:
         return ""
-    if record[name] not in allowed:
-        raise InputError(f"{where}: {name} must be one of {allowed}, got {_shown(record[name])}")
-    return record[name]
+    value: str = record[name]
+    if value not in allowed:
+        raise InputError(f"{where}: {name} must be one of {allowed}, got {_shown(value)}")
+    return value
 
 
-def _contribution(record: Mapping, where: str) -> str:
+def _contribution(record: Mapping[str, Any], where: str) -> str:
     """The published label, whichever way it is spelled; null or "" where a file has the column but no label."""
     found = (record.get(name) for name in ("audio_contribution", "audio-contribution"))
     value = next((value for value in found if value not in (None, "")), None)
     return "" if value is None else _one_of({"audio_contribution": value}, "audio_contribution", CONTRIBUTIONS, where)
 
 
-def _reasoning(record: Mapping, name: str, where: str) -> str:
+def _reasoning(record: Mapping[str, Any], name: str, where: str) -> str:
     value = record.get(name)
     if value is None or value == "":
         return ""
-    if not _is_text(value, _MAX_REASONING):
-        raise InputError(f"{where}: field {name!r} must be a text of at most {_MAX_REASONING} letters")
+    if not isinstance(value, str) or not _is_text(value, _MAX_REASONING):
+        raise InputError(f"{where}: field {name!r} must be a text of at most {_MAX_REASONING} characters")
     return value

@@ -1,4 +1,4 @@
-"""Knows where every question lies: one row per question, with the byte ranges of its text and its recording.
+"""The index: one row per question, with the byte ranges of its text and its recording in the shards.
 
 Columns: uid, key, clip (hash of the audio bytes, also their checksum), question (hash of text, answer and options),
 split, question_type, source, num_choices, duration_s, num_samples (at 16 kHz), shard, json_offset, json_size,
@@ -27,7 +27,7 @@ from ...progress import track
 from ..audio.waves import MAX_SAMPLES
 from ..questions.question import SPLITS
 from ..storage.address import joined, list_shards, redacted, scheme_of, split_address
-from ..storage.files import Shard
+from ..storage.ranges import Shard
 from .scan import Fault, Scan, scan_all, scan_shard
 
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
@@ -65,8 +65,8 @@ def build_index(
     ignore: Sequence[str] = (),
     decode: bool = False,
     workers: int = 1,
-) -> dict:
-    """Indexes tars, local or remote, and writes `index.arrow` beside them (or beside the working directory's).
+) -> dict[str, int | float]:
+    """Indexes tars, local or remote, and writes `index.arrow` beside them or at `out`.
 
     Args:
         shards: folder of *.tar, one tar, or a pattern like s3://bucket/train-{000000..000099}.tar.
@@ -79,6 +79,7 @@ def build_index(
         workers: processes.
 
     Every member is accounted for: members = indexed + ignored + quarantined. Returns the counts.
+    Raises InputError for bad arguments, for shards that cannot be read or hold no question, and at faults.
     """
     if on_bad not in ("stop", "quarantine"):
         raise InputError(f"on_bad must be 'stop' or 'quarantine', got {on_bad!r}")
@@ -91,10 +92,12 @@ def build_index(
     target = Path(out) if out else Path(root) / "index.arrow"
     if target.suffix == ".parquet" or target.is_dir() or _NO_TEXT.search(str(target)):
         raise InputError(f"{str(target)!r}: the index is an Arrow file; give `out` a path such as data/index.arrow")
-    look = partial(scan_shard, ignore=tuple(e.lower() for e in ignore), decoded=decode, stop_at_fault=on_bad == "stop")
+    scan_one = partial(
+        scan_shard, ignore=tuple(e.lower() for e in ignore), decoded=decode, stop_at_fault=on_bad == "stop"
+    )
     known: dict[str, Shard] = {}
     scans: list[Scan] = []
-    for scan, shard in track(scan_all(root, names, look, workers, remote), "indexing", len(names)):
+    for scan, shard in track(scan_all(root, names, scan_one, workers, remote), "indexing", len(names)):
         scans.append(scan)
         if not scan.damaged:  # a damaged one need not be there, or stay as it is
             known[scan.shard] = shard
@@ -113,7 +116,7 @@ def build_index(
 
 
 def _common_root(addresses: list[str]) -> tuple[str, list[str]]:
-    """The folder of all shards and their names in it."""
+    """The folder of all shards and their names in it; raises InputError where they lie in several, or share a name."""
     folders, names = zip(*map(split_address, addresses), strict=True)
     if len(set(folders)) > 1:
         raise InputError(f"the shards must lie in one folder, got {redacted(folders[0])} and others")
@@ -128,7 +131,10 @@ def _common_root(addresses: list[str]) -> tuple[str, list[str]]:
 def _merged(
     root: str, scans: list[Scan], holdout: dict[str, float], stop: bool
 ) -> tuple[list[dict[str, Any]], list[Fault]]:
-    """All rows with their splits, without an identity twice and without a recording in two splits."""
+    """All rows with their splits, and all faults: no identity occurs twice, and no recording in two splits.
+
+    Questions without a split get that of their recording, or one by `holdout`. stop: raise the first fault.
+    """
     rows: list[dict[str, Any]] = []
     faults = [fault for scan in scans for fault in scan.faults]
     seen: dict[int, str] = {}
@@ -150,7 +156,7 @@ def _merged(
             continue
         seen[row["uid"]] = where
         rows.append(row)
-    for row in rows:  # once all that is said is known: also a question further on may say it
+    for row in rows:  # only now: the split of a recording may be given by a question further on
         row["split"] = row["split"] or split_of.get(row["clip"], ("",))[0] or _held_out(row["clip"], holdout)
     kept = {(row["shard"], row["json_offset"]) for row in rows}
     lost = {(r["shard"], r["json_offset"]): r for r in everything if (r["shard"], r["json_offset"]) not in kept}
@@ -161,6 +167,7 @@ def _merged(
 
 
 def _checked_holdout(holdout: Mapping[str, float]) -> dict[str, float]:
+    """The shares of val and test, in this order; raises InputError for anything else."""
     for split, share in holdout.items():
         if split not in SPLITS[1:] or not isinstance(share, int | float) or not 0 <= share < 1:
             raise InputError(f"holdout takes val and test with a share below 1, got {split}={share}")
@@ -185,6 +192,7 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def _report(faults: list[Fault], target: Path) -> None:
+    """Writes the faults beside the index, or removes the file of an earlier indexing where there are none."""
     path = target.with_suffix(".quarantine.jsonl")
     if not faults:
         path.unlink(missing_ok=True)
@@ -194,13 +202,15 @@ def _report(faults: list[Fault], target: Path) -> None:
     path.write_text("\n".join(lines) + "\n", "utf-8", "backslashreplace")
 
 
-def _counts(rows: list[dict[str, Any]], scans: list[Scan], faults: list[Fault]) -> dict[str, Any]:
+def _counts(rows: list[dict[str, Any]], scans: list[Scan], faults: list[Fault]) -> dict[str, int | float]:
+    """Numbers of questions, recordings, hours and members for the log."""
     clips = {row["clip"]: row["duration_s"] for row in rows}
     indexed = 2 * len({(row["shard"], row["json_offset"]) for row in rows})
     members, ignored = sum(scan.members for scan in scans), sum(scan.ignored for scan in scans)
     quarantined = sum(len(fault.members) for fault in faults)
     assert members == indexed + ignored + quarantined, (members, indexed, ignored, quarantined)
-    counts = {"questions": len(rows), "clips": len(clips), "hours": round(sum(clips.values()) / 3600, 3)}
+    hours = round(sum(clips.values()) / 3600, 3)
+    counts: dict[str, int | float] = {"questions": len(rows), "clips": len(clips), "hours": hours}
     counts |= {"members": members, "indexed": indexed}
     if ignored:
         counts["ignored"] = ignored
@@ -212,14 +222,17 @@ def _counts(rows: list[dict[str, Any]], scans: list[Scan], faults: list[Fault]) 
 
 
 def write_index(table: pa.Table, about: Mapping[str, Any], path: str | Path) -> None:
-    """Writes the table with where its shards lie and the hash of all of it."""
+    """Writes the index: its table, and in the metadata the root and shards of `about` and a hash over all of it."""
     about = {"root": about["root"], "shards": dict(about["shards"])}
     about["sha256"] = _digest(table, about)
     write_arrow(table.replace_schema_metadata({_ABOUT: json.dumps(about)}), path)
 
 
 def read_index(path: str | Path) -> tuple[pa.Table, str, dict[str, Shard]]:
-    """The table, the root of its shards ("" beside the index), and the shards; a changed file is refused."""
+    """The table, the root of its shards ("" beside the index), and the shards by name.
+
+    Raises InputError where the file is missing, is no index, or was changed after it was written.
+    """
     try:
         table = read_arrow(path)
         table.validate(full=True)
@@ -227,7 +240,7 @@ def read_index(path: str | Path) -> tuple[pa.Table, str, dict[str, Shard]]:
         raise InputError(f"{path}: not a readable table ({error!s:.200}); index again") from None
     if not table.schema.equals(SCHEMA):
         missing = [f"no column {name!r}" for name in SCHEMA.names if name not in table.column_names]
-        reason = missing[0] if missing else "its columns are others"
+        reason = missing[0] if missing else "it has other columns"
         raise InputError(f"{path}: not an index, or one of an older version: {reason}; index again")
     try:
         about = json.loads((table.schema.metadata or {})[_ABOUT])
@@ -242,7 +255,7 @@ def read_index(path: str | Path) -> tuple[pa.Table, str, dict[str, Shard]]:
 
 
 def _check_ranges(table: pa.Table, known: Mapping[str, Shard], path: str | Path) -> None:
-    """No row asks for what its shard cannot hold: whoever wrote the index wrote the hash too."""
+    """Raises InputError where a row names a range outside its shard: the hash does not help against its writer."""
     columns = {name: table.column(name).combine_chunks() for name in SCHEMA.names if name != "audio_contribution"}
     good = not any(column.null_count for column in columns.values())
     if good:
@@ -258,7 +271,7 @@ def _check_ranges(table: pa.Table, known: Mapping[str, Shard], path: str | Path)
 
 
 def _digest(table: pa.Table, about: Mapping[str, Any]) -> str:
-    """SHA-256 over every value of every column and over the shards."""
+    """SHA-256, in hex, over every value of every column and over the shards."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(table.column_names):
         column = table.column(name).combine_chunks()
@@ -269,7 +282,7 @@ def _digest(table: pa.Table, about: Mapping[str, Any]) -> str:
 
 
 def _values(column: pa.Array) -> Iterator[bytes]:
-    """A column's values without ambiguity: what is missing is told from what is empty, and where each text ends."""
+    """A column's values as bytes, without ambiguity: missing is not empty, and the length of each text is included."""
     yield column.is_null().to_numpy(zero_copy_only=False).tobytes()
     if pa.types.is_dictionary(column.type):
         yield len(column.dictionary).to_bytes(8, "little")

@@ -1,4 +1,4 @@
-"""Knows how recordings and questions are packed: WebDataset tars any tool can read, with an index beside them.
+"""Packing recordings and questions into shards: WebDataset tars that any tool can read, with an index beside them.
 
 A sample is one recording: `<clip>.json` with all its questions, then `<clip>.flac`, 16 kHz mono, or the file as it
 was. Recordings are ordered by a hash, so that neighbours in a shard are unrelated; the bytes depend on the input alone.
@@ -30,12 +30,12 @@ from ..questions.annotations import Annotation, ColumnMap, load_saved_dataset, r
 from .index import build_index
 from .scan import AUDIO_EXTENSIONS, MAX_JSON
 
-_LAYOUT = 2  # of the tars: another number packs them anew
+_LAYOUT = 2  # version of what is in the tars; shards of another one are packed anew
 
 
 @dataclass
 class _Clip:
-    """One recording to pack: its path as annotated, its questions, and the rows of a saved dataset that hold it."""
+    """One recording to pack: its path as annotated, its questions with their keys, and its rows of a saved dataset."""
 
     path: str
     questions: list[dict[str, Any]] = field(default_factory=list)
@@ -47,17 +47,17 @@ class _Clip:
 class _Job:
     """One shard to write."""
 
-    target: str
-    root: str
-    dataset: str
-    dataset_print: str
-    original: bool
-    stop: bool
+    target: str  # its path
+    root: str  # folder of the recordings
+    dataset: str  # folder of a saved dataset that holds them, or ""
+    dataset_print: str  # hash of that dataset's files
+    original: bool  # keep the files' bytes
+    stop: bool  # raise the first fault
     clips: list[_Clip]
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything the shard is made of; recordings count by size and time of change."""
+        """Hash of all that the shard is made of; recordings count by size and time of change."""
         parts: list[object] = [_LAYOUT, self.original, self.dataset_print]
         for clip in self.clips:
             parts += [clip.path, json.dumps(clip.questions, ensure_ascii=False)]
@@ -67,14 +67,14 @@ class _Job:
 
 def _stamp(path: Path) -> tuple[int, int] | str:
     try:
-        found = path.stat()
+        state = path.stat()
     except OSError:
         return "missing"
-    return found.st_size, found.st_mtime_ns
+    return state.st_size, state.st_mtime_ns
 
 
 def flac_bytes(wave: np.ndarray) -> bytes:
-    """16-bit flac at 16 kHz; louder than full scale is scaled down, never clipped."""
+    """A 16-bit flac file of a wave at 16 kHz; what is louder than full scale is scaled down, never clipped."""
     buffer = io.BytesIO()
     peak = float(np.abs(wave).max())
     soundfile.write(buffer, wave / max(1.0, peak), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
@@ -92,7 +92,7 @@ def shard(
     holdout: Mapping[str, float] | None = None,
     workers: int = 1,
     layout: str = "audiomcq",
-) -> dict:
+) -> dict[str, int | float]:
     """Packs annotations into `out/shard-000000.tar` ... and writes `out/index.arrow`.
 
     Args:
@@ -103,12 +103,13 @@ def shard(
         samples_per_shard: recordings per tar.
         column_map: our field name -> the file's, see `read_annotations`.
         audio: "flac" converts to 16 kHz mono flac, "original" keeps the files' bytes.
-        on_bad: "stop" at the first fault, or "quarantine": leave it out and tell it in `packing.quarantine.jsonl`.
+        on_bad: "stop" at the first fault, or "quarantine": leave it out and list it in `packing.quarantine.jsonl`.
         holdout: split -> share of the recordings, for questions that name no split.
         workers: processes.
-        layout: "audiomcq", or the benchmark whose question file it is: mmau, mmar, mmsu.
+        layout: "audiomcq", the benchmark whose question file it is (mmau, mmar, mmsu), or an import path.
 
-    Every question is accounted for: questions = packed + left out. Returns counts for the recipe's log.
+    Every question is accounted for: questions = packed + left out. Returns the counts of `build_index`, and `shards`.
+    Raises InputError for bad arguments and, with "stop", for the first bad question or recording.
     """
     if audio not in ("flac", "original") or on_bad not in ("stop", "quarantine"):
         raise InputError(f"audio is 'flac' or 'original', on_bad 'stop' or 'quarantine'; got {audio!r}, {on_bad!r}")
@@ -117,8 +118,8 @@ def shard(
     stop, folder = on_bad == "stop", Path(out)
     left_out: list[dict[str, str]] = []
     faults: list[str] = []
-    found = read_annotations(annotations, column_map, None if stop else faults, layout)
-    clips = _clips(found, stop, left_out)
+    questions = read_annotations(annotations, column_map, None if stop else faults, layout)
+    clips = _clips(questions, stop, left_out)
     left_out += [{"question": "", "reason": reason} for reason in faults]
     folder.mkdir(parents=True, exist_ok=True)
     root = str(audio_root or Path(annotations).parent)
@@ -137,10 +138,10 @@ def shard(
     return counts | ({"left_out": len(left_out)} if left_out else {})
 
 
-def _clips(found: list[Annotation], stop: bool, left_out: list[dict[str, str]]) -> list[_Clip]:
+def _clips(questions: list[Annotation], stop: bool, left_out: list[dict[str, str]]) -> list[_Clip]:
     """The recordings with their questions, in the order of a hash of their paths."""
     by_path: dict[str, _Clip] = {}
-    for question, path, row in found:
+    for question, path, row in questions:
         if Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
             reason = f"{question.key}: audio_path {path!r} must be relative and stay in its folder"
             if stop:
@@ -155,7 +156,10 @@ def _clips(found: list[Annotation], stop: bool, left_out: list[dict[str, str]]) 
 
 
 def _pack_all(jobs: list[_Job], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
-    """Writes what is not there yet; after each shard the record says what it was made of."""
+    """Writes the shards that are not there yet; returns by name what each was made of, its size and what it left out.
+
+    After each shard this record is written to `packing.json`, so that an interrupted packing continues there.
+    """
     record = folder / "packing.json"
     done = _read_record(record)
     prints = {job.target: job.fingerprint for job in jobs}
@@ -163,7 +167,7 @@ def _pack_all(jobs: list[_Job], folder: Path, workers: int) -> dict[str, dict[st
     for stale in [*folder.glob("shard-*.tar"), *folder.glob("*.partial")]:
         if stale.name not in names:
             stale.unlink()
-    done = {name: entry for name, entry in done.items() if name in names and _whole(folder / name, entry)}
+    done = {name: entry for name, entry in done.items() if name in names and _is_whole(folder / name, entry)}
     todo = [job for job in jobs if not _is_done(job, prints[job.target], done.get(Path(job.target).name))]
     for job, left_out in track(_packed(todo, workers), f"packing {len(todo)} shards", len(todo)):
         target = Path(job.target)
@@ -182,23 +186,24 @@ def _read_record(path: Path) -> dict[str, dict[str, Any]]:
         return {}  # nothing is known to be done
 
 
-def _whole(path: Path, entry: dict[str, Any]) -> bool:
+def _is_whole(path: Path, entry: dict[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == entry["size"]
 
 
 def _is_done(job: _Job, made_of: str, entry: dict[str, Any] | None) -> bool:
-    """What an earlier run left out is a fault where this one stops at faults: it is tried again."""
+    """Whether the shard is already packed; where this run stops at faults, one that left out anything is not."""
     return entry is not None and entry["made_of"] == made_of and not (job.stop and entry["left_out"])
 
 
 def _packed(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, list[dict[str, str]]]]:
+    """Packs the jobs; yields each, as it is done, with the questions that had to be left out."""
     if workers <= 1 or len(jobs) <= 1:
         yield from ((job, _pack(job)) for job in jobs)
         return
     with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn")) as pool:
         futures = {pool.submit(_pack, job): job for job in jobs}
         try:
-            for future in as_completed(futures):  # told in this order, so that none is packed again after a kill
+            for future in as_completed(futures):  # recorded in this order, so that none is packed again after a kill
                 yield futures[future], future.result()
         finally:
             pool.shutdown(cancel_futures=True)
@@ -227,6 +232,7 @@ def _pack(job: _Job) -> list[dict[str, str]]:
 
 
 def _content(clip: _Clip) -> bytes:
+    """The sample's json; raises InputError where it is longer than readers accept."""
     content = {"audio_path": clip.path, "questions": clip.questions}
     data = json.dumps(content, ensure_ascii=False).encode()
     if len(data) > MAX_JSON:
@@ -235,7 +241,7 @@ def _content(clip: _Clip) -> bytes:
 
 
 def _recording(job: _Job, clip: _Clip) -> tuple[str, bytes]:
-    """Extension and bytes of a recording as they go into the shard."""
+    """Extension and bytes of a recording as they go into the shard; raises InputError where it cannot be used."""
     where = f"{job.dataset}[{clip.rows[0]}]" if clip.rows else str(Path(job.root) / clip.path)
     data = _row_bytes(job, clip.rows[0]) if clip.rows else _file_bytes(Path(where))
     other = next((row for row in clip.rows[1:] if _row_bytes(job, row) != data), None)
@@ -264,19 +270,20 @@ def _file_bytes(path: Path) -> bytes:
 
 @lru_cache(maxsize=2)
 def _saved(dataset: str, dataset_print: str) -> tuple[list[int], list[Any]]:
-    """Its parts and where each ends; one that was saved anew is another one."""
+    """(last row + 1 of each part, parts) of a saved dataset; dataset_print: so that one saved anew is read anew."""
     parts = [part.select_columns(["audio"]) for _, part in load_saved_dataset(Path(dataset))]
     return list(np.cumsum([len(part) for part in parts])), parts
 
 
 def _row_bytes(job: _Job, row: int) -> bytes:
+    """The recording in a row of a saved dataset; raises InputError where it is not embedded."""
     ends, parts = _saved(job.dataset, job.dataset_print)
     part = int(np.searchsorted(ends, row, side="right"))
     try:
         audio = parts[part][int(row - (ends[part - 1] if part else 0))]["audio"]
     except (OSError, ValueError) as error:
         raise InputError(f"{job.dataset}[{row}]: the saved dataset is damaged ({error!s:.120})") from None
-    data = audio if isinstance(audio, bytes) else (audio or {}).get("bytes")
+    data: bytes | None = audio if isinstance(audio, bytes) else (audio or {}).get("bytes")
     if data is None:
         path = (audio or {}).get("path")
         raise InputError(
@@ -287,7 +294,7 @@ def _row_bytes(job: _Job, row: int) -> bytes:
 
 def _write_left_out(left_out: list[dict[str, str]], path: Path) -> None:
     if left_out:
-        lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in left_out)
+        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in left_out)
         path.write_text(lines, "utf-8", "backslashreplace")  # half a letter of a file name is then its JSON escape
     else:
         path.unlink(missing_ok=True)

@@ -10,24 +10,26 @@ from .reader import ShardReader
 
 
 class Partners:
-    """For every row the row whose recording it hears when mismatched: by hash of its identity, never its own clip."""
+    """For every row another one, whose recording it hears when mismatched: by (seed, uid), never its own clip."""
 
     def __init__(self, reader: ShardReader, seed: int) -> None:
         self.reader, self.seed = reader, seed
         self._groups: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def partner(self, row: int) -> int:
-        """A row with another recording, of the same split, source and type; of fewer of these where there is none."""
-        clips, mine = self.reader.numbers["clip"], self.reader.clip(row)
+        """A row with another recording of the same split, source and question type; where there is none, of the same
+        split and source, or of the same split. Raises InputError where the split has no other recording.
+        """
+        clips, own = self.reader.numbers["clip"], self.reader.clip(row)
         for columns in (("split", "source", "question_type"), ("split", "source"), ("split",)):
             group = self._group(columns, row)
             if len(group) > 1:
                 pick = hash64(self.seed, "mismatched", self.reader.uid(row)) % (len(group) - 1)
-                return int(group[pick + (clips[group[pick]] >= mine)])  # its own recording is stepped over
+                return int(group[pick + (clips[group[pick]] >= own)])  # its own recording is stepped over
         raise InputError(f"{self.reader.where(row)}: its split has no other recording to hear instead")
 
     def _group(self, columns: tuple[str, ...], row: int) -> np.ndarray:
-        """A row of each recording that shares the row's values, its own among them, in the order of the recordings."""
+        """[R] one row of each recording that shares the row's values, its own among them, sorted by recording."""
         if columns not in self._groups:
             number = np.zeros(len(self.reader), np.int64)
             for column in columns:

@@ -1,6 +1,6 @@
-"""Knows how to fetch any question of an index by its row: byte ranges, checked, decoded, in any order.
+"""Random access to the questions and recordings of an index by row: byte ranges are read, checked and decoded.
 
-Which rows are read is decided before any audio is; what comes is compared with what the index promises.
+What comes is compared with what the index says of it, so that a changed shard is an error and not another question.
 """
 
 from __future__ import annotations
@@ -33,16 +33,21 @@ _TEXTS = ("shard", "audio_ext", "split", "source", "question_type")
 
 
 class ShardReader:
-    """Random access to the questions and recordings of one index. Cheap to pickle: files open on first use."""
+    """Questions and recordings of one index by row. Cheap to pickle: files open on first use.
+
+    numbers: [N] columns of the index by name. Raises InputError where the index is missing, damaged or changed.
+    """
 
     def __init__(self, index: str | Path, reading: Reading | None = None) -> None:
         self.path, reading = Path(index), reading or Reading()
         table, root, shards = read_index(index)
         self.root = reading.shards or root or str(self.path.parent)
-        self.numbers = {name: table.column(name).to_numpy() for name in _NUMBERS}
+        self.numbers: dict[str, np.ndarray] = {name: table.column(name).to_numpy() for name in _NUMBERS}
         texts = {name: table.column(name).combine_chunks() for name in _TEXTS}
-        self._codes = {name: column.indices.to_numpy(zero_copy_only=False) for name, column in texts.items()}
-        self._names = {name: column.dictionary.to_pylist() for name, column in texts.items()}
+        self._codes: dict[str, np.ndarray] = {
+            name: column.indices.to_numpy(zero_copy_only=False) for name, column in texts.items()
+        }
+        self._names: dict[str, list[str]] = {name: column.dictionary.to_pylist() for name, column in texts.items()}
         self._keys: pa.ChunkedArray = table.column("key")
         self.files: LocalFiles | RemoteFiles = (
             RemoteFiles(self.root, shards, reading) if scheme_of(self.root) else LocalFiles(self.root, shards)
@@ -52,16 +57,17 @@ class ShardReader:
         return len(self.numbers["uid"])
 
     def uid(self, row: int) -> int:
-        """Identity of a row."""
+        """64-bit identity of the row's question."""
         return int(self.numbers["uid"][row])
 
     def key(self, row: int) -> str:
-        """Readable identity of a row."""
-        return self._keys[row].as_py()
+        """Readable identity of the row's question, `source/id`."""
+        key: str = self._keys[row].as_py()
+        return key
 
     def row_of(self, key: str) -> int:
-        """The row of a readable identity; an error names some that are like it."""
-        keys = self._keys.to_pylist()
+        """The row of a readable identity; raises InputError, with some that are like it, where there is none."""
+        keys: list[str] = self._keys.to_pylist()
         if key not in keys:
             from difflib import get_close_matches
 
@@ -79,46 +85,50 @@ class ShardReader:
         return int(self.numbers["clip"][row])
 
     def num_samples(self, row: int) -> int:
-        """Length of the row's recording at 16 kHz."""
+        """Length of the row's recording, in samples at 16 kHz."""
         return int(self.numbers["num_samples"][row])
 
     def codes(self, column: str) -> np.ndarray:
-        """[N] numbers that are equal where a text column is: split, source, question_type."""
+        """[N] numbers that are equal where a text column is; column: split, source, question_type, shard, audio_ext."""
         return self._codes[column]
 
     def text(self, column: str, row: int) -> str:
-        """A text column's value."""
-        return self._names[column][self._codes[column][row]]
+        """The value of a text column (see `codes`) at a row."""
+        value: str = self._names[column][self._codes[column][row]]
+        return value
 
     def where(self, row: int) -> str:
-        """The shard and the place in it, without credentials."""
+        """The row's place for messages: address of the shard without credentials, and offset of the recording."""
         return f"{redacted(joined(self.root, self.text('shard', row)))}@{int(self.numbers['audio_offset'][row])}"
 
     def range(self, row: int, part: str) -> Range:
-        """Where the row's `json` or `audio` lies."""
+        """Byte range of the row's text or recording; part: "json" or "audio"."""
         offset, size = self.numbers[f"{part}_offset"][row], self.numbers[f"{part}_size"][row]
         return Range(self.text("shard", row), int(offset), int(size))
 
     def content(self) -> str:
-        """Hash of what is asked and heard under which identity; not of where it lies, so that shards may be moved."""
+        """Hash, 16 hex digits, of all questions and recordings by identity; not of where they lie: shards may move."""
         order = np.argsort(self.numbers["uid"])
         parts = [self.numbers[name][order].astype("<u8").tobytes() for name in ("uid", "clip", "question")]
         return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
     def fetch(self, rows: Iterable[int], sounds: Iterable[int]) -> Fetched:
-        """Texts of rows and recordings of rows, read together; from a server in few requests, many at a time."""
+        """Texts of `rows` and recordings of `sounds`, read together: by range, the bytes or an InputError."""
         wanted = list({self.range(row, "json") for row in rows} | {self.range(row, "audio") for row in sounds})
         return dict(zip(wanted, self.files.fetch(wanted), strict=True)) if wanted else {}
 
     def question(self, row: int, fetched: Fetched | None = None) -> Question:
-        """The row's question, checked against the identity and the text the index knows."""
+        """The row's question; fetched: what `fetch` returned, else it is read now.
+
+        Raises InputError where it cannot be read, or is not the question that the index has there.
+        """
         data = self._bytes(row, "json", fetched)
         try:
             return self._question(row, data)
         except InputError:
             if not isinstance(self.files, RemoteFiles):
                 raise
-        self.files.forget(self.text("shard", row))  # a copy on disk, or an answer with other bytes: ask once more
+        self.files.forget(self.text("shard", row))  # the local copy or the answer may be damaged: ask once more
         return self._question(row, self._bytes(row, "json", None))
 
     def _question(self, row: int, data: bytes) -> Question:
@@ -132,14 +142,14 @@ class ShardReader:
         return question
 
     def wave(self, row: int, fetched: Fetched | None = None) -> np.ndarray:
-        """The row's recording, mono float32 at 16 kHz; checksum, length and finiteness are verified."""
+        """The row's recording, [n] mono float32 at 16 kHz; raises InputError as `sound` does, or as it is decoded."""
         return decode(self.sound(row, fetched), self.where(row), self.num_samples(row))
 
     def sound(self, row: int, fetched: Fetched | None = None) -> bytes:
-        """The bytes of the row's recording, as they were when it was indexed."""
+        """The bytes of the row's recording; raises InputError where they are not those that were indexed."""
         data = self._bytes(row, "audio", fetched)
         if clip_of(data) != self.clip(row) and isinstance(self.files, RemoteFiles):
-            self.files.forget(self.text("shard", row))  # a copy on disk, or an answer with other bytes: ask once more
+            self.files.forget(self.text("shard", row))  # the local copy or the answer may be damaged: ask once more
             data = self._bytes(row, "audio", None)
         if clip_of(data) != self.clip(row):
             raise InputError(
@@ -161,11 +171,11 @@ class ShardReader:
         self.files.close()
 
 
-class IndexedSamples(IterableDataset):
-    """Source stage of a `webdataset.DataPipeline`: standard samples of these rows, in this order.
+class IndexedSamples(IterableDataset[dict[str, Any]]):
+    """Source stage of a `webdataset.DataPipeline`: WebDataset samples of these rows, in this order.
 
     Yields {"__key__", "__url__", "json", "flac"} with bytes, `json` holding the one question. Loader workers take
-    turns, so that the order does not depend on their number.
+    turns, so that the order does not depend on their number. ahead: rows that are fetched together from a server.
     """
 
     def __init__(self, reader: ShardReader, rows: Iterable[int], ahead: int = 64) -> None:

@@ -1,4 +1,4 @@
-"""Knows how shards are read for the index: their samples as rows, and what is wrong with the others.
+"""Scanning shards for the index: good samples become rows, and every other member is listed with what is wrong.
 
 A sample is one `.json` and one recording with the same key, standing together. Recordings are checked without decoding
 them unless asked: their header, their length and whether their container is whole.
@@ -7,7 +7,7 @@ them unless asked: their header, their length and whether their container is who
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,7 +23,8 @@ from ...errors import InputError
 from ..audio.waves import SAMPLE_RATE, probe, whole
 from ..questions.question import Question, parse_json, parse_question
 from ..storage.address import joined, redacted
-from ..storage.files import Reading, RemoteFiles, Shard
+from ..storage.files import Reading, RemoteFiles
+from ..storage.ranges import Shard
 from .tar import Member, walk_tar
 
 AUDIO_EXTENSIONS = ("flac", "wav", "mp3", "ogg", "opus")
@@ -32,7 +33,10 @@ MAX_JSON = 1 << 20
 
 @dataclass
 class Fault:
-    """What is wrong with a sample or one of its questions, and which members are lost by it."""
+    """What is wrong with a sample or one of its questions, and the members that the index leaves out for it.
+
+    question: its number or key where the fault is one question's.
+    """
 
     shard: str
     sample: str
@@ -43,7 +47,10 @@ class Fault:
 
 @dataclass
 class Scan:
-    """One shard: rows of its good questions, what is wrong with the rest, and the count of its members."""
+    """What one shard holds: rows of its good questions, faults of the rest, and the numbers of its members.
+
+    size: bytes. damaged: the archive itself is, and none of it is used.
+    """
 
     shard: str
     size: int
@@ -59,19 +66,22 @@ def clip_of(data: bytes) -> int:
     return xxhash.xxh3_64_intdigest(data)
 
 
-def scan_all(root: str, names: list[str], look: Any, workers: int, remote: bool) -> Iterator[tuple[Scan, Shard]]:
-    """The shards' scans in order, by several processes; remote shards are copied one by one, and the copy removed."""
+Scanner = Callable[[str, str], Scan]  # of a local path and the name of its shard
+
+
+def scan_all(root: str, names: list[str], scan: Scanner, workers: int, remote: bool) -> Iterator[tuple[Scan, Shard]]:
+    """Scans of the shards, in order, by several processes; a remote shard is copied, scanned, and the copy removed."""
     with ExitStack() as stack:
         if remote:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="earwitness-")))
-            look = partial(_scan_remote, root, str(folder), look)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="earwitness-"))
+            scan_name = partial(_scan_remote, root, folder, scan)
         else:
-            look = partial(_scan_local, root, look)
+            scan_name = partial(_scan_local, root, scan)
         if workers <= 1:
-            yield from map(look, names)
+            yield from map(scan_name, names)
             return
         pool = stack.enter_context(ProcessPoolExecutor(min(workers, len(names)), get_context("spawn")))
-        futures = [pool.submit(look, name) for name in names]
+        futures = [pool.submit(scan_name, name) for name in names]
         try:
             for future in futures:
                 yield future.result()
@@ -79,22 +89,22 @@ def scan_all(root: str, names: list[str], look: Any, workers: int, remote: bool)
             pool.shutdown(cancel_futures=True)
 
 
-def _scan_local(root: str, look: Any, name: str) -> tuple[Scan, Shard]:
-    """A shard's scan by `look(path, name)`, and what the index remembers of it."""
-    scan = look(joined(root, name), name)
-    return scan, Shard(scan.size)
+def _scan_local(root: str, scan: Scanner, name: str) -> tuple[Scan, Shard]:
+    """The scan of a local shard, and what the index remembers of the shard."""
+    scanned = scan(joined(root, name), name)
+    return scanned, Shard(scanned.size)
 
 
-def _scan_remote(root: str, folder: str, look: Any, name: str) -> tuple[Scan, Shard]:
-    """The same of a copy of a remote shard; messages name the shard, not the copy."""
+def _scan_remote(root: str, folder: str, scan: Scanner, name: str) -> tuple[Scan, Shard]:
+    """The scan of a remote shard, by a copy in `folder`; messages name the shard, not the copy."""
     path = Path(folder) / f"{hash64(name):016x}.tar"
     files = RemoteFiles(root, {}, Reading())
     try:
         etag = files.copy_shard(name, str(path))
-        scan = look(str(path), name)
-        for fault in scan.faults:
+        scanned = scan(str(path), name)
+        for fault in scanned.faults:
             fault.reason = fault.reason.replace(str(path), redacted(joined(root, name)))
-        return scan, Shard(scan.size, etag)
+        return scanned, Shard(scanned.size, etag)
     except InputError as error:
         raise InputError(str(error).replace(str(path), redacted(joined(root, name)))) from None
     finally:
@@ -105,10 +115,10 @@ def _scan_remote(root: str, folder: str, look: Any, name: str) -> tuple[Scan, Sh
 def scan_shard(
     path: str, name: str, ignore: Sequence[str] = (), decoded: bool = False, stop_at_fault: bool = True
 ) -> Scan:
-    """Reads one tar under the name the index will call it.
+    """The scan of one tar; name: what the index calls it.
 
     ignore: extensions of members that are not read. decoded: decode every recording. stop_at_fault: raise the first
-    fault as an InputError instead of listing it; a damaged archive then is one fault that loses all its members.
+    fault as an InputError; otherwise faults are listed, and a damaged archive is one that loses all its members.
     """
     if not Path(path).is_file():  # never quarantined: nobody meant it to be missing; and a pipe would be read for ever
         raise InputError(f"{path}: no such shard")
@@ -135,7 +145,7 @@ def scan_shard(
 
 
 def _damaged(path: str, scan: Scan, reason: str) -> Scan:
-    """Nothing of a damaged archive is used: what its walk did not reach would be missing without a word."""
+    """The scan of a damaged archive. Nothing of it is used: what its walk did not reach would be missing silently."""
     names = []
     try:
         for member in walk_tar(path):
@@ -146,7 +156,7 @@ def _damaged(path: str, scan: Scan, reason: str) -> Scan:
 
 
 def _samples(path: str, scan: Scan, ignore: Sequence[str]) -> Iterator[list[Member]]:
-    """Members that stand together and have one key."""
+    """The members of each sample: those that stand together and have one key."""
     sample: list[Member] = []
     for member in walk_tar(path):
         scan.members += 1
@@ -164,6 +174,7 @@ def _samples(path: str, scan: Scan, ignore: Sequence[str]) -> Iterator[list[Memb
 def _sample_rows(
     path: str, file: BinaryIO, members: list[Member], scan: Scan, decoded: bool, stop_at_fault: bool
 ) -> list[dict[str, Any]]:
+    """Rows of the index for a sample's good questions; faults of the others are added to the scan."""
     where = f"{path}:{members[0].key}"
     text, sound = _pair(members, where)
     questions, bad = _questions(_read(file, text, path), where, stop_at_fault)
@@ -198,7 +209,7 @@ def _sample_rows(
 
 
 def _pair(members: list[Member], where: str) -> tuple[Member, Member]:
-    """The text and the recording of a sample that is just these two."""
+    """The .json and the recording of a sample; raises InputError where it has anything else."""
     extensions = [m.extension for m in members]
     unknown = [e for e in extensions if e != "json" and e not in AUDIO_EXTENSIONS]
     if unknown:
@@ -216,7 +227,7 @@ def _pair(members: list[Member], where: str) -> tuple[Member, Member]:
 def _questions(
     data: bytes, where: str, stop_at_fault: bool
 ) -> tuple[list[tuple[int, Question]], list[tuple[int, str]]]:
-    """Numbered questions of a sample, and numbered reasons; a sample without a good question is itself a fault."""
+    """Good questions of a sample and reasons against the others, both numbered; InputError where none is good."""
     good: list[tuple[int, Question]] = []
     bad: list[tuple[int, str]] = []
     for number, record in enumerate(_question_records(data, where)):
@@ -232,12 +243,12 @@ def _questions(
 
 
 def parse_questions(data: bytes, where: str) -> list[Question]:
-    """The questions of a sample's json: `{"questions": [record, ...]}`, or one record."""
+    """The questions of a sample's json, `{"questions": [record, ...]}` or one record; InputError for a bad one."""
     return [parse_question(record, f"{where}.json") for record in _question_records(data, where)]
 
 
 def question_at(data: bytes, number: int, where: str) -> Question | None:
-    """One of the questions, None where there are fewer."""
+    """Question `number` of a sample's json, from 0 on; None where it has fewer. Raises InputError for a bad one."""
     records = _question_records(data, where)
     return parse_question(records[number], f"{where}.json") if number < len(records) else None
 

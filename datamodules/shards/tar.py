@@ -1,4 +1,4 @@
-"""Knows the tar format, strictly: where every member lies, and that the archive is whole.
+"""A strict reader of the tar format: where every member lies, and whether the archive is whole.
 
 tarfile and webdataset end quietly at the first damaged header, which silently loses samples; this walk raises. Only
 plain files are accepted; nothing is ever extracted. Of extended headers a long name is taken, nothing else.
@@ -44,7 +44,7 @@ class Member:
 
 
 def walk_tar(path: str | Path) -> Iterator[Member]:
-    """Every member of an uncompressed tar in file order; raises InputError naming the file where it is not whole."""
+    """Every member of an uncompressed tar in file order; raises InputError that names the file where it is damaged."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such shard")
@@ -85,7 +85,7 @@ def walk_tar(path: str | Path) -> Iterator[Member]:
 
 
 def _parse(header: bytes, path: Path, position: int) -> tuple[str, int, bytes]:
-    """Name, content length and type of one header whose checksum is right."""
+    """Name, content length in bytes and type of a header; raises InputError where its checksum or a field is wrong."""
     try:
         stored, length = _octal(header[148:156]), _octal(header[124:136])
         name = header[:100].partition(b"\0")[0].decode("utf-8")
@@ -101,7 +101,7 @@ def _parse(header: bytes, path: Path, position: int) -> tuple[str, int, bytes]:
 
 
 def _octal(field: bytes) -> int:
-    """Digits alone: int() would also read signs and underscores."""
+    """The number in an octal field; ValueError for anything but digits (int() also reads signs and underscores)."""
     digits = field.strip(b" \0")
     if not digits.isdigit():
         raise ValueError(field)
@@ -109,6 +109,7 @@ def _octal(field: bytes) -> int:
 
 
 def _checked_name(name: str, path: Path) -> str:
+    """The member's name; raises InputError where it leaves the archive, is empty, too long, or not one line."""
     name = name.removeprefix("./")
     if name.startswith("/") or ".." in name.split("/"):
         raise InputError(f"{path}: member name {name!r:.100} leaves the archive")
@@ -127,8 +128,8 @@ def _gnu_name(record: bytes, path: Path, name: str) -> str:
 
 
 def _pax_name(records: bytes, path: Path, name: str) -> str | None:
-    """The member's name where the records give one; anything else that redefines a member is refused."""
-    found = None
+    """The member's name where the records give one; InputError for records that redefine anything else of it."""
+    member_name = None
     while records:
         length, _, rest = records.partition(b" ")
         if not length.isdigit() or not 0 < int(length) <= len(records):
@@ -136,8 +137,8 @@ def _pax_name(records: bytes, path: Path, name: str) -> str | None:
         field, _, value = rest[: int(length) - len(length) - 1].rstrip(b"\n").partition(b"=")
         key = field.decode("utf-8", "replace")
         if key == "path":
-            found = _gnu_name(value, path, name)
+            member_name = _gnu_name(value, path, name)
         elif key not in _HARMLESS_PAX:
             raise InputError(f"{path}: extended header {key!r} of {name!r} is not supported; repack with short names")
         records = records[int(length) :]
-    return found
+    return member_name

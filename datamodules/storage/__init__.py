@@ -1,1 +1,1 @@
-"""Where shards may lie and how bytes are read from there."""
+"""Where shards may lie, and how bytes are read from there: local files, servers, and copies of remote shards."""

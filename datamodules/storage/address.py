@@ -1,7 +1,7 @@
-"""Knows where shards may lie, local paths and http(s), s3, gs, hf addresses, and how to speak to what holds them.
+"""Addresses of shards, local paths and http(s), s3, gs and hf, and requests to what holds them.
 
 Nothing that runs a command is an address. Credentials inside one (user:password@, signed query strings) never reach a
-message or a log. A server is asked under a timeout, and again where that may help.
+message or a log. A server is asked under a time limit, and again where that may help.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NETWORK = ("aiohttp", "botocore", "httpx", "httpx2", "httpcore", "requests", "u
 
 
 def scheme_of(address: str) -> str:
-    """One of SCHEMES, or "" for a local path; every other scheme, such as `pipe:`, is refused."""
+    """One of SCHEMES, or "" for a local path; raises InputError for any other scheme, such as `pipe:`."""
     if "::" in _BRACKETED_HOST.sub("//", address):
         last = redacted(address.rpartition("::")[2])
         raise InputError(f"...::{last}: chained addresses are not read; copy the file or use its plain address")
@@ -47,13 +47,13 @@ def scheme_of(address: str) -> str:
 
 
 def redacted(address: str) -> str:
-    """The address without user, password, query and fragment."""
+    """The address for messages: without user, password, query and fragment."""
     hidden = _USER.sub(r"\1", address)
     return re.split(r"[?#]", hidden, maxsplit=1)[0] if ":/" in hidden else hidden
 
 
 def joined(root: str, name: str) -> str:
-    """The address of a shard that an index names: relative to `root`, and never outside it."""
+    """The address of a shard that an index names, relative to `root`; raises InputError where it leads outside."""
     parts = unquote(name).replace("\\", "/").split("/")  # a server undoes %2e before it looks for the file
     if not parts[0] or ".." in parts or ":" in name or "\0" in unquote(name):
         raise InputError(f"shard name {name!r} must be relative and stay beside its index; re-index the shards")
@@ -67,7 +67,7 @@ def joined(root: str, name: str) -> str:
 
 
 def split_address(address: str) -> tuple[str, str]:
-    """Folder and name of a shard; a query string stays with the folder. A link keeps its own name and folder."""
+    """Folder and name of a shard; a query string stays with the folder, and a symbolic link is not followed."""
     if not scheme_of(address):
         path = Path(address)
         return str(path.parent.resolve()), path.name
@@ -77,28 +77,31 @@ def split_address(address: str) -> tuple[str, str]:
 
 
 def list_shards(where: str) -> list[str]:
-    """Addresses of the tars: of a folder, of one tar, or of a brace pattern such as shard-{000000..000099}.tar."""
+    """Addresses of the tars: of a folder, of one tar, or of a brace pattern such as shard-{000000..000099}.tar.
+
+    Raises InputError where there are none, or a server does not list its folder.
+    """
     import braceexpand
 
     scheme = scheme_of(where)
     if "{" in where:
         try:
-            found = list(braceexpand.braceexpand(where))
+            addresses = list(braceexpand.braceexpand(where))
         except ValueError:
             raise InputError(f"{redacted(where)}: not a pattern of shards; its braces do not match") from None
-        for address in found:
-            scheme_of(address)
-        return found
+        for address in addresses:
+            scheme_of(address)  # refuses what is none
+        return addresses
     if (where.partition("?")[0] if scheme else where).endswith(".tar"):
         return [where]
-    found = _listed(where, scheme) if scheme else [str(path) for path in sorted(Path(where).glob("*.tar"))]
-    if not found:
+    addresses = _listed(where, scheme) if scheme else [str(path) for path in sorted(Path(where).glob("*.tar"))]
+    if not addresses:
         raise InputError(f"{redacted(where)}: no *.tar to index there")
-    return found
+    return addresses
 
 
 def _listed(where: str, scheme: str) -> list[str]:
-    """The tars a server tells of, directly in the folder, with the folder's query string."""
+    """The tars that a server lists directly in the folder, with the folder's query string."""
     base, mark, query = where.partition("?")
     http = scheme.startswith("http")
     files = filesystem(scheme, **({"params": dict(parse_qsl(query))} if http and query else {}))
@@ -112,7 +115,7 @@ def _listed(where: str, scheme: str) -> list[str]:
 
 
 def filesystem(scheme: str, **options: Any) -> Any:
-    """A fresh fsspec file system: never the shared instance, which must not cross a fork."""
+    """A new fsspec file system, as the shared instance must not cross a fork; InputError where a package is missing."""
     import fsspec
 
     if scheme in ("http", "https"):
@@ -137,7 +140,7 @@ def _http() -> Any:
         options.setdefault("connector", aiohttp.TCPConnector(limit=0))
         return aiohttp.ClientSession(**options)
 
-    class CheckedHTTP(HTTPFileSystem):
+    class CheckedHTTP(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
         def __init__(self, **options: Any) -> None:
             super().__init__(**({"get_client": client} | options))
 
@@ -160,13 +163,14 @@ def _http() -> Any:
                     )
                 if place and place != f"bytes {start}-{end - 1}":
                     raise ConnectionError(f"{place} came instead of {start}-{end - 1}")
-                return await answer.read()
+                data: bytes = await answer.read()
+                return data
 
     return CheckedHTTP
 
 
 def call(files: Any, name: str, *args: Any, limit_s: float, **options: Any) -> Any:
-    """One operation of a file system under a time limit, where the file system can be interrupted."""
+    """The result of a file system's method `name`, within limit_s seconds where the file system can be interrupted."""
     if getattr(files, "async_impl", False):
         from fsspec.asyn import sync
 
@@ -175,9 +179,10 @@ def call(files: Any, name: str, *args: Any, limit_s: float, **options: Any) -> A
 
 
 def patiently(act: Callable[[], Result], where: str, retries: int = 5, timeout_s: float = 60.0) -> Result:
-    """Repeats what may pass; the pauses double from half a second to 30 s, shifted so that ranks do not march.
+    """The result of `act`, tried again up to `retries` times after errors that may pass.
 
-    What stays wrong is an InputError that begins with `where`; only a full disk is left to the caller.
+    The pauses double from half a second to 30 s, by a random share so that ranks do not ask in step; a timeout_s below
+    10 s shortens them. Raises InputError that begins with `where` for an error that stays, OSError for a full disk.
     """
     for attempt in range(retries + 1):
         try:
@@ -197,16 +202,17 @@ def patiently(act: Callable[[], Result], where: str, retries: int = 5, timeout_s
 
 
 def _cause(error: BaseException) -> BaseException:
-    """fsspec calls a file missing whatever kept it from asking about it."""
+    """What kept fsspec from asking for a file: it raises FileNotFoundError for that too."""
     cause = error.__cause__
     return cause if isinstance(error, FileNotFoundError) and cause is not None and _status(cause) != 404 else error
 
 
 def _status(error: BaseException) -> int | None:
+    """The HTTP status in an error of any of the file systems' libraries; None where there is none."""
     answer = getattr(error, "response", None)
-    for found in (getattr(error, "status", None), getattr(answer, "status_code", None)):
-        if isinstance(found, int):
-            return found
+    for status in (getattr(error, "status", None), getattr(answer, "status_code", None)):
+        if isinstance(status, int):
+            return status
     code = getattr(error, "code", None)
     return code if isinstance(code, int) and type(error).__module__.startswith("gcsfs") else None
 
@@ -224,6 +230,7 @@ def transient(error: BaseException) -> bool:
 
 
 def _words(error: BaseException) -> str:
+    """The error in a few words, without an address that may hold credentials."""
     status, text = _status(error), str(error)
     if status is not None:
         return f"the server answered {status}"

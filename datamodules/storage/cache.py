@@ -1,7 +1,7 @@
-"""Knows whole local copies of remote shards: under the hash of the full address and the entity tag, never the name.
+"""The cache: whole local copies of remote shards, named by a hash of the full address and the entity tag.
 
-Two processes never write one copy; a copy appears whole or not at all; a full disk is no error, its shards are read
-by byte range.
+Two processes never write one copy; a copy appears whole or not at all; where the disk is full, shards are read by byte
+range instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _ABANDONED_S = 24 * 3600
 
 
 class ShardCache:
-    """Copies in one folder, at most `limit_gb` of them; several processes and hosts may share it."""
+    """Copies in one folder, at most `limit_gb` gigabytes of them; several processes and hosts may share it.
+
+    Raises InputError where the folder cannot be written.
+    """
 
     def __init__(self, folder: str, limit_gb: float) -> None:
         self.folder, self.limit, self.full = Path(folder), limit_gb * 1e9, False
@@ -37,11 +40,11 @@ class ShardCache:
             raise InputError(f"{folder}: cannot hold copies of shards ({why}); give another reading.cache") from None
 
     def path(self, address: str, shard: Shard) -> Path:
-        """Where the copy of this version of this address is, or would be."""
+        """Where the copy of this address, with this size and entity tag, is or would be."""
         return self.folder / f"{hash64('copy', address, shard.etag, shard.size):016x}.tar"
 
     def copy(self, address: str, shard: Shard, download: Callable[[str], None]) -> str | None:
-        """The path of a whole copy, downloaded now if there is none; None where there is no room for it."""
+        """The path of a whole copy, made by `download(path)` if there is none; None where there is no room for it."""
         path = self.path(address, shard)
         if self._whole(path, shard):
             return str(path)
@@ -53,8 +56,8 @@ class ShardCache:
                     return str(path)
                 return self._downloaded(path, shard, download)
         except OSError as error:  # full above all, but also a disk that dies or is taken away must not end a training
-            told, self.full = self.full, True
-            if not told:
+            known, self.full = self.full, True
+            if not known:
                 why = error.strerror or type(error).__name__
                 print(f"{self.folder}: takes no more shards ({why}); they are read by byte range", file=sys.stderr)
             return None
@@ -77,17 +80,19 @@ class ShardCache:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
+        """A context that one process at a time may be in."""
         with open(self.folder / f"{name}.lock", "w") as lock:
             with suppress(OSError):  # where the file system has no locks, a shard may be downloaded twice, no more
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _whole(self, path: Path, shard: Shard) -> bool:
+        """Whether the copy is there and as long as the shard; it then counts as used just now."""
         try:
-            found = path.stat().st_size
+            size = path.stat().st_size
         except OSError:
             return False
-        if shard.size >= 0 and found != shard.size:  # cut off by whatever: never served, never kept
+        if shard.size >= 0 and size != shard.size:  # cut off by whatever: never served, never kept
             path.unlink(missing_ok=True)
             return False
         try:
@@ -97,27 +102,28 @@ class ShardCache:
         return True
 
     def _make_room(self, size: int) -> bool:
-        """Removes abandoned scratch files and, for what fits at all, the copies used longest ago.
+        """Makes room for `size` bytes; False where they exceed the limit even in an empty cache.
 
-        Who reads a copy keeps it open; what others download now counts as if it were there.
+        Removes abandoned scratch files, then the copies used longest ago. A process that reads a copy keeps it open;
+        what others download now counts as if it were there.
         """
         copies, coming = [], 0
         for path in self.folder.iterdir():
             try:
-                found = path.stat()
+                state = path.stat()
             except OSError:
                 continue  # another process removed it
-            if path.suffix == ".partial" and time.time() - found.st_mtime > _ABANDONED_S:
+            if path.suffix == ".partial" and time.time() - state.st_mtime > _ABANDONED_S:
                 path.unlink(missing_ok=True)
             elif path.suffix == ".partial":
                 planned = path.name.split(".")[-2]
-                coming += max(found.st_size, int(planned) if planned.isdigit() else 0)
+                coming += max(state.st_size, int(planned) if planned.isdigit() else 0)
             elif path.suffix == ".tar":
-                copies.append((found.st_mtime, found.st_size, path))
+                copies.append((state.st_mtime, state.st_size, path))
         free = self.limit - coming - max(size, 0)
         if free < 0:
             return False
-        free -= sum(each[1] for each in copies)
+        free -= sum(held for _, held, _ in copies)
         for _, freed, path in sorted(copies):
             if free >= 0:
                 break
@@ -126,7 +132,7 @@ class ShardCache:
         return True
 
     def forget(self, address: str, shard: Shard) -> None:
-        """Removes a copy whose content turned out to be wrong; once, for the next one is what the server has."""
+        """Removes a copy whose content turned out to be wrong; only once, as the next one is what the server has."""
         path = self.path(address, shard)
         if path not in self._forgotten:
             self._forgotten.add(path)

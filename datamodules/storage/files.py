@@ -1,13 +1,13 @@
-"""Knows how byte ranges are read: from local files, or from a server with many requests in flight and bounded retries.
+"""Reading byte ranges of shards: from local files, or from a server with many requests in flight and bounded retries.
 
-A range is delivered whole or as an InputError that names its shard; what lies in it is checked by whoever asked.
+A range comes whole, or as an InputError that names its shard; its content is checked by the caller.
 """
 
 from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +23,10 @@ _INHERITED: list[Any] = []
 
 
 def _keep_inherited() -> None:
-    """In a forked child: closing the parent's connections would take them off the event loop of the parent, which would
-    then wait in vain for what they bring."""
+    """Keeps the parent's connections open in a forked child.
+
+    Closing them would take them off the event loop of the parent, which would then wait in vain for their answers.
+    """
     _INHERITED.extend((files._fs, files._pool) for files in _CONNECTED)
 
 
@@ -33,20 +35,23 @@ os.register_at_fork(after_in_child=_keep_inherited)
 
 @dataclass
 class Reading:
-    """How shards are read, and how much is put up with.
+    """How shards are read, and how many bad samples a run accepts.
 
     Args:
         shards: folder or address the shards lie in; default beside the index, or where they were indexed.
         cache: local folder for whole copies of remote shards; default none, samples are read by byte range.
-        cache_gb: the copies used longest ago are removed beyond this size.
+        cache_gb: size of that folder, beyond which the copies used longest ago are removed.
         in_flight: requests at a time, per loader process.
         retries: of a request that failed in a way that may pass (5xx, timeouts, short answers), with growing pauses.
-        timeout_s: of one request.
+        timeout_s: seconds for one request.
         lookahead: batches whose ranges are fetched together while the batches before them are prepared.
         max_gap: neighbouring ranges with at most so many bytes between them are one request.
-        max_bad: bad samples a loader process, and a run on each rank, puts up with; the next one stops it.
-        quarantine: folder for `quarantine-rank*.jsonl`, which tells each bad sample and what was served instead.
-        stall_s: a batch that takes longer to read (whole shards for the cache included) or to prepare stops the run.
+        max_bad: distinct bad samples that a loader process, and each rank of a run, accepts; one more stops it.
+        quarantine: folder for `quarantine-rank*.jsonl`, a line for each bad sample with the question in its place.
+        stall_s: seconds after which a batch that is still being read (whole shards for the cache included) or built
+            stops the run.
+
+    Raises InputError for numbers out of range.
     """
 
     shards: str | None = None
@@ -71,12 +76,13 @@ class Reading:
 
 
 class _Opened:
-    """A file that closes with its last user; in a forked child its number may mean another file by now."""
+    """An open file, closed with its last user; not in a forked child, where its number may mean another file by now."""
 
     def __init__(self, path: str) -> None:
         self.descriptor, self.pid = os.open(path, os.O_RDONLY), os.getpid()
 
-    def __del__(self, close=os.close, getpid=os.getpid) -> None:  # `os` may be gone when the interpreter ends
+    def __del__(self, close: Callable[[int], None] = os.close, getpid: Callable[[], int] = os.getpid) -> None:
+        # Arguments, as `os` may be gone when the interpreter ends.
         if getattr(self, "pid", -1) == getpid():
             close(self.descriptor)
 
@@ -95,8 +101,8 @@ class LocalFiles:
         return self.__dict__ | {"_files": {}}
 
     def fetch(self, wanted: Sequence[Range]) -> list[bytes | InputError]:
-        """The bytes of each range, or what is wrong with it."""
-        return [self._read(each) for each in wanted]
+        """The bytes of each range in the order asked, or the InputError that says why it cannot be read."""
+        return [self._read(part) for part in wanted]
 
     def _read(self, wanted: Range) -> bytes | InputError:
         try:
@@ -133,7 +139,7 @@ class LocalFiles:
         return opened
 
     def check(self) -> None:
-        """Opens every shard, so that one that is missing or has another size is known before training begins."""
+        """Opens every shard; raises InputError where one is missing or has another size, before training begins."""
         for shard in self.shards:
             self._open(shard)
 
@@ -159,13 +165,14 @@ class RemoteFiles:
         return self.__dict__ | {"_pid": -1, "_pool": None, "_fs": None, "_copies": None}
 
     def _leave(self) -> None:
+        """Forgets the connections, which are another process's or closed."""
         self._pid = -1
         self._pool: ThreadPoolExecutor | None = None
         self._fs: Any = None
         self._copies: ShardCache | None = None
 
     def _start(self) -> ThreadPoolExecutor:
-        """Connections and threads belong to one process: a forked loader makes its own."""
+        """The threads of this process, started with its connections: a forked loader needs its own."""
         if self._pid != os.getpid():
             reading = self.reading
             self._copies = ShardCache(reading.cache, reading.cache_gb) if reading.cache else None
@@ -176,15 +183,15 @@ class RemoteFiles:
         return self._pool
 
     def fetch(self, wanted: Sequence[Range]) -> list[bytes | InputError]:
-        """The bytes of each range in the order asked, or what is wrong with it."""
+        """The bytes of each range in the order asked, or the InputError that says why it cannot be read."""
         spans = coalesced(wanted, self.reading.max_gap)
         read = list(self._start().map(self._span, spans))
-        found: dict[Range, bytes | InputError] = {}
+        contents: dict[Range, bytes | InputError] = {}
         for span, data in zip(spans, read, strict=True):
-            for each in spans[span]:
-                start = each.offset - span.offset
-                found[each] = data if isinstance(data, InputError) else data[start : start + each.size]
-        return [found[each] for each in wanted]
+            for part in spans[span]:
+                start = part.offset - span.offset
+                contents[part] = data if isinstance(data, InputError) else data[start : start + part.size]
+        return [contents[part] for part in wanted]
 
     def _span(self, span: Range) -> bytes | InputError:
         try:
@@ -203,7 +210,7 @@ class RemoteFiles:
         options: dict[str, Any] = {"start": span.offset, "end": span.offset + span.size}
         if not getattr(self._fs, "async_impl", False):
             options["cache_type"] = "none"  # a file that is opened for one range would read megabytes ahead
-        data = self._call("cat_file", address, **options)
+        data: bytes = self._call("cat_file", address, **options)
         if len(data) != span.size:
             raise ConnectionError(f"{len(data)} of {span.size} bytes came")
         return data
@@ -239,20 +246,20 @@ class RemoteFiles:
         patiently(act, redacted(address), self.reading.retries, self.reading.timeout_s)
 
     def check(self) -> None:
-        """Asks for every shard's size and entity tag, so that one that is missing or changed is known at the start."""
-        for shard, found in zip(self.shards, self._start().map(self._info, self.shards), strict=True):
+        """Asks for every shard's size and entity tag; raises InputError where one is missing or changed."""
+        for shard, now in zip(self.shards, self._start().map(self._info, self.shards), strict=True):
             known, address = self.shards[shard], redacted(joined(self.root, shard))
-            if found.size not in (-1, known.size):
-                size = f"{found.size} bytes, {known.size} when it was indexed"
+            if now.size not in (-1, known.size):
+                size = f"{now.size} bytes, {known.size} when it was indexed"
                 raise InputError(f"{address}: has {size}; re-index the shard")
-            if self.reading.shards is None and known.etag and found.etag not in ("", known.etag):
+            if self.reading.shards is None and known.etag and now.etag not in ("", known.etag):
                 raise InputError(
-                    f"{address}: was written again since it was indexed (entity tag {found.etag}, not {known.etag}); "
+                    f"{address}: was written again since it was indexed (entity tag {now.etag}, not {known.etag}); "
                     "re-index the shard, or give its folder as reading.shards to go by size and checksums alone"
                 )
 
     def _info(self, shard: str) -> Shard:
-        """Size, or -1, and entity tag as the server tells them now."""
+        """The shard as the server describes it now: size (-1 where it does not say) and entity tag."""
         address = joined(self.root, shard)
         info = patiently(
             lambda: self._call("info", address), redacted(address), self.reading.retries, self.reading.timeout_s
@@ -261,19 +268,19 @@ class RemoteFiles:
         return Shard(int(info["size"]) if info.get("size") is not None else -1, tag.removeprefix("W/"))
 
     def copy_shard(self, shard: str, path: str) -> str:
-        """Copies a whole shard to a path; returns the server's entity tag."""
+        """Copies a whole shard to a path; returns the server's entity tag. InputError where the disk is full."""
         self._start()
-        address, found = joined(self.root, shard), self._info(shard)
+        address, now = joined(self.root, shard), self._info(shard)
         try:
-            self._download(address, found, path)
+            self._download(address, now, path)
         except OSError as error:
             raise InputError(
                 f"{redacted(address)}: no room for a copy in {os.path.dirname(path)} ({error.strerror}); set TMPDIR"
             ) from None
-        return found.etag
+        return now.etag
 
     def forget(self, shard: str) -> None:
-        """Drops the local copy of a shard whose content turned out to be wrong."""
+        """Removes the local copy of a shard whose content turned out to be wrong; the next read downloads it again."""
         if self._copies is not None:
             self._copies.forget(joined(self.root, shard), self.shards.get(shard, Shard(-1)))
 

@@ -1,4 +1,4 @@
-"""Knows byte ranges: what is wanted of a shard, and which neighbours are fetched as one."""
+"""Byte ranges of shards, and which neighbours are fetched in one request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Shard:
 
 
 class Range(NamedTuple):
-    """Bytes of one shard."""
+    """`size` bytes of one shard from byte `offset` on."""
 
     shard: str
     offset: int
@@ -27,21 +27,24 @@ class Range(NamedTuple):
 
 
 def coalesced(wanted: Sequence[Range], max_gap: int) -> dict[Range, list[Range]]:
-    """Spans that cover the ranges, each with its own; two ranges share one where the gap between them is small."""
+    """Spans to request, each with the wanted ranges that it covers.
+
+    Neighbours share a span where at most `max_gap` bytes lie between them, as long as it stays within 16 MiB.
+    """
     by_shard: dict[str, list[Range]] = defaultdict(list)
-    for each in set(wanted):
-        by_shard[each.shard].append(each)
+    for part in set(wanted):
+        by_shard[part.shard].append(part)
     spans: dict[Range, list[Range]] = {}
     for shard, ranges in by_shard.items():
         ranges.sort()
         start, stop = ranges[0].offset, ranges[0].offset
         held: list[Range] = []
-        for each in ranges:
-            end = max(stop, each.offset + each.size)
-            if held and (each.offset - stop > max_gap or end - start > _LARGEST_SPAN):
+        for part in ranges:
+            end = max(stop, part.offset + part.size)
+            if held and (part.offset - stop > max_gap or end - start > _LARGEST_SPAN):
                 spans[Range(shard, start, stop - start)] = held
-                start, end, held = each.offset, each.offset + each.size, []
+                start, end, held = part.offset, part.offset + part.size, []
             stop = end
-            held.append(each)
+            held.append(part)
         spans[Range(shard, start, stop - start)] = held
     return spans

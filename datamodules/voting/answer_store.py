@@ -1,4 +1,4 @@
-"""Knows which answers a voter has given: a line of JSON each, appended as they come, read back after any interruption.
+"""The store of a voter's answers: a line of JSON each, appended as they come, read back after any interruption.
 
 An answer is identified by (uid, condition, rotation, draw). A line that was cut off by a kill is dropped, and its
 question is asked again; every whole line is kept.
@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
@@ -38,7 +38,7 @@ ANSWER_SCHEMA = pa.schema(
 
 
 class AnswerId(NamedTuple):
-    """What makes an answer the same answer."""
+    """What identifies an answer: question, condition, rotation of the options, and draw."""
 
     uid: int
     condition: str
@@ -47,7 +47,7 @@ class AnswerId(NamedTuple):
 
 
 def answer_id(record: Mapping[str, Any]) -> AnswerId:
-    """The identity of a record."""
+    """The identity of the answer in a record; rotation and draw are 0 where it has none."""
     return AnswerId(int(record["uid"]), record["condition"], int(record.get("rotation", 0)), int(record.get("draw", 0)))
 
 
@@ -58,23 +58,23 @@ class AnswerStore:
         self.file = Path(file)
         self.folder = self.file.with_suffix(".asked")
         self.path = self.folder / f"rank{rank}.jsonl"
-        self._how = self.folder / "asked.json"
+        self._description = self.folder / "asked.json"
 
     def read(self) -> list[dict[str, Any]]:
-        """Every answer of every process, once; the first of two lines about one question stands."""
-        found: dict[AnswerId, dict[str, Any]] = {}
+        """The records of all processes; of two with one identity the first. InputError for a damaged line."""
+        records: dict[AnswerId, dict[str, Any]] = {}
         for path in sorted(self.folder.glob("rank*.jsonl")):
             lines = path.read_bytes().split(b"\n")
             for number, line in enumerate(lines[:-1], 1):  # behind the last line's end is a line cut off, or nothing
                 try:
                     record = json.loads(line)
-                    found.setdefault(answer_id(record), record)
+                    records.setdefault(answer_id(record), record)
                 except (ValueError, KeyError, TypeError):
                     raise InputError(f"{path}:{number}: not a stored answer; remove the line to ask again") from None
-        return list(found.values())
+        return list(records.values())
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Adds answers and makes sure they are on disk; half a surrogate pair, which no file can hold, becomes "?"."""
+        """Appends records and syncs them to disk; half a surrogate pair, which no file can hold, becomes "?"."""
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         if not lines:
             return
@@ -87,24 +87,24 @@ class AnswerStore:
             os.fsync(file.fileno())
 
     def missing(self, wanted: Iterable[AnswerId]) -> list[AnswerId]:
-        """Which of these are not answered yet, in their order."""
+        """The wanted answers that are not stored yet, in their order."""
         done = {answer_id(record) for record in self.read()}
-        return [each for each in wanted if each not in done]
+        return [identity for identity in wanted if identity not in done]
 
     def finish(self) -> int:
-        """Writes all answers as one table, ordered by condition, question, rotation and draw; returns how many."""
+        """Writes all answers as one table `file`, by condition, question, rotation and draw; returns their number."""
         records = sorted(self.read(), key=lambda r: (r["condition"], r["uid"], *answer_id(r)[2:]))
         write_answers(records, self.file)
         return len(records)
 
     def refuse_changed(self, name: str, described: Mapping[str, Any]) -> None:
-        """Refuses to add answers to those that were given to something else, and says what changed.
+        """Raises InputError where the stored answers were given to other prompts or settings, naming what changed.
 
-        described: how a voter is asked, in JSON's types. Without answers nothing was asked yet, and all may change.
+        name: of the voter. described: how it is asked, in JSON's types. Without answers, all may change.
         """
-        if not self._how.is_file() or not self.read():
+        if not self._description.is_file() or not self.read():
             return
-        before, now = json.loads(self._how.read_text()), json.loads(json.dumps(described))
+        before, now = json.loads(self._description.read_text()), json.loads(json.dumps(described))
         for key in sorted({*before, *now}):
             if before.get(key) != now.get(key):
                 raise InputError(
@@ -113,20 +113,20 @@ class AnswerStore:
                 )
 
     def remember(self, described: Mapping[str, Any]) -> None:
-        """Writes down how a voter is asked, whole or not at all."""
+        """Writes down how a voter is asked, for `refuse_changed`; the file appears whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        scratch = self._how.with_suffix(".partial")
+        scratch = self._description.with_suffix(".partial")
         scratch.write_text(json.dumps(described, indent=1))
-        scratch.replace(self._how)
+        scratch.replace(self._description)
 
 
 def write_answers(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
-    """An answer table; fields a record lacks are null, rotation and draw 0."""
+    """Writes records as an answer table (ANSWER_SCHEMA); fields that one lacks are null, rotation and draw 0."""
     whole = [{"rotation": 0, "draw": 0} | dict(record) for record in records]
     write_arrow(pa.Table.from_pylist(whole, ANSWER_SCHEMA), path)
 
 
-def _ends_with_line(file: Any) -> bool:
+def _ends_with_line(file: BinaryIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
 

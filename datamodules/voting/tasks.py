@@ -1,6 +1,6 @@
-"""Knows what a voter is asked: every question under every condition, rotation and draw; and what a reply means.
+"""What a voter is asked, every question under every condition, rotation and draw, and what its reply means.
 
-Nothing here knows how the model is reached; records are what `answer_store.py` keeps.
+How the model is reached is the business of `lightning_modules/voters`; `answer_store.py` keeps the records made here.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any, Literal
 import numpy as np
 
 from ...curriculum.contribution.rotation import rotations
+from ...curriculum.schedule.budget import Cost
 from ...errors import InputError
-from ..audio.waves import noise
-from ..batches.conditions import Condition, length_of, parse_condition
-from ..questions.answers import RULES, extract_answer, judge, letter_of
-from ..questions.prompts import LETTERED, STYLES, prompt_text
-from ..shards.partners import Partners
+from ..audio.waves import SAMPLE_RATE
+from ..batches.condition_audio import ConditionAudio
+from ..batches.conditions import Condition, parse_condition
+from ..questions.answers import RULES, extract_answer, judge, letter_of, rule_named
+from ..questions.prompts import LETTERED, prompt_text, shows_letters
 from ..shards.reader import ShardReader
 from .answer_store import AnswerId
 
@@ -32,11 +33,13 @@ class PromptingSpec:
     """How a voter is asked and judged.
 
     Args:
-        style: of the prompt, see `prompts.py`. rule: of judging, see `answers.py`.
+        style: of the prompt, see `prompts.py`. rule: of judging, see `answers.py`. Both may be import paths.
         scoring: "generate" judges what it says; "options" compares the log-probs of the options as whole answers,
             "letters" those of their letters, and calls the likeliest its answer.
         rotations: orders of the options each question is asked in, evenly spread over the cycle; "all" for each place.
         draws: answers per question and order, where they are sampled.
+
+    Raises InputError for unknown names and for combinations that make no sense.
     """
 
     style: str = "paper"
@@ -46,15 +49,18 @@ class PromptingSpec:
     draws: int = 1
 
     def __post_init__(self) -> None:
-        if self.style not in STYLES or self.rule not in RULES:
-            raise InputError(f"style is one of {', '.join(STYLES)}, rule one of {', '.join(RULES)}")
+        lettered = shows_letters(self.style)
+        rule_named(self.rule)
         if self.scoring not in ("generate", "options", "letters"):
             raise InputError(f"scoring is generate, options or letters, got {self.scoring!r}")
-        if self.scoring == "letters" and self.style not in LETTERED:
-            raise InputError(f"scoring by letters needs a style that shows letters ({', '.join(LETTERED)})")
-        if self.scoring == "options" and self.style in LETTERED:
+        if self.scoring == "letters" and not lettered:
+            raise InputError(
+                f"scoring by letters needs a style that shows letters: {', '.join(LETTERED)}, or your own with an "
+                "attribute `lettered = True`"
+            )
+        if self.scoring == "options" and lettered:
             raise InputError("options are scored as texts; with a style that shows letters, score by letters")
-        if self.scoring == "generate" and self.style == "letters" and self.rule != "letter":
+        if self.scoring == "generate" and self.style == "letters" and self.rule in RULES and self.rule != "letter":
             raise InputError(
                 f"style letters asks for a letter, which rule {self.rule} never finds right; use rule letter"
             )
@@ -66,7 +72,7 @@ class PromptingSpec:
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to ask: a row under a condition, in an order of its options, for the so-manieth time."""
+    """One thing to ask: a row of the index under one condition, in one order of its options; draws count from 0."""
 
     id: AnswerId
     row: int
@@ -74,9 +80,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Ask:
-    """A task made ready: the user's words, the options as shown, and what is heard ([n] float32 at 16 kHz, or nothing).
+    """A task with all that a voter needs: the user's words, the options in the order shown, and the recording.
 
-    sound: equal for asks that hear the same.
+    wave: [n] float32 at 16 kHz, None where nothing is heard. sound: equal for asks that hear the same.
     """
 
     task: Task
@@ -88,9 +94,9 @@ class Ask:
 
 @dataclass
 class Reply:
-    """What came back: a text, or log-probs of the options in the order shown, or why nothing did.
+    """What a voter returned: a text, or log-probs of the options in the order shown, or an error.
 
-    refused: the error is about this question, and another question may well be answered.
+    refused: the error is about this question alone; other questions may well be answered.
     """
 
     task: Task
@@ -105,14 +111,20 @@ class Reply:
 
 
 class VoterTasks:
-    """The tasks of one voter over one index, their asks and their records."""
+    """The tasks of one voter over one index: lists them, makes them ready to ask, and judges the replies.
+
+    seed: of noise and of the other recordings that mismatched questions hear.
+    """
 
     def __init__(self, reader: ShardReader, prompting: PromptingSpec, seed: int = 0) -> None:
         self.reader, self.prompting, self.seed = reader, prompting, seed
-        self._partners = Partners(reader, seed)
+        self.audio = ConditionAudio(reader, seed)
 
     def tasks(self, rows: Iterable[int], conditions: Sequence[str]) -> list[Task]:
-        """Everything to ask; questions about one recording, and one question's rotations, stand together."""
+        """All tasks, by condition; questions about one recording, and the orders of one question, stand together.
+
+        Raises InputError for an unknown condition.
+        """
         for condition in conditions:
             self._condition(condition)
         order = sorted((int(row) for row in rows), key=lambda row: (self.reader.clip(row), row))
@@ -125,49 +137,44 @@ class VoterTasks:
         ]
 
     def _condition(self, name: str) -> Condition | None:
+        """The condition of a task; None where the question is asked without any recording."""
         return None if name == NO_AUDIO else parse_condition(name)
 
     def _orders(self, row: int) -> list[list[int]]:
+        """The orders of the options that a question is asked in, as places in the file."""
         wanted = None if self.prompting.rotations == "all" else self.prompting.rotations
         return rotations(int(self.reader.numbers["num_choices"][row]), wanted)
 
     def ask_text(self, task: Task) -> str:
-        """The user's words."""
+        """The words of the user's turn."""
         return self._words(task)[0]
 
     def _words(self, task: Task) -> tuple[str, tuple[str, ...]]:
+        """The words of the user's turn, and the options in the order shown."""
         question = self.reader.question(task.row)
         order = self._orders(task.row)[task.id.rotation]
         choices = tuple(question.choices[option] for option in order)
         return prompt_text(self.prompting.style, question.question, choices), choices
 
     def ask(self, task: Task) -> Ask:
-        """Reads what the task needs."""
+        """The task with its words and its recording. Raises InputError where one of them cannot be read."""
         text, choices = self._words(task)
         condition = self._condition(task.id.condition)
         if condition is None:
             return Ask(task, text, choices, None)
-        return Ask(task, text, choices, *self._sound(task.row, condition))
-
-    def _sound(self, row: int, condition: Condition) -> tuple[np.ndarray, tuple[str, int]]:
-        length, clip = length_of(condition, self.reader.num_samples(row)), self.reader.clip(row)
-        if condition.kind == "silence":
-            return np.zeros(length, np.float32), ("silence", length)
-        if condition.kind == "noise":
-            return noise(length, clip, self.seed, "condition"), (f"noise {length}", clip)
-        heard = self._partners.partner(row) if condition.kind == "mismatched" else row
-        return self.reader.wave(heard), (condition.kind, self.reader.clip(heard))
+        return Ask(task, text, choices, self.audio.wave(task.row, condition), self.audio.key(task.row, condition))
 
     def seconds(self, task: Task) -> float:
-        """Length of what the task hears, without reading it."""
+        """Seconds of audio that the task hears, without reading it."""
         condition = self._condition(task.id.condition)
-        if condition is None:
-            return 0.0
-        row = self._partners.partner(task.row) if condition.kind == "mismatched" else task.row
-        return length_of(condition, self.reader.num_samples(row)) / 16_000
+        return 0.0 if condition is None else self.audio.num_samples(task.row, condition) / SAMPLE_RATE
 
     def record(self, ask: Ask, reply: Reply) -> dict[str, Any]:
-        """The record of an answer: what was said, what that means, whether it is right; unjudged where it failed."""
+        """The row of the answer table: the raw text, the answer in it, whether it is right.
+
+        A reply that failed, or whose scores do not cover the letters, has `answer` and `correct` None and says why in
+        `raw`. Raises InputError where a rule of the user's returns no bool.
+        """
         question = self.reader.question(ask.task.row)
         truth = question.choices.index(question.answer)
         record: dict[str, Any] = {**ask.task.id._asdict(), "key": question.key, "label": "", "right_option": truth}
@@ -191,6 +198,7 @@ class VoterTasks:
         return record
 
     def _said(self, text: str, choices: Sequence[str]) -> str:
+        """The answer in a completion: the option of a chosen letter under rule `letter`, else the tagged text."""
         if self.prompting.rule == "letter" and (letter := letter_of(text, choices)):
             return choices[ord(letter) - ord("A")]
         return extract_answer(text)
@@ -199,7 +207,7 @@ class VoterTasks:
         """Log-probs in the order shown; a letter that was not named is as unlikely as the least likely that was."""
         if reply.scores is not None:
             return reply.scores
-        if self.prompting.style not in LETTERED:  # "A" began a word
+        if not shows_letters(self.prompting.style):  # "A" began a word
             return None
         shown = [chr(ord("A") + place) for place in range(len(ask.choices))]
         if not any(letter in reply.letters for letter in shown):
@@ -209,45 +217,48 @@ class VoterTasks:
 
 
 def _by_option(scores: Sequence[float], order: Sequence[int]) -> list[float]:
-    """Scores in the order of the file."""
-    found = [math.nan] * len(order)
+    """Scores of the options in the order of the file, from those in the order shown."""
+    by_option = [math.nan] * len(order)
     for place, option in enumerate(order):
-        found[option] = float(scores[place])
-    return found
+        by_option[option] = float(scores[place])
+    return by_option
 
 
 def _share(scores: Sequence[float], option: int) -> float:
-    """Softmax over the options, at one of them."""
+    """The probability of one option, in [0, 1]: the softmax over the options' log-probs."""
     shifted = np.exp(np.asarray(scores) - max(scores))
     return float(shifted[option] / shifted.sum())
 
 
-def price(ballot: VoterTasks, tasks: Sequence[Task], rates: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """What asking would cost: requests, minutes of audio, tokens (25 a second of audio, one for four letters of text).
+def price(
+    voter_tasks: VoterTasks, tasks: Sequence[Task], rates: Mapping[str, float] | None = None
+) -> dict[str, int | float]:
+    """What asking would take: requests, minutes of audio, input tokens (a token for every four letters of text).
 
     rates: money per `audio_minute`, `input_million` and `output_million` tokens, where there are any, and the
-    `output_tokens` of an answer (16).
+    `output_tokens` of an answer (16); they add `cost`. Raises InputError for another rate.
     """
-    audio_s = sum(ballot.seconds(task) for task in tasks)
+    audio_s = sum(voter_tasks.seconds(task) for task in tasks)
     sample = tasks[:: max(1, len(tasks) // 200)]
-    letters = [len(ballot.ask_text(task)) for task in sample]
+    letters = [len(voter_tasks.ask_text(task)) for task in sample]
     text_tokens = int(len(tasks) * (np.mean(letters) if letters else 0) / 4)
-    found: dict[str, Any] = {
+    input_tokens = text_tokens + int(Cost.audio_tokens_per_s * audio_s)
+    totals: dict[str, int | float] = {
         "requests": len(tasks),
         "audio_minutes": round(audio_s / 60, 1),
-        "input_tokens": text_tokens + int(25 * audio_s),
+        "input_tokens": input_tokens,
     }
     if rates:
         check_rates(rates)
         cost = rates.get("audio_minute", 0.0) * audio_s / 60
-        cost += rates.get("input_million", 0.0) * found["input_tokens"] / 1e6
+        cost += rates.get("input_million", 0.0) * input_tokens / 1e6
         cost += rates.get("output_million", 0.0) * len(tasks) * rates.get("output_tokens", 16) / 1e6
-        found["cost"] = round(cost, 2)
-    return found
+        totals["cost"] = round(cost, 2)
+    return totals
 
 
 def check_rates(rates: Mapping[str, float]) -> None:
-    """Refuses a rate that `price` does not know."""
+    """Raises InputError for a rate that `price` does not know."""
     unknown = sorted(set(rates) - set(_RATES))
     if unknown:
         raise InputError(f"price: unknown rate {unknown[0]!r}; there are {', '.join(_RATES)}")

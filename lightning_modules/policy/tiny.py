@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from ...datamodules.processors.omni import SYSTEM, question_text
+from ...datamodules.processors.omni import SYSTEM
 from ...datamodules.questions.annotations import read_annotations
 from ...datamodules.questions.answers import target_text
+from ...datamodules.questions.prompts import question_text
 from .checkpoint import save_thinker, thinker_state
 
 SPECIAL_TOKENS = (  # in the order of the published vocabulary

@@ -18,7 +18,7 @@ from earwitness.datamodules.batch import Batch
 from earwitness.datamodules.batches.conditions import Condition
 from earwitness.datamodules.batches.requests import Augmentation, EvaluationSpec, TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
-from earwitness.datamodules.processors.omni import question_text
+from earwitness.datamodules.questions.prompts import question_text
 from earwitness.datamodules.shards.packing import shard
 from earwitness.datamodules.shards.reader import ShardReader, share
 from earwitness.datamodules.storage.files import Reading

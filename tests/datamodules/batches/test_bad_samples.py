@@ -301,7 +301,7 @@ def test_a_row_that_nobody_can_stand_in_for_ends_the_run_and_is_named(tmp_path):
     says = wrong_bytes_of(data.reader, row)
     with pytest.raises(InputError) as error:
         list(data.train_dataloader())
-    assert str(error.value) == f"{says}; and no card of its deck can stand in for it"
+    assert str(error.value) == f"{says}; no other question of its group can replace it"
 
 
 def wrong_bytes_of(reader: ShardReader, row: int) -> str:

@@ -224,11 +224,11 @@ def test_questions_without_the_reasoning_are_counted_before_training(corpus):
     with pytest.raises(InputError) as error:
         data_of(corpus, "unstructured")
     assert str(error.value) == (
-        f"stage 'first': 12 of 24 questions looked at have no unstructured_cot to learn from, s/{first:02} the first; "
+        f"stage 'first': 12 of 24 questions checked have no unstructured_cot to learn from, s/{first:02} the first; "
         "give a pool where all have it (by source, or a column of the label table), or set training.reasoning: none"
     )
     assert data_of(corpus, "unstructured", {"pool": {"question_type": "a"}}).num_steps == 3
-    with pytest.raises(InputError, match=r"^stage 'first': 5 of 5 questions looked at have no unstructured_cot"):
+    with pytest.raises(InputError, match=r"^stage 'first': 5 of 5 questions checked have no unstructured_cot"):
         data_of(corpus, "unstructured", {"pool": {"question_type": "b"}, "budget": {"samples": 5}})
     assert data_of(corpus, "unstructured", rank=1, world=2).num_steps == 6, "one rank looks for all"
 
@@ -236,7 +236,7 @@ def test_questions_without_the_reasoning_are_counted_before_training(corpus):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_one_that_was_not_looked_at_stops_the_run_and_nothing_stands_in_for_it(corpus, tmp_path, monkeypatch, workers):
     """Looking at no question leaves the batch itself to find it."""
-    monkeypatch.setattr(reasoning, "_MOST_LOOKED_AT", 0)
+    monkeypatch.setattr(reasoning, "_MOST_CHECKED", 0)
     bad = Reading(quarantine=str(tmp_path / "bad"))
     data = data_of(corpus, "unstructured", num_workers=workers, reading=bad)
     with pytest.raises(InputError) as error:
@@ -249,12 +249,12 @@ def test_one_that_was_not_looked_at_stops_the_run_and_nothing_stands_in_for_it(c
 
 
 def test_of_many_questions_some_are_looked_at_from_the_first_to_the_last(corpus, monkeypatch):
-    monkeypatch.setattr(reasoning, "_MOST_LOOKED_AT", 5)
-    with pytest.raises(InputError, match="of 5 questions looked at") as error:
+    monkeypatch.setattr(reasoning, "_MOST_CHECKED", 5)
+    with pytest.raises(InputError, match="of 5 questions checked") as error:
         data_of(corpus, "unstructured")
     looked = [numbers(corpus)[k] for k in (0, 5, 11, 17, 23)]  # 23 / 4 = 5.75 apart, rounded down
     lacking = [n for n in looked if n % 2]
-    assert f" {len(lacking)} of 5 questions looked at" in str(error.value)
+    assert f" {len(lacking)} of 5 questions checked" in str(error.value)
     assert f" s/{lacking[0]:02} the first" in str(error.value)
 
 

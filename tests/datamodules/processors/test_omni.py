@@ -9,8 +9,9 @@ from transformers import WhisperFeatureExtractor
 
 from earwitness.datamodules.audio.waves import silence
 from earwitness.datamodules.batch import Sample
-from earwitness.datamodules.processors.omni import AUDIO, OmniProcessor, num_audio_tokens, question_text
+from earwitness.datamodules.processors.omni import AUDIO, OmniProcessor, num_audio_tokens
 from earwitness.datamodules.questions.answers import target_text
+from earwitness.datamodules.questions.prompts import question_text
 from earwitness.datamodules.questions.question import parse_question
 from earwitness.errors import InputError
 from earwitness.lightning_modules.policy.tiny import build_thinker, train_tokenizer

@@ -194,7 +194,7 @@ def test_a_faulty_row_of_a_csv_is_left_out_alone(tmp_path):
     extra = [b"a,b", broken.replace(b'[""Wind""', b'[""Wind'), broken.replace(b"[", b'[""Wind"", '), lines[1]]
     path.write_bytes(b"\r\n".join([*lines[:2], *extra, *lines[2:]]))
     assert read_annotations(path, faults=faults) == EXPECTED
-    says = ["the row has not as many fields as the header", "column choices: not JSON", "choices occur twice"]
+    says = ["the row does not have as many fields as the header", "column choices: not JSON", "choices occur twice"]
     for fault, reason in zip(faults, [*says, "clotho/0 was already given at"], strict=True):
         assert reason in fault
 
@@ -390,7 +390,7 @@ def test_a_damaged_dataset_is_refused_in_one_line(tmp_path, damage):
     else:
         data.write_bytes(np.random.default_rng(0).bytes(5_000))
     with pytest.raises(
-        InputError, match=rf"^{path}(\[\d\])?: (no dataset saved by Hugging|the saved dataset is damaged)"
+        InputError, match=rf"^{path}(\[\d\])?: (not a dataset saved by Hugging|the saved dataset is damaged)"
     ):
         read_annotations(path)
 

@@ -238,7 +238,7 @@ def test_rule_contains(completion, answer, choices, right):
 
 
 def test_an_unknown_rule_lists_the_known():
-    with pytest.raises(InputError, match="answer rule 'best': the rules are exact, mmau, letter, contains"):
+    with pytest.raises(InputError, match="rule: unknown name 'best'; there are exact, mmau, letter, contains \\(or"):
         judge("best", "A", "A", ["A", "B"])
 
 

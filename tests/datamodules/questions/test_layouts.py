@@ -5,7 +5,7 @@ import json
 import pytest
 
 from earwitness.datamodules.questions.annotations import read_annotations
-from earwitness.datamodules.questions.layouts import as_questions
+from earwitness.datamodules.questions.layouts import layout_named
 from earwitness.errors import InputError
 from earwitness.tests.places import SHARED
 
@@ -42,7 +42,12 @@ def test_mmar_and_mmsu_records_by_hand(tmp_path):
         assert question.split == "test"
 
 
-def test_an_unknown_layout_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match="^layout 'mmlu': the layouts are audiomcq, mmau, mmar, mmsu$"):
-        as_questions("mmlu", {})
-    assert as_questions("audiomcq", {"id": "1"}) == {"id": "1"}
+def test_an_unknown_layout_is_refused_with_its_neighbour_or_the_known_ones(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}")
+    with pytest.raises(
+        InputError, match=r"^layout: unknown name 'mmlu'; did you mean 'mmsu'\? \(or give an import path\)$"
+    ):
+        read_annotations(tmp_path / "a.jsonl", layout="mmlu")
+    with pytest.raises(InputError, match="^layout: unknown name 'xyz'; there are audiomcq, mmau, mmar, mmsu "):
+        layout_named("xyz")
+    assert layout_named("audiomcq")({"id": "1"}) == {"id": "1"}

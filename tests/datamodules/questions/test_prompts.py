@@ -39,7 +39,7 @@ PAPER = [
 def test_the_papers_prompt_is_bit_for_bit_what_it_was(choices, text):
     assert question_text(ASKED, choices) == text == prompt_text("paper", ASKED, choices)
     assert question_text(ASKED, list(choices)) == question_text(ASKED, tuple(choices))
-    assert processor.question_text is question_text, "training asks with the same words"
+    assert processor.prompt_text is prompt_text, "training asks with the same words"
 
 
 OTHERS = {
@@ -80,5 +80,5 @@ def test_every_style_shows_every_option_in_the_order_given():
 
 
 def test_an_unknown_style_lists_the_known():
-    with pytest.raises(InputError, match="prompt style 'mmau': the styles are paper, letters, inline, lines, think"):
+    with pytest.raises(InputError, match="style: unknown name 'mmau'; there are paper, letters, inline, lines, think "):
         prompt_text("mmau", ASKED, CHOICES)

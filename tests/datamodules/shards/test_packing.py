@@ -324,8 +324,8 @@ def test_a_record_that_cannot_be_read_means_that_nothing_is_done(tmp_path, conte
 
 KILLED = """
 import sys, time
-from earwitness.datamodules import shards
-from earwitness.datamodules.scan import clip_of
+from earwitness.datamodules.shards import packing as shards
+from earwitness.datamodules.shards.scan import clip_of
 recording = shards._recording
 def slow(job, clip):
     time.sleep(0.02)
@@ -369,7 +369,7 @@ def test_a_finished_shard_is_recorded_also_while_an_earlier_one_is_still_packed(
     with tarfile.open(tmp_path / "fresh" / "shard-000000.tar") as tar:
         first = json.load(tar.extractfile(tar.getmembers()[0]))["audio_path"]
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom earwitness.datamodules import shards\n"
+        "import sys, time\nfrom pathlib import Path\nfrom earwitness.datamodules.shards import packing as shards\n"
         "kept = shards._file_bytes\n"
         f"def wait(path):\n    while path.name == {first!r}: time.sleep(1)\n    return kept(path)\n"
         "shards._file_bytes = wait\n"

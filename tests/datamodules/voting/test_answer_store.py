@@ -111,7 +111,7 @@ def test_half_a_surrogate_pair_is_kept_as_a_question_mark(tmp_path):
 
 _WRITER = """
 import sys
-from earwitness.datamodules.answer_store import AnswerStore
+from earwitness.datamodules.voting.answer_store import AnswerStore
 store = AnswerStore(sys.argv[1], int(sys.argv[2]))
 for uid in range(int(sys.argv[3]), 10**9):
     store.append([{"uid": uid, "condition": "silence", "raw": "x" * (uid % 5000), "correct": True}])

@@ -307,8 +307,8 @@ def test_a_price_by_hand(tmp_path):
 @pytest.mark.parametrize(
     ("manner", "named"),
     [
-        ({"style": "essay"}, "style is one of paper, letters, inline, lines"),
-        ({"rule": "best"}, "rule one of exact, mmau, letter, contains"),
+        ({"style": "essay"}, "style: unknown name 'essay'; there are paper, letters, inline, lines"),
+        ({"rule": "best"}, "rule: unknown name 'best'; there are exact, mmau, letter, contains"),
         ({"scoring": "guess"}, "scoring is generate, options or letters, got 'guess'"),
         ({"scoring": "letters"}, "needs a style that shows letters"),
         ({"scoring": "letters", "style": "lines"}, "needs a style that shows letters"),

@@ -1,0 +1,45 @@
+"""The audio that a row of an index is heard with under a condition: training batches and voters share it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..audio.waves import noise
+from ..shards.partners import Partners
+from ..shards.reader import Fetched, ShardReader
+from .conditions import Condition, length_of
+
+
+class ConditionAudio:
+    """Waves by row and condition. Noise and the choice of another recording depend on (seed, row) alone."""
+
+    def __init__(self, reader: ShardReader, seed: int) -> None:
+        self.reader, self.seed = reader, seed
+        self._partners = Partners(reader, seed)
+
+    def heard_row(self, row: int, condition: Condition) -> int:
+        """The row whose recording is heard: the row itself, or its partner where it is mismatched.
+
+        Raises InputError where the split of a mismatched row has no other recording.
+        """
+        return self._partners.partner(row) if condition.kind == "mismatched" else row
+
+    def num_samples(self, row: int, condition: Condition) -> int:
+        """Length at 16 kHz of what the row hears, without reading it."""
+        return length_of(condition, self.reader.num_samples(self.heard_row(row, condition)))
+
+    def key(self, row: int, condition: Condition) -> tuple[str, int]:
+        """Equal for rows and conditions that hear the same samples."""
+        if condition.reads_audio:
+            return condition.kind, self.reader.clip(self.heard_row(row, condition))
+        length = length_of(condition, self.reader.num_samples(row))
+        return ("silence", length) if condition.kind == "silence" else (f"noise {length}", self.reader.clip(row))
+
+    def wave(self, row: int, condition: Condition, fetched: Fetched | None = None) -> np.ndarray:
+        """What the row hears: [n] mono float32 at 16 kHz. Raises InputError where its recording cannot be read."""
+        if condition.reads_audio:
+            return self.reader.wave(self.heard_row(row, condition), fetched)
+        length = length_of(condition, self.reader.num_samples(row))
+        if condition.kind == "silence":
+            return np.zeros(length, np.float32)
+        return noise(length, self.reader.clip(row), self.seed, "condition")
