@@ -27,7 +27,7 @@ def function_named(name: str, known: Mapping[str, Value], where: str) -> Value |
         )
     try:
         function = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two for names like `..x`
         raise InputError(f"{where}: cannot import {name!r} ({error})") from None
     if not callable(function):
         raise InputError(f"{where}: {name!r} is not a function")
