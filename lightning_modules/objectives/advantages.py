@@ -1,18 +1,29 @@
-"""Knows how rewards of a group become advantages.
+"""Advantages: how much better a completion's reward is than those of its group, the completions of the same prompt.
 
 Everything is computed in float64 over the members sorted by reward, so that the order of completions, and with it the
 number of ranks, does not change a bit. A group with equal rewards gets exactly 0: the rounded mean of eight times 0.1
 is not 0.1, and the spread that is left, divided by itself, would be an advantage of up to 1.
+
+Advantages of your own are a function named by its import path (`advantages: my_lab.advantages.mine`):
+
+    def mine(rewards, group):    # [N] float64 weighted rewards; [N] int64, equal for completions of one prompt
+        return rewards - rewards.nanmean()    # [N]
+
+N counts the completions of all ranks; every rank calls the function with the same values and keeps its own part, so it
+must not draw at random. A reward is NaN where a completion could not be scored or does not train: leave it out of every
+statistic. What is returned there does not matter, it becomes 0; anywhere else it must be finite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...configs.plugins import function_named
 from ...errors import InputError
 
 SCALES = ("group", "batch", "none")
@@ -90,6 +101,46 @@ def gdpo_advantages(parts: Tensor, weights: Sequence[float], group: Tensor, *, e
     known = total[scored]
     centred = total - (known.sort().values.mean() if len(known) else 0.0)
     return (centred / (_spread(known) + eps)).masked_fill(flat | ~scored, 0.0).to(parts.dtype)
+
+
+ADVANTAGES: dict[str, Callable[..., Tensor]] = {
+    **{scale: partial(group_advantages, scale=scale) for scale in SCALES},
+    "gdpo": gdpo_advantages,
+}
+
+
+def advantages_named(name: str, where: str = "advantages") -> Callable[..., Tensor]:
+    """The function of that name in ADVANTAGES, or the user's function at that import path.
+
+    where: the key of the configuration, for messages. InputError where there is neither.
+    """
+    return function_named(name, ADVANTAGES, where)
+
+
+def compute_advantages(
+    name: str, rewards: Tensor, group: Tensor, *, parts: Tensor, weights: Sequence[float], leave_one_out: bool = False
+) -> Tensor:
+    """[N] advantages under a name of ADVANTAGES or an import path; 0 for completions whose reward is NaN.
+
+    rewards: [N] float64, the weighted sums. group: [N] int64. parts, weights: [K, N] and [K], the rewards of each
+    function, for "gdpo" alone. leave_one_out: as in `group_advantages`, for the scales alone. InputError for a name
+    that is not there, or for a user's function that does not return a finite number for every finite reward.
+    """
+    function = advantages_named(name)
+    if name == "gdpo":
+        return function(parts, weights, group)
+    if name in SCALES:
+        return function(rewards, group, leave_one_out=leave_one_out)
+    result = function(rewards.clone(), group.clone())
+    if not isinstance(result, Tensor) or result.shape != rewards.shape:
+        got = f"shape {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        raise InputError(
+            f"advantages {name!r}: one advantage per completion is needed, shape {list(rewards.shape)}; got {got}"
+        )
+    result = result.detach().to(rewards).masked_fill(rewards.isnan(), 0.0)
+    if not result.isfinite().all():
+        raise InputError(f"advantages {name!r}: an advantage is not finite where the reward is; leave NaN rewards out")
+    return result
 
 
 def constant_groups(rewards: Tensor, group: Tensor) -> Tensor:
