@@ -1,4 +1,4 @@
-"""Knows how to make a tiny, random Qwen2.5-Omni: the real classes, a tokenizer trained on the spot, the real layout.
+"""A tiny, random Qwen2.5-Omni: the real classes and the real layout, with a tokenizer trained on the spot.
 
 For demos and tests. Everything downstream loads it exactly as it would load Qwen/Qwen2.5-Omni-7B. The wide
 initialisation (0.1 instead of 0.02) is what lets so small a model bind options to sounds within a few hundred steps.
@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from ...datamodules.processors.omni import SYSTEM, question_text
+from ...datamodules.processors.omni import SYSTEM
 from ...datamodules.questions.annotations import read_annotations
 from ...datamodules.questions.answers import target_text
+from ...datamodules.questions.prompts import question_text
 from .checkpoint import save_thinker, thinker_state
 
 SPECIAL_TOKENS = (  # in the order of the published vocabulary
@@ -39,7 +40,9 @@ CHAT_TEMPLATE = """\
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> Any:
-    """A byte-level BPE tokenizer with Qwen2's pre-tokenisation and Omni's special tokens."""
+    """A byte-level BPE tokenizer of at most `vocab_size` tokens, trained on the texts, with Qwen2's pre-tokenisation
+    and Omni's special tokens and chat template.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2TokenizerFast  # type: ignore[attr-defined]
     from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
@@ -82,15 +85,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> Any:
 
 
 def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, audio_layers: int, seed: int) -> Any:
-    """A random thinker with 4 query and 2 key-value heads of at least 32 dimensions each."""
+    """A thinker with random weights, drawn from the seed, and `hidden` / 32 query heads, twice its key-value heads.
+
+    hidden, layers: of the language model; audio_hidden, audio_layers: of the audio tower.
+    """
     from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
     token = tokenizer.convert_tokens_to_ids
     heads = max(1, hidden // 32)
     half = hidden // heads // 2
-    wide = 0.1
-    thinker_config: Any = Qwen2_5OmniThinkerConfig
-    config = thinker_config(
+    init_std = 0.1
+    config_class: Any = Qwen2_5OmniThinkerConfig
+    config = config_class(
         audio_config={
             "num_mel_bins": 128,
             "d_model": audio_hidden,
@@ -100,7 +106,7 @@ def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, a
             "output_dim": hidden,
             "max_source_positions": 1500,
             "n_window": 100,
-            "initializer_range": wide,
+            "initializer_range": init_std,
         },
         vision_config={
             "depth": 1,
@@ -118,7 +124,7 @@ def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, a
             "num_attention_heads": heads,
             "num_key_value_heads": max(1, heads // 2),
             "max_position_embeddings": 2048,
-            "initializer_range": wide,
+            "initializer_range": init_std,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e4,
@@ -135,11 +141,12 @@ def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, a
         audio_end_token_id=token("<|audio_eos|>"),
         vision_start_token_id=token("<|vision_bos|>"),
         vision_end_token_id=token("<|vision_eos|>"),
-        initializer_range=wide,
+        initializer_range=init_std,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Qwen2_5OmniThinkerForConditionalGeneration(config).eval()
+        thinker: Any = Qwen2_5OmniThinkerForConditionalGeneration(config)
+        return thinker.eval()
 
 
 def build_tiny(
@@ -152,21 +159,24 @@ def build_tiny(
     audio_layers: int = 2,
     vocab_size: int = 512,
     processor_from: str | None = None,
-) -> dict:
-    """Writes a tiny checkpoint whose tokenizer was trained on the texts of an annotation file.
+) -> dict[str, int]:
+    """Writes a tiny checkpoint to `out`; returns its number of parameters and the size of its vocabulary.
 
-    processor_from: a checkpoint whose tokenizer is used instead, so that several models share one vocabulary.
+    annotations: the file of questions whose texts train the tokenizer. processor_from: a checkpoint whose tokenizer is
+    used instead, so that several models share one vocabulary. The sizes are as in `build_thinker`.
     """
     from transformers import AutoTokenizer, WhisperFeatureExtractor
 
+    extractor_class: Any = WhisperFeatureExtractor
     if processor_from is not None:
         tokenizer = AutoTokenizer.from_pretrained(processor_from)
     else:
         texts = []
-        for question, *_ in read_annotations(annotations):  # the system turn is part of every prompt, and counts so
+        for question, *_ in read_annotations(annotations):
+            # The system turn is part of every prompt, so it weighs as much in the training of the tokenizer.
             texts += [SYSTEM, question_text(question.question, question.choices), target_text(question.answer)]
         tokenizer = train_tokenizer(texts, vocab_size)
-    extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=300, return_attention_mask=True)
+    extractor = extractor_class(feature_size=128, chunk_length=300, return_attention_mask=True)
     thinker = build_thinker(tokenizer, hidden, layers, audio_hidden, audio_layers, seed)
     processor = SimpleNamespace(tokenizer=tokenizer, feature_extractor=extractor)
     save_thinker(thinker_state(thinker), thinker.config, processor, Path(out))

@@ -154,8 +154,7 @@ class VllmEngine(Engine):
             self.update_weights(lambda: self.load_weights(merged_weights(policy)))
 
     def update_weights(self, change: Callable[[], None]) -> None:
-        """Wakes vLLM, calls `change`, which loads weights, and drops vLLM's caches; until that has worked, it samples
-        nothing.
+        """Loads weights by calling `change`, vLLM awake and its caches empty afterwards; until then nothing is sampled.
 
         Weights that slept are gone or old. So the memory for them is woken first, filled next, and only then the rest.
         ValueError where vLLM keeps its cache of keys and values.
