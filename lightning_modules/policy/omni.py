@@ -247,7 +247,7 @@ class OmniPolicy(nn.Module):
                     module.training = wanted
 
     def _embed_prefix(self, prompts: Prompts) -> Tensor:
-        """[U, P, H] token embeddings with the audio tower's output in the audio positions, as many as it fills."""
+        """[U, P, H] token embeddings, audio positions filled by the audio tower; ValueError if their numbers differ."""
         embeds = self.embed(prompts.prefix_ids)
         audio = self.base.get_audio_features(
             prompts.features.to(embeds.dtype), prompts.feature_mask, return_dict=True
