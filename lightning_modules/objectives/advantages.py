@@ -11,7 +11,8 @@ Advantages of your own are a function named by its import path (`advantages: my_
 
 N counts the completions of all ranks; every rank calls the function with the same values and keeps its own part, so it
 must not draw at random. A reward is NaN where a completion could not be scored or does not train: leave it out of every
-statistic. What is returned there does not matter, it becomes 0; anywhere else it must be finite.
+statistic. What is returned there does not matter, it becomes 0; anywhere else it must be finite. Dynamic sampling
+(`on_zero_advantage`) goes by equal rewards, also where a function of your own would give such a group advantages.
 """
 
 from __future__ import annotations
@@ -168,8 +169,8 @@ def _groups(rewards: Tensor, group: Tensor) -> _Groups:
     order = order[index[order].argsort(stable=True)]
     empty = torch.zeros(len(numbers), dtype=torch.float64, device=rewards.device)
 
-    def group_sum(each: Tensor) -> Tensor:
-        return empty.index_add(0, index[order], each.double()[order])[index]
+    def group_sum(per_member: Tensor) -> Tensor:
+        return empty.index_add(0, index[order], per_member.double()[order])[index]
 
     def group_extreme(fill: float, reduce: str) -> Tensor:
         return torch.full_like(empty, fill).scatter_reduce(0, index, values.masked_fill(~scored, fill), reduce)[index]

@@ -21,12 +21,12 @@ from ...datamodules.questions.answers import is_right, is_well_formed, is_well_t
 
 def accuracy(completions: Sequence[str], solution: Sequence[str], **_: Any) -> list[float]:
     """1 where the extracted answer equals the solution, in lower case; an untagged right answer counts."""
-    return [float(is_right(said, truth)) for said, truth in zip(completions, solution, strict=True)]
+    return [float(is_right(text, truth)) for text, truth in zip(completions, solution, strict=True)]
 
 
 def format(completions: Sequence[str], **_: Any) -> list[float]:
     """1 where the completion is exactly one <answer>...</answer> pair."""
-    return [float(is_well_formed(said)) for said in completions]
+    return [float(is_well_formed(text)) for text in completions]
 
 
 def choice(
@@ -52,7 +52,7 @@ def mmau(
 
 def format_think(completions: Sequence[str], **_: Any) -> list[float]:
     """1 where the completion is one <think>...</think> around something, then one <answer>...</answer> pair."""
-    return [float(is_well_thought(said)) for said in completions]
+    return [float(is_well_thought(text)) for text in completions]
 
 
 def length(
@@ -125,8 +125,8 @@ def _judged(
 ) -> list[float]:
     """1 where a rule of datamodules/questions/answers.py finds the completion right, else 0."""
     return [
-        float(judge(rule, said, truth, shown))
-        for said, truth, shown in zip(completions, solution, choices, strict=True)
+        float(judge(rule, text, truth, shown))
+        for text, truth, shown in zip(completions, solution, choices, strict=True)
     ]
 
 

@@ -24,6 +24,7 @@ SPECIAL_TOKENS = (  # in the order of the published vocabulary
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"),
     *("<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>", "<|IMAGE|>", "<|VIDEO|>"),
 )
+_INIT_STD = 0.1  # the published one is 0.02
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 <|im_start|>{{ message['role'] + '\\n' }}
@@ -85,16 +86,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> Any:
 
 
 def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, audio_layers: int, seed: int) -> Any:
-    """A thinker with random weights, drawn from the seed, and `hidden` / 32 query heads, twice its key-value heads.
-
-    hidden, layers: of the language model; audio_hidden, audio_layers: of the audio tower.
-    """
+    """A thinker with weights drawn from the seed; hidden, layers: of the language model, which has hidden / 32 heads."""
     from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
     token = tokenizer.convert_tokens_to_ids
     heads = max(1, hidden // 32)
     half = hidden // heads // 2
-    init_std = 0.1
     config_class: Any = Qwen2_5OmniThinkerConfig
     config = config_class(
         audio_config={
@@ -106,7 +103,7 @@ def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, a
             "output_dim": hidden,
             "max_source_positions": 1500,
             "n_window": 100,
-            "initializer_range": init_std,
+            "initializer_range": _INIT_STD,
         },
         vision_config={
             "depth": 1,
@@ -124,7 +121,7 @@ def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, a
             "num_attention_heads": heads,
             "num_key_value_heads": max(1, heads // 2),
             "max_position_embeddings": 2048,
-            "initializer_range": init_std,
+            "initializer_range": _INIT_STD,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e4,
@@ -141,7 +138,7 @@ def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, a
         audio_end_token_id=token("<|audio_eos|>"),
         vision_start_token_id=token("<|vision_bos|>"),
         vision_end_token_id=token("<|vision_eos|>"),
-        initializer_range=init_std,
+        initializer_range=_INIT_STD,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

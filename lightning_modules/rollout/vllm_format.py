@@ -78,18 +78,18 @@ def vllm_prompts(prompts: Prompts, tokens: TokenIds) -> list[dict[str, Any]]:
         _folded(ids[mask.bool()].tolist(), tokens.audio)
         for ids, mask in zip(prompts.prefix_ids.cpu(), prompts.prefix_mask.cpu(), strict=True)
     ]
-    made = []
+    formatted = []
     suffixes = zip(prompts.suffix_ids.cpu(), prompts.suffix_mask.cpu(), prompts.clip_of_row.tolist(), strict=True)
     for ids, mask, clip in suffixes:
         data, name = clips[clip]
-        made.append(
+        formatted.append(
             {
                 "prompt_token_ids": prefixes[clip] + ids[mask.bool()].tolist(),
                 "multi_modal_data": {"audio": data},
                 "multi_modal_uuids": {"audio": [name]},
             }
         )
-    return made
+    return formatted
 
 
 def num_positions(prompts: Prompts) -> int:

@@ -226,9 +226,9 @@ class ChatVoter(nn.Module):
         )
         for ask, row in zip(asks, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
             finished = any(token in ends for token in row)
-            said = row[: next((place for place, token in enumerate(row) if token in ends), len(row))]
-            text = tokenizer.decode(said, skip_special_tokens=True)
-            replies.append(Reply(ask.task, text, completion_tokens=len(said) + finished, finished=finished))
+            answer = row[: next((place for place, token in enumerate(row) if token in ends), len(row))]
+            text = tokenizer.decode(answer, skip_special_tokens=True)
+            replies.append(Reply(ask.task, text, completion_tokens=len(answer) + finished, finished=finished))
         return replies
 
     def _by_option(self, ask: Ask) -> Reply:
