@@ -86,7 +86,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> Any:
 
 
 def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, audio_layers: int, seed: int) -> Any:
-    """A thinker with weights drawn from the seed; hidden, layers: of the language model, which has hidden / 32 heads."""
+    """A thinker with weights drawn from the seed; hidden, layers: of the language model, with hidden / 32 heads."""
     from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
     token = tokenizer.convert_tokens_to_ids
