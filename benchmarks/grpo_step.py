@@ -58,7 +58,7 @@ class UsualPolicy(OmniPolicy):
     """Encodes and reads every completion by itself, and takes the log-softmax of all logits."""
 
     def forward(self, prompts, ids, mask, rows=None, temperature=1.0, entropy=False, support=None) -> LogProbOutput:
-        hidden = self._plain(per_completion(prompts, rows), ids, mask, torch.arange(len(rows)))
+        hidden = self._hidden_unshared(per_completion(prompts, rows), ids, mask, torch.arange(len(rows)))
         logits = (hidden @ self.head.T).float() / temperature
         logits = logits.index_fill(-1, self.suppressed, -torch.inf)
         every = logits.log_softmax(-1)

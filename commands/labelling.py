@@ -123,7 +123,7 @@ def _ask(voter: VoterSpec, ballot: VoterTasks, store: AnswerStore, todo: list[Ta
                 advance()
 
             try:
-                voter.endpoint.ask_all(map(ballot.ask, todo), take, works=len(todo) < total)
+                voter.endpoint.ask_all(map(ballot.ask, todo), take, answered_before=len(todo) < total)
             finally:
                 _tell_failures(store.file.with_suffix(".failed.jsonl"), failures)
         found["failed"] = len(failures)
@@ -254,7 +254,7 @@ def _categories(job: LabelJob, judge: Endpoint, labels: Path) -> dict[str, Any]:
         advance()
 
     with counter("judging weak questions", len(weak), len(weak) - len(rows)) as advance:
-        judge_questions(judge, [reader.question(row) for row in rows], take, works=bool(done))
+        judge_questions(judge, [reader.question(row) for row in rows], take, answered_before=bool(done))
     store.finish()
     said = [record["answer"] for record in store.read() if record["uid"] in weak]
     counts = {name: said.count(name) for name in CATEGORIES}

@@ -32,11 +32,12 @@ def stand_ins(plan: Plan, stage: str, row: int) -> Iterator[int]:
     own = np.isin(candidates, claimed(plan, stage_plan))
     clip = plan.table.columns.get("clip")
     recordings = clip.codes if isinstance(clip, Categorical) else clip
-    known = recordings is not None and not (isinstance(clip, Categorical) and recordings[row] < 0)
+    if recordings is not None and isinstance(clip, Categorical) and recordings[row] < 0:
+        recordings = None  # nobody knows which recording the row is about
     for pool in (candidates[usable & ~own], candidates[usable & own]):
         start = hash64(plan.curriculum.seed, "stand-in", stage, int(plan.table.uid[row])) % max(1, len(pool))
         for candidate in np.roll(pool, -start).tolist():
-            if candidate != row and not (known and recordings[candidate] == recordings[row]):
+            if candidate != row and (recordings is None or recordings[candidate] != recordings[row]):
                 yield candidate
 
 

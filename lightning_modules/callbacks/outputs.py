@@ -1,4 +1,4 @@
-"""Knows what a run leaves behind: the trained policy as a published checkpoint, and tables of answers."""
+"""Callbacks that write the results of a run: the trained policy as a published checkpoint, and tables of answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...curriculum.table import write_arrow
 from ...errors import InputError
 from ..policy.checkpoint import save_thinker, thinker_state
 
-ANSWER_SCHEMA = pa.schema(
+_SCHEMA = pa.schema(
     {
         "uid": pa.uint64(),
         "key": pa.string(),
@@ -29,13 +29,16 @@ ANSWER_SCHEMA = pa.schema(
 
 
 class ExportPolicy(L.Callback):
-    """Writes the policy to `folder` when training ends, in the layout every loader of Qwen2.5-Omni reads."""
+    """Writes the policy to `folder` when training ends, unless it was interrupted, in the published layout.
+
+    LoRA adapters are merged. vLLM and transformers' classes for Qwen2.5-Omni read the folder.
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Rank 0 writes; the others wait."""
+        """Writes the checkpoint on rank 0 while the other ranks wait."""
         if trainer.is_global_zero and not trainer.interrupted:
             policy = pl_module.net
             state = thinker_state(policy.thinker)
@@ -44,26 +47,29 @@ class ExportPolicy(L.Callback):
 
 
 class AnswerTable(L.Callback):
-    """Writes the answers of `predict` to an Arrow file, one row per question and condition, from all ranks."""
+    """Writes the answers of `predict` on all ranks to one Arrow file, with one row per question and condition."""
 
     def __init__(self, file: str) -> None:
         self.file = file
         self._records: list[dict[str, Any]] = []
 
     def on_predict_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
-        """Keeps this rank's records."""
+        """Collects the batch's records (one dict per answer) on this rank."""
         self._records += outputs
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Gathers the ranks' records in file order of question and condition."""
+        """Gathers the ranks' records and writes them on rank 0, sorted by condition and then uid.
+
+        InputError where there are none.
+        """
         gathered = [self._records]
         if trainer.world_size > 1:
             gathered = [[] for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(gathered, self._records)
         if trainer.is_global_zero:
-            records = sorted((r for part in gathered for r in part), key=lambda r: (r["condition"], r["uid"]))
+            records = sorted((row for part in gathered for row in part), key=lambda row: (row["condition"], row["uid"]))
             if not records:
                 raise InputError(f"{self.file}: no question was asked; is the evaluation pool empty?")
-            write_arrow(pa.Table.from_pylist(records, ANSWER_SCHEMA), Path(self.file))
+            write_arrow(pa.Table.from_pylist(records, _SCHEMA), Path(self.file))
         self._records = []
         trainer.strategy.barrier("answers")

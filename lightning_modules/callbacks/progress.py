@@ -1,4 +1,4 @@
-"""Knows how training is shown: a live bar on a terminal, a line every few seconds in a log file."""
+"""Progress on standard output: a live bar on a terminal, a line every few seconds in a log file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
 
 def progress_bar(every_s: float = 15.0) -> ProgressBar:
-    """The bar that suits standard output."""
+    """The callback that suits standard output; every_s: least seconds between two lines of a log file."""
     return RichProgressBar() if sys.stdout.isatty() else LineProgress(every_s)
 
 
@@ -23,14 +23,15 @@ class LineProgress(ProgressBar):
         self.every_s, self._last, self._enabled = every_s, time.monotonic(), True
 
     def disable(self) -> None:
-        """Lightning calls this on all ranks but the first."""
+        """Stops printing; Lightning calls this on all ranks but the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Prints again."""
+        """Resumes printing after `disable`."""
         self._enabled = True
 
     def _line(self, trainer: L.Trainer, what: str, done: int, total: Any, force: bool = False) -> None:
+        """Prints `what done/total metrics`, where the last line is at least `every_s` old or `force` is set."""
         now = time.monotonic()
         if self._enabled and (force or now - self._last >= self.every_s):
             self._last = now
@@ -39,14 +40,14 @@ class LineProgress(ProgressBar):
             print(f"  {what} {done}/{total} {metrics}".rstrip(), flush=True)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """One step more."""
-        total = self.total_train_batches if trainer.max_steps < 0 else min(self.total_train_batches, trainer.max_steps)
-        self._line(trainer, "step", batch_idx + 1, total)
+        """Prints the step and the metrics, if the last line is old enough."""
+        # `max_steps` counts optimizer steps, of which a batch may take several
+        self._line(trainer, "step", batch_idx + 1, pl_module.total_steps())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """The last metrics."""
+        """Prints the last step and its metrics in any case."""
         self._line(trainer, "trained", trainer.fit_loop.epoch_loop.batch_idx + 1, self.total_train_batches, force=True)
 
     def on_predict_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """One batch more; the last arguments are the batch and loader numbers."""
+        """Prints the batch, if the last line is old enough; args[3] is its number within its loader."""
         self._line(trainer, "batch", args[3] + 1, sum(trainer.num_predict_batches))

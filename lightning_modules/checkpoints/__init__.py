@@ -1,1 +1,1 @@
-"""How checkpoints are written."""
+"""Training checkpoints, from which an interrupted run continues, and how they come safely onto the disk."""

@@ -1,4 +1,4 @@
-"""Knows how a checkpoint is written: under its name stands the whole of it, on the disk, or what stood there before.
+"""Atomic checkpoints: under its name lies a whole checkpoint, on the disk, or the one that was there before.
 
 Lightning 2.6 writes to the system's folder for temporary files and moves the file from there. Between two file systems
 that is a copy: a run that is killed meanwhile leaves half a checkpoint, also in the place of a good `last.ckpt`.
@@ -15,10 +15,13 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 
 class WholeFile(TorchCheckpointIO):
-    """Writes beside the target, waits for the disk, and renames; addresses of object stores are left to Lightning."""
+    """Lightning's file format, written beside the target, flushed to the disk, and renamed.
+
+    Addresses of object stores (s3://...) are left to Lightning.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes the checkpoint; what a killed run left half written is overwritten by the next one."""
+        """Writes a checkpoint to `path`; what a killed run left half written is overwritten by the next call."""
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return

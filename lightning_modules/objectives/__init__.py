@@ -1,1 +1,1 @@
-"""Losses, advantages and rewards as pure functions; the denominator is an argument."""
+"""What training optimises: losses, KL estimates, importance weights, rewards and advantages, as pure functions."""

@@ -1,10 +1,10 @@
-"""Knows the rewards that a config may name without an import path.
+"""The rewards that a config may name without an import path.
 
 Each is `(completions, **columns) -> list`, one value per completion, and ignores columns it does not know.
 
-    accuracy, format      the paper's (reward plugin of AudioMCQ), which weighs them 2.0 and 0.5
+    accuracy, format      the paper's (reward plugin of AudioMCQ), with the weights 2.0 and 0.5
     choice                right by the letter, by the option's text, or both
-    contains, mmau        right by other rules of datamodules/answers.py
+    contains, mmau        right by other rules of datamodules/questions/answers.py
     format_think          thoughts, then the answer, each in its tags
     length                DAPO's punishment of completions that come near the longest allowed, or reach it
     contribution, heard   accuracy beyond what the policy knows without the audio: needs `silence`
@@ -21,12 +21,12 @@ from ...datamodules.questions.answers import is_right, is_well_formed, is_well_t
 
 def accuracy(completions: Sequence[str], solution: Sequence[str], **_: Any) -> list[float]:
     """1 where the extracted answer equals the solution, in lower case; an untagged right answer counts."""
-    return [float(is_right(said, truth)) for said, truth in zip(completions, solution, strict=True)]
+    return [float(is_right(text, truth)) for text, truth in zip(completions, solution, strict=True)]
 
 
 def format(completions: Sequence[str], **_: Any) -> list[float]:
     """1 where the completion is exactly one <answer>...</answer> pair."""
-    return [float(is_well_formed(said)) for said in completions]
+    return [float(is_well_formed(text)) for text in completions]
 
 
 def choice(
@@ -52,7 +52,7 @@ def mmau(
 
 def format_think(completions: Sequence[str], **_: Any) -> list[float]:
     """1 where the completion is one <think>...</think> around something, then one <answer>...</answer> pair."""
-    return [float(is_well_thought(said)) for said in completions]
+    return [float(is_well_thought(text)) for text in completions]
 
 
 def length(
@@ -65,8 +65,9 @@ def length(
 ) -> list[float]:
     """Soft overlong punishment (DAPO, Yu et al. 2025, eq. 13), from 0 to -1.
 
-    buffer: the share of max_new_tokens over which it grows: 0 up to max_new_tokens (1 - buffer) tokens, then falling
-    linearly to -1 at max_new_tokens. A completion that was cut off gets -1 whatever its length.
+    buffer: the share of max_new_tokens, in [0, 1], over which it grows: 0 up to max_new_tokens (1 - buffer) tokens,
+    then falling linearly to -1 at max_new_tokens. A completion that was cut off gets -1 whatever its length. ValueError
+    for a buffer outside [0, 1].
     """
     if not 0 <= buffer <= 1:
         raise ValueError(f"buffer is a share of max_new_tokens, from 0 to 1; got {buffer}")
@@ -79,11 +80,11 @@ def contribution(
 ) -> list[float | None]:
     """Accuracy minus the policy's probability of the right answer under silence: what the audio added, in [-1, 1].
 
-    None where that probability is not known. Within a group it is accuracy shifted by a constant; between groups it
-    tells questions that need the audio from those that do not (scale "batch" or "none" keeps that).
+    None where that probability (`silence`) is not known. Within a group it is accuracy shifted by a constant; between
+    groups it tells questions that need the audio from those that do not (scale "batch" or "none" keeps that).
     """
     right = accuracy(completions, solution)
-    return [None if alone is None else one - alone for one, alone in zip(right, silence, strict=True)]
+    return [None if silent is None else value - silent for value, silent in zip(right, silence, strict=True)]
 
 
 def heard(
@@ -91,10 +92,10 @@ def heard(
 ) -> list[float | None]:
     """Accuracy x (1 - probability of the right answer under silence): right answers count as far as they needed audio.
 
-    None where that probability is not known.
+    None where that probability (`silence`) is not known.
     """
     right = accuracy(completions, solution)
-    return [None if alone is None else one * (1 - alone) for one, alone in zip(right, silence, strict=True)]
+    return [None if silent is None else value * (1 - silent) for value, silent in zip(right, silence, strict=True)]
 
 
 def shuffled(completions: Sequence[str], solution: Sequence[str], group: Sequence[int], **_: Any) -> list[float]:
@@ -112,7 +113,7 @@ def shuffled(completions: Sequence[str], solution: Sequence[str], group: Sequenc
 
 
 def _overlong(size: int, most: int, buffer: float) -> float:
-    """From 0 at most - buffer tokens to -1 at most tokens, and no further on either side."""
+    """The punishment of `size` tokens: 0 up to most - buffer, -1 from `most` on, linear between."""
     over = size - (most - buffer)
     if over <= 0:
         return 0.0
@@ -122,9 +123,10 @@ def _overlong(size: int, most: int, buffer: float) -> float:
 def _judged(
     rule: str, completions: Sequence[str], solution: Sequence[str], choices: Sequence[Sequence[str]]
 ) -> list[float]:
+    """1 where a rule of datamodules/questions/answers.py finds the completion right, else 0."""
     return [
-        float(judge(rule, said, truth, shown))
-        for said, truth, shown in zip(completions, solution, choices, strict=True)
+        float(judge(rule, text, truth, shown))
+        for text, truth, shown in zip(completions, solution, choices, strict=True)
     ]
 
 

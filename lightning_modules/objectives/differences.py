@@ -1,4 +1,4 @@
-"""Knows how log-probs are compared: only where the mask counts them, and where both are finite."""
+"""Differences of log-probs, taken only where the mask counts a token and both log-probs are finite."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from torch import Tensor
 
 
 def difference(now: Tensor, before: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """now - before [N, C] where it counts and 0 elsewhere, and where it counts [N, C] bool.
+    """(now - before, counts): [N, C] in nats, 0 where a token does not count, and [N, C] bool whether it counts.
 
-    A token counts where the mask is not 0 and both log-probs are finite: one that a filter gave probability 0 under
-    either policy has no ratio and is treated as masked, as in NeMo-RL. The zeros come before any exp, since the
-    gradient of an exp that overflows is 0 x inf; what lies outside reaches neither value nor gradient.
+    now, before: [N, C] log-probs of the same tokens. mask: [N, C]. A token counts where the mask is not 0 and both
+    log-probs are finite: one that a filter gave probability 0 under either policy has no ratio and is treated as
+    masked, as in NeMo-RL. The zeros come before any exp, since the gradient of an exp that overflows is 0 x inf; what
+    lies outside reaches neither value nor gradient.
     """
     raw = now - before
     counts = (mask != 0) & raw.isfinite()

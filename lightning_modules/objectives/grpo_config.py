@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import InputError
+from .advantages import SCALES, advantages_named
 from .correction import Correction
-from .kl import ESTIMATORS
+from .kl import kl_named
 from .losses import Clip, loss_named
-
-ADVANTAGES = ("group", "batch", "none", "gdpo")
 
 
 @dataclass
@@ -20,9 +19,11 @@ class GRPOConfig:
         loss: grpo, dapo, bnpo, dr_grpo, gspo, cispo, sapo, or the import path of a function with their signature.
         low, high, delta: ratios are clipped to [1 - low, 1 + high]; delta bounds the unclipped ratio. For cispo `high`
             is the largest ratio itself.
-        beta: weight of the KL to the reference; with 0 none is kept. kl: its estimator, k1, k2, k3 or k3+.
+        beta: weight of the KL to the reference; with 0 none is kept. kl: its estimator, k1, k2, k3, k3+ or an
+            import path (`objectives/kl.py`).
         kl_correction: multiply the estimate by the ratio, which makes it unbiased off-policy.
-        advantages: scaled by the "group"'s deviation, the "batch"'s, by "none", or every reward alone ("gdpo").
+        advantages: scaled by the "group"'s deviation, the "batch"'s, by "none", or every reward alone ("gdpo"); or the
+            import path of a function (`objectives/advantages.py`).
         leave_one_out: compare a completion with the others of its group, not with all.
         correction: importance weights from the engine that sampled to the policy; none by default.
         drop_empty: leave completions without a token that counts out of the denominator too.
@@ -45,12 +46,10 @@ class GRPOConfig:
     offload_reference: bool = False
 
     def __post_init__(self) -> None:
-        if self.advantages not in ADVANTAGES:
-            raise InputError(f"objective.advantages: there are {', '.join(ADVANTAGES)}, got {self.advantages!r}")
-        if self.kl not in ESTIMATORS:
-            raise InputError(f"objective.kl: there are {', '.join(ESTIMATORS)}, got {self.kl!r}")
-        if self.leave_one_out and self.advantages == "gdpo":
-            raise InputError("objective: gdpo has no leave_one_out")
+        advantages_named(self.advantages, "objective.advantages")
+        kl_named(self.kl, "objective.kl")
+        if self.leave_one_out and self.advantages not in SCALES:
+            raise InputError(f"objective: {self.advantages} has no leave_one_out")
         if self.beta < 0:
             raise InputError(f"objective.beta: {self.beta} must not be negative")
         if self.loss == "cispo" and self.high < 1:

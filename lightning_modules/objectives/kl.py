@@ -1,4 +1,4 @@
-"""Knows estimates of the KL divergence of the policy to a reference, token by token.
+"""Estimates of the KL divergence of the policy from a reference, token by token, in nats.
 
 With d = log policy - log reference of a token that the policy drew (Schulman 2020, "Approximating KL divergence"):
 
@@ -11,6 +11,14 @@ With d = log policy - log reference of a token that the policy drew (Schulman 20
 k3 is differentiated as written, as by the paper's trainer, ms-swift and TRL; k3+ is verl's. `ratio` multiplies an
 estimate by the importance ratio with its gradient (TRL's use_bias_correction_kl): the value is then that of samples
 from the present policy, and on-policy k3 has the gradient d. Nothing is clamped (ms-swift clamps d and k3).
+
+An estimator of your own is a function like `k1` to `k3`, named by its import path (`kl: my_lab.kl.mine`):
+
+    def mine(logprob, reference):       # [N, C] log-probs of the drawn tokens, in nats, the first with a gradient
+        return (logprob - reference).abs()     # [N, C], one estimate per token from that token alone
+
+Masked tokens reach it with both log-probs 0, and what it returns for them is dropped. Its derivative must be finite
+where the two are equal, which they are on masked tokens and before the first step.
 """
 
 from __future__ import annotations
@@ -20,6 +28,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...configs.plugins import function_named
 from ...errors import InputError
 from .differences import difference
 
@@ -45,7 +54,17 @@ def k3_plus(logprob: Tensor, reference: Tensor) -> Tensor:
     return k3(logprob, reference).detach() + (slope - slope.detach())
 
 
-ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3, "k3+": k3_plus}
+Estimator = Callable[[Tensor, Tensor], Tensor]
+
+ESTIMATORS: dict[str, Estimator] = {"k1": k1, "k2": k2, "k3": k3, "k3+": k3_plus}
+
+
+def kl_named(name: str, where: str = "kl") -> Estimator:
+    """The estimator of that name in ESTIMATORS, or the user's function at that import path.
+
+    where: the key of the configuration, for messages. InputError where there is neither.
+    """
+    return function_named(name, ESTIMATORS, where)
 
 
 def kl(
@@ -55,13 +74,15 @@ def kl(
 
     logprob, reference, mask: [N, C]. ratio: [N, C] or [N, 1], policy over old policy, differentiable; None: no bias
     correction. A token whose log-prob is not finite under either policy is treated as masked. InputError for an
-    estimator that is not in ESTIMATORS.
+    estimator that cannot be found (see `kl_named`) or that does not return one estimate per token.
     """
-    if estimator not in ESTIMATORS:
-        raise InputError(f"kl: no estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
-    gap, counts = difference(logprob, reference, mask)
-    # Every estimate of equal log-probs is 0, and so is it where the gap does not count.
-    estimate = ESTIMATORS[estimator](gap, torch.zeros_like(gap))
+    counts = difference(logprob, reference, mask)[1]
+    zero = torch.zeros_like(logprob)
+    estimate = kl_named(estimator)(torch.where(counts, logprob, zero), torch.where(counts, reference, zero))
+    if not isinstance(estimate, Tensor) or estimate.shape != logprob.shape:
+        # A mean over tokens would broadcast into a loss without complaint.
+        got = f"shape {list(estimate.shape)}" if isinstance(estimate, Tensor) else type(estimate).__name__
+        raise InputError(f"kl {estimator!r}: one estimate per token is needed, shape {list(logprob.shape)}; got {got}")
     if ratio is not None:
         estimate = estimate * torch.where(counts, ratio, torch.zeros_like(ratio))
-    return estimate
+    return torch.where(counts, estimate, zero)

@@ -1,4 +1,4 @@
-"""Knows the losses: supervised negative log-likelihood, and the family of policy losses around GRPO.
+"""The losses: supervised negative log-likelihood, and the family of policy losses around GRPO.
 
 All tensors are [N, C] over completions and token positions unless said otherwise; `mask` is 1 on the tokens that count.
 The denominator is an argument, counted over the whole step, so that the sum over micro-batches and ranks is exact.
@@ -52,7 +52,7 @@ class Clip:
     delta: float | None = None
 
     def __post_init__(self) -> None:
-        """InputError for bounds that do not hold ratio 1."""
+        """InputError where the ratio 1 lies outside the bounds."""
         if not (0 <= self.low <= 1 and self.high >= 0):
             raise InputError(f"clip: 0 <= low <= 1 and high >= 0 are needed; got low {self.low}, high {self.high}")
         if self.delta is not None and self.delta <= 1:
@@ -73,13 +73,17 @@ CLIP = Clip()
 
 
 def nll_loss(logprob: Tensor, mask: Tensor, weights: Tensor, *, denominator: float) -> Tensor:
-    """-sum_i w_i sum_t m_it logprob_it / denominator. weights: [N]; denominator: the step's number of tokens."""
+    """The supervised loss, a scalar in nats: -sum_i w_i sum_t m_it logprob_it / denominator.
+
+    logprob, mask: [N, C]. weights: [N]. denominator: the step's number of tokens that count, over all ranks.
+    """
     counted = torch.where(mask != 0, logprob, torch.zeros_like(logprob))
     return -(weights[:, None] * counted).sum() / denominator
 
 
 def ratio(logprob: Tensor, old: Tensor, mask: Tensor, level: str = "token") -> Tensor:
-    """exp(logprob - old): [N, C] for level "token", 1 outside the mask; [N, 1] of the mean gap for "sequence".
+    """The importance ratio exp(logprob - old): [N, C] for level "token", 1 outside the mask; [N, 1], the exp of the
+    completion's mean difference, for "sequence".
 
     A token whose log-prob is not finite under either policy is treated as masked. A completion without tokens has the
     sequence ratio 1. InputError for another level.
@@ -97,10 +101,10 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: Clip) -> Tensor:
 
     advantages: [N].
     """
-    gain = advantages.to(ratio.dtype)[:, None]
+    advantage = advantages.to(ratio.dtype)[:, None]
     clipped = ratio.clamp(1 - clip.low, 1 + clip.high)
     bounded = ratio if clip.delta is None else ratio.clamp(max=clip.delta)
-    return -torch.minimum(bounded * gain, clipped * gain)
+    return -torch.minimum(bounded * advantage, clipped * advantage)
 
 
 def grpo(
@@ -129,7 +133,7 @@ def grpo(
     """
     policy = clipped_surrogate(ratio(logprob, old, mask), advantages, clip)
     counts = difference(logprob, old, mask)[1]
-    return _sequence_means(_whole(policy, counts, correction, penalty), counts, denominator, weights)
+    return _sequence_means(_per_token(policy, counts, correction, penalty), counts, denominator, weights)
 
 
 def gspo(
@@ -147,7 +151,7 @@ def gspo(
     """grpo with one ratio per completion, exp of its mean log ratio (Zheng et al. 2025). Arguments as in grpo."""
     policy = clipped_surrogate(ratio(logprob, old, mask, "sequence"), advantages, clip)
     counts = difference(logprob, old, mask)[1]
-    return _sequence_means(_whole(policy, counts, correction, penalty), counts, denominator, weights)
+    return _sequence_means(_per_token(policy, counts, correction, penalty), counts, denominator, weights)
 
 
 def sapo(
@@ -163,11 +167,11 @@ def sapo(
     weights: Tensor | None = None,
 ) -> Tensor:
     """A soft gate in place of the clip, whose slope at ratio 1 is -A. Arguments as in grpo; `clip` is not used."""
-    gain = advantages.to(logprob.dtype)[:, None]
-    tau = torch.full_like(gain, SAPO_TEMPERATURES[1]).masked_fill(gain > 0, SAPO_TEMPERATURES[0])
-    policy = -gain * torch.sigmoid(tau * (ratio(logprob, old, mask) - 1)) * 4 / tau
+    advantage = advantages.to(logprob.dtype)[:, None]
+    tau = torch.full_like(advantage, SAPO_TEMPERATURES[1]).masked_fill(advantage > 0, SAPO_TEMPERATURES[0])
+    policy = -advantage * torch.sigmoid(tau * (ratio(logprob, old, mask) - 1)) * 4 / tau
     counts = difference(logprob, old, mask)[1]
-    return _sequence_means(_whole(policy, counts, correction, penalty), counts, denominator, weights)
+    return _sequence_means(_per_token(policy, counts, correction, penalty), counts, denominator, weights)
 
 
 def dapo(
@@ -188,7 +192,7 @@ def dapo(
     """
     policy = clipped_surrogate(ratio(logprob, old, mask), advantages, clip)
     counts = difference(logprob, old, mask)[1]
-    return _token_sum(_whole(policy, counts, correction, penalty), denominator, weights)
+    return _token_sum(_per_token(policy, counts, correction, penalty), denominator, weights)
 
 
 def cispo(
@@ -214,7 +218,7 @@ def cispo(
     counts = difference(logprob, old, mask)[1]
     score = torch.where(counts, logprob, torch.zeros_like(logprob))
     policy = -weight * advantages.to(logprob.dtype)[:, None] * score
-    return _token_sum(_whole(policy, counts, correction, penalty), denominator, weights)
+    return _token_sum(_per_token(policy, counts, correction, penalty), denominator, weights)
 
 
 bnpo = dr_grpo = dapo
@@ -231,8 +235,10 @@ LOSSES: dict[str, Loss] = {
 
 
 def loss_named(name: str) -> Loss:
-    """A loss of LOSSES, or a user's by import path: grpo's signature, and an attribute `denominator` on the function
-    ("completions" where it has none). InputError where there is none, or for a denominator that is not known.
+    """A loss of LOSSES, or the user's function at that import path.
+
+    A function of the user's has grpo's signature and may have an attribute `denominator` ("completions" where it has
+    none). InputError where there is neither, or for a denominator that is not known.
     """
     if name in LOSSES:
         return LOSSES[name]
@@ -244,21 +250,22 @@ def loss_named(name: str) -> Loss:
 
 
 def clip_metrics(ratio: Tensor, advantages: Tensor, mask: Tensor, clip: Clip) -> dict[str, Tensor]:
-    """What is worth logging of every token, [N, C], 0 where nothing counts; means are sums over those of `tokens`.
+    """Values to log of every token, name -> [N, C], 0 where a token does not count.
 
-    ratio: the ratios; clip_low: tokens with ratio < 1 - low and A < 0, clip_high: ratio > 1 + high and A > 0, which are
-    those without a policy gradient; tokens: 1. ratio: [N, C]. cispo bounds at high itself: give Clip(1, high - 1).
+    Names: `ratio` itself; `clip_low`, whether ratio < 1 - low and A < 0, and `clip_high`, whether ratio > 1 + high and
+    A > 0: these tokens have no policy gradient; `tokens`, whether it counts, whose sum divides the others' into means.
+    ratio, mask: [N, C]. advantages: [N]. cispo bounds the ratio at high itself: give Clip(1, high - 1).
     """
     counts = mask != 0
-    gain = advantages[:, None]
-    low = (ratio < 1 - clip.low) & (gain < 0) & counts
-    high = (ratio > 1 + clip.high) & (gain > 0) & counts
+    advantage = advantages[:, None]
+    low = (ratio < 1 - clip.low) & (advantage < 0) & counts
+    high = (ratio > 1 + clip.high) & (advantage > 0) & counts
     kept = torch.where(counts, ratio.detach(), torch.zeros_like(ratio))
     return {"ratio": kept, "clip_low": low, "clip_high": high, "tokens": counts}
 
 
-def _whole(policy: Tensor, counts: Tensor, correction: Tensor | None, penalty: Tensor | None) -> Tensor:
-    """The corrected policy part plus the penalty [N, C], 0 where nothing counts."""
+def _per_token(policy: Tensor, counts: Tensor, correction: Tensor | None, penalty: Tensor | None) -> Tensor:
+    """[N, C] loss of every token, the corrected policy part plus the penalty; 0 where a token does not count."""
     if correction is not None:
         policy = policy * torch.where(counts, correction, torch.zeros_like(correction))
     if penalty is not None:
@@ -267,14 +274,17 @@ def _whole(policy: Tensor, counts: Tensor, correction: Tensor | None, penalty: T
 
 
 def _sequence_means(per_token: Tensor, counts: Tensor, denominator: float, weights: Tensor | None) -> Tensor:
+    """The sum over completions of their means per token, over the denominator."""
     return _sum(per_token.sum(-1) / counts.sum(-1).clamp(min=1), denominator, weights)
 
 
 def _token_sum(per_token: Tensor, denominator: float, weights: Tensor | None) -> Tensor:
+    """The sum over all tokens, over the denominator."""
     return _sum(per_token.sum(-1), denominator, weights)
 
 
 def _sum(per_sequence: Tensor, denominator: float, weights: Tensor | None) -> Tensor:
+    """The weighted sum of [N] over the denominator. InputError for one that is not above 0."""
     if not denominator > 0:
         raise InputError(f"loss: the denominator is the step's count, above 0; got {denominator}")
     return (per_sequence if weights is None else per_sequence * weights).sum() / denominator

@@ -1,8 +1,9 @@
-"""Knows how reward functions are found, called and weighed, and which sample is to blame where one fails.
+"""Reward functions: found by name, called on all completions at once, weighted, and checked.
 
 A reward is a function `(completions, **columns) -> list[float | None]`, plain or async, or a class made without
 arguments whose instances are called so (ms-swift's ORM classes run unchanged), named by its import path or, built in,
-by its name. The columns have one entry per completion; None: this function cannot score this completion.
+by its name. The columns have one entry per completion; None: this function cannot score this completion. Where one
+fails, the error names the function and the first sample for which it does.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Rewards:
     name, or a weight that is not a finite number.
     """
 
-    def __init__(self, spec: Mapping[str, float | dict]) -> None:
+    def __init__(self, spec: Mapping[str, float | dict[str, Any]]) -> None:
         if not spec:
             raise InputError("rewards: at least one is needed, as in {accuracy: 2.0, format: 0.5}")
         self.weights: dict[str, float] = {}
@@ -75,8 +76,8 @@ class Rewards:
         """Whether a function asks for the column `silence`, by an attribute needs_silence = True."""
         return self._needs_silence
 
-    def __call__(self, completions: Sequence[str], columns: Mapping[str, Sequence], keys: Sequence[str]) -> Scored:
-        """Scores N completions; keys: [N] names of their questions, for messages; columns: name -> [N] values.
+    def __call__(self, completions: Sequence[str], columns: Mapping[str, Sequence[Any]], keys: Sequence[str]) -> Scored:
+        """The rewards of N completions; keys: [N] names of their questions, for messages; columns: name -> [N] values.
 
         Async functions run at the same time, on an event loop that lives as long as the process, so that a client kept
         open between steps stays usable. InputError names the function and the first sample for which it raises,
@@ -92,24 +93,24 @@ class Rewards:
                     outcome if isinstance(outcome, Exception) else None
                 )
             values = [_number(value) for value in outcome]
-            for key, said, value in zip(keys, completions, values, strict=True):
+            for key, text, value in zip(keys, completions, values, strict=True):
                 if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
                     raise InputError(
-                        f"reward {name!r} returned {value!r} for {_shown(key, said)}; a finite number or None is needed"
+                        f"reward {name!r} returned {value!r} for {_shown(key, text)}; a finite number or None is needed"
                     )
             parts[name] = torch.tensor([math.nan if v is None else float(v) for v in values], dtype=torch.float64)
         return Scored(_weighted(parts, self.weights, len(keys)), parts)
 
     def _blame(
-        self, name: str, completions: Sequence[str], columns: Mapping[str, Sequence], keys: Sequence[str]
+        self, name: str, completions: Sequence[str], columns: Mapping[str, Sequence[Any]], keys: Sequence[str]
     ) -> str:
-        """What goes wrong and for which sample: the first completion that fails when it is scored alone."""
+        """What a failed function does wrong, and for which sample: the first that fails when it is scored alone."""
         function = self._functions[name]
-        for place, (key, said) in enumerate(zip(keys, completions, strict=True)):
+        for place, (key, text) in enumerate(zip(keys, completions, strict=True)):
             alone = {column: values[place : place + 1] for column, values in columns.items()}
-            problem = _problem(_run([(function, [said], alone)])[0], 1)
+            problem = _problem(_run([(function, [text], alone)])[0], 1)
             if problem:
-                return f"{problem} for {_shown(key, said)}"
+                return f"{problem} for {_shown(key, text)}"
         problem = _problem(_run([(function, completions, columns)])[0], len(keys))
         return f"{problem or 'failed'} for all {len(keys)} completions at once, and for none of them alone"
 
@@ -119,21 +120,22 @@ def reward_function(path: str) -> Reward:
 
     InputError where there is none, or where what there is cannot be called.
     """
-    found = function_named(path, BUILT_IN, "rewards")
-    if not inspect.isclass(found):
-        return found
+    function = function_named(path, BUILT_IN, "rewards")
+    if not inspect.isclass(function):
+        return function
     try:
-        made = found()
+        instance = function()
     except Exception as error:  # a user's class: whatever it raises is reported under its name
         raise InputError(
             f"rewards: {path!r} cannot be made without arguments ({type(error).__name__}: {error})"
         ) from error
-    if not callable(made):
+    if not callable(instance):
         raise InputError(f"rewards: an instance of {path!r} is not a function; it needs a method __call__")
-    return made
+    return instance
 
 
 def _weight(name: str, weight: Any) -> float:
+    """A weight as a float. InputError, naming its reward, for anything but a finite number."""
     if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
         raise InputError(
             f"rewards: {name!r} needs a weight, a finite number or {{weight: 1.0, ...}} with arguments; got {weight!r}"
@@ -142,7 +144,7 @@ def _weight(name: str, weight: Any) -> float:
 
 
 def _check_arguments(name: str, function: Reward, arguments: Mapping[str, Any]) -> None:
-    """InputError for one the function does not name; `**columns` names none, or it would swallow a typing error."""
+    """InputError for an argument the function does not name; `**columns` names none, or it would hide a misspelling."""
     if not arguments:
         return
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -154,7 +156,7 @@ def _check_arguments(name: str, function: Reward, arguments: Mapping[str, Any]) 
             raise InputError(f"rewards: {name!r} has no argument {argument!r}; it takes {', '.join(named) or 'none'}")
 
 
-def _run(calls: Sequence[tuple[Reward, Sequence[str], Mapping[str, Sequence]]]) -> list[Any]:
+def _run(calls: Sequence[tuple[Reward, Sequence[str], Mapping[str, Sequence[Any]]]]) -> list[Any]:
     """The result of every call, or the exception it raised; those that are awaitable run at the same time.
 
     Every function gets lists of its own: one that empties them must not change what the next one sees.
@@ -165,15 +167,16 @@ def _run(calls: Sequence[tuple[Reward, Sequence[str], Mapping[str, Sequence]]]) 
             outcomes.append(function(list(completions), **{name: list(values) for name, values in columns.items()}))
         except Exception as error:  # a user's function: whatever it raises is reported under its name
             outcomes.append(error)
-    waiting = {place: each for place, each in enumerate(outcomes) if inspect.isawaitable(each)}
+    waiting = {place: outcome for place, outcome in enumerate(outcomes) if inspect.isawaitable(outcome)}
     if waiting:
-        done = asyncio.run_coroutine_threadsafe(_all(list(waiting.values())), _loop(os.getpid())).result()
+        done = asyncio.run_coroutine_threadsafe(_gather(list(waiting.values())), _loop(os.getpid())).result()
         for place, outcome in zip(waiting, done, strict=True):
             outcomes[place] = outcome
     return outcomes
 
 
-async def _all(waiting: list[Awaitable]) -> list[Any]:
+async def _gather(waiting: list[Awaitable[Any]]) -> list[Any]:
+    """The result of every awaitable, or the exception it raised."""
     return await asyncio.gather(*waiting, return_exceptions=True)
 
 
@@ -199,8 +202,9 @@ def _number(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () else value
 
 
-def _shown(key: str, said: str) -> str:
-    return f"sample {key!r}, completion {said[:80]!r}"
+def _shown(key: str, completion: str) -> str:
+    """A sample and the beginning of its completion, for messages."""
+    return f"sample {key!r}, completion {completion[:80]!r}"
 
 
 def _weighted(parts: Mapping[str, Tensor], weights: Mapping[str, float], count: int) -> Tensor:

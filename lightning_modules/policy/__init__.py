@@ -1,1 +1,1 @@
-"""The Qwen2.5-Omni thinker as a policy: checkpoints in the published layout, log-probs, states to sample from."""
+"""The policy, a Qwen2.5-Omni thinker: its checkpoints, its log-probs, states to sample from, weights for engines."""

@@ -1,6 +1,6 @@
-"""Knows the published Qwen2.5-Omni layout: a full config, and the thinker's weights under `thinker.`.
+"""Checkpoints in the published Qwen2.5-Omni layout: a config of the whole model, the thinker's weights as `thinker.*`.
 
-vLLM and transformers' own classes read what `save_thinker` writes; a bare thinker checkpoint they refuse.
+vLLM and transformers' own classes read what `save_thinker` writes; a checkpoint of a thinker alone they refuse.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _IMAGES = {  # of the published preprocessor_config.json
 def load_thinker(checkpoint: str | Path, dtype: str = "auto", attention: str = "sdpa") -> Any:
     """The thinker of a checkpoint folder or hub id, in evaluation mode.
 
-    Raises InputError where the checkpoint is missing or is not Qwen2.5-Omni, before any weight is read.
+    dtype: of the weights, "auto" for the checkpoint's. attention: transformers' implementation. Raises InputError where
+    the checkpoint is missing or is not Qwen2.5-Omni, before any weight is read, or where its weights cannot be read.
     """
     from transformers import AutoConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
@@ -49,7 +50,7 @@ def load_thinker(checkpoint: str | Path, dtype: str = "auto", attention: str = "
     if config.model_type not in ("qwen2_5_omni", "qwen2_5_omni_thinker"):
         raise InputError(f"{checkpoint}: a {config.model_type!r} checkpoint; earwitness trains Qwen2.5-Omni")
     try:
-        thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+        thinker: Any = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
             checkpoint,
             config=getattr(config, "thinker_config", config),
             dtype=dtype,
@@ -85,16 +86,17 @@ def save_thinker(
 
 
 def _complete_processor(path: Path) -> None:
-    """Adds what the published file says of images: whole-model processors, vLLM's among them, will not load without."""
+    """Adds the published settings for images, without which processors of the whole model, as vLLM's, do not load."""
     written = json.loads(path.read_text())
     path.write_text(json.dumps(_IMAGES | written, indent=2, sort_keys=True) + "\n")
 
 
 def _full_config(thinker_config: Any, source: str | Path | None) -> dict[str, Any]:
+    """The config of a whole Qwen2.5-Omni: the source's where it has one, else one around the thinker's."""
     from transformers import Qwen2_5OmniConfig
 
     if source is not None and (Path(source) / "config.json").is_file():
-        config = json.loads((Path(source) / "config.json").read_text())
+        config: dict[str, Any] = json.loads((Path(source) / "config.json").read_text())
         if config.get("model_type") == "qwen2_5_omni":
             return config
     # The talker is neither trained nor saved; its default ids lie outside a small vocabulary, which loaders report.
@@ -113,7 +115,7 @@ def _full_config(thinker_config: Any, source: str | Path | None) -> dict[str, An
 
 
 def _save_weights(state: dict[str, Tensor], out: Path) -> None:
-    """One file, or files of at most 4 GiB with the index that transformers expects."""
+    """Writes one file, or files of at most 4 GiB with the index that transformers expects."""
     shards: list[dict[str, Tensor]] = [{}]
     filled = 0
     for name, tensor in state.items():
@@ -126,18 +128,18 @@ def _save_weights(state: dict[str, Tensor], out: Path) -> None:
     if len(shards) == 1:
         save_file(shards[0], out / "model.safetensors", metadata={"format": "pt"})
         return
-    where: dict[str, str] = {}
-    for number, part in enumerate(shards, 1):
+    file_of: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(part, out / file, metadata={"format": "pt"})
-        where |= dict.fromkeys(part, file)
+        save_file(shard, out / file, metadata={"format": "pt"})
+        file_of |= dict.fromkeys(shard, file)
     total = sum(t.numel() * t.element_size() for t in state.values())
-    index = {"metadata": {"total_size": total}, "weight_map": where}
+    index = {"metadata": {"total_size": total}, "weight_map": file_of}
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def thinker_state(thinker: torch.nn.Module) -> dict[str, Tensor]:
-    """The state dict of a thinker, LoRA adapters merged into copies of their layers' weights."""
+    """The state dict of a thinker; LoRA adapters are merged into a copy of the model, which stays as it is."""
     from peft import PeftModel
 
     if isinstance(thinker, PeftModel):

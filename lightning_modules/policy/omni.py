@@ -1,4 +1,4 @@
-"""Knows the policy: log-probs of completions, and states to sample from, around one Qwen2.5-Omni thinker.
+"""The policy: log-probs of completions, and states to sample from, around one Qwen2.5-Omni thinker.
 
 A recording is encoded once, a prompt is read once, and both are shared by all the questions and completions that
 continue them: the attention cache of a prefix is expanded, with its gradient, instead of recomputed. `share=False`
@@ -32,7 +32,10 @@ PARTS = ("audio_tower", "projector", "language_model")
 
 @dataclass
 class Lora:
-    """Low-rank adapters on the attention projections of the language model; everything else is frozen."""
+    """Low-rank adapters (Hu et al. 2021) on linear layers of the language model; everything else is frozen.
+
+    targets: names of the layers that get one, in every decoder layer.
+    """
 
     rank: int = 16
     alpha: int = 32
@@ -42,14 +45,14 @@ class Lora:
 
 @dataclass
 class State:
-    """What has been read so far by N rows: the attention cache, its mask [N, L], the last hidden state [N, H]."""
+    """What N rows have read so far, L positions: the attention cache, its mask [N, L], the last hidden state [N, H]."""
 
     cache: Any
     mask: Tensor
     last: Tensor
 
     def expand(self, rows: Tensor) -> State:
-        """The state of `rows` [M] of these N rows; the cache is copied, gradients flow back to the rows."""
+        """The state of M rows, `rows` [M] int64 of these N, which may repeat; gradients flow back to the N rows."""
         import copy
 
         cache = copy.copy(self.cache)
@@ -103,12 +106,13 @@ class OmniPolicy(nn.Module):
 
     @property
     def head(self) -> Tensor:
-        """[V, H] lm_head."""
-        return self.base.get_output_embeddings().weight
+        """The weight [V, H] of the lm_head."""
+        weight: Tensor = self.base.get_output_embeddings().weight
+        return weight
 
     @contextmanager
     def reference(self) -> Iterator[OmniPolicy]:
-        """Inside, the policy is the one before training: the adapters are off. Full fine-tuning has no such state."""
+        """Inside, the policy is the one before training: its adapters are off. ValueError for a policy without any."""
         if not self.adapted:
             raise ValueError("only a LoRA policy contains its reference; keep a frozen copy with full fine-tuning")
         with self.thinker.disable_adapter():
@@ -141,13 +145,14 @@ class OmniPolicy(nn.Module):
         completion_mask is 1 on the tokens that count; elsewhere the log-prob is 0 with an exactly zero gradient.
         prompt_of_row [N] says which prompt a completion answers; default one completion per prompt.
         support [N, C, K], padded with -1: the ids a truncating sampler kept; probabilities are renormalised over them.
+        entropy: also the entropy [N, C] of each token's distribution, without a gradient.
         """
         rows = torch.arange(len(prompts), device=completion_ids.device) if prompt_of_row is None else prompt_of_row
         self._recompute(not self.share)
         if self.share:
-            hidden = self._shared(prompts, completion_ids, completion_mask, rows)
+            hidden = self._hidden_shared(prompts, completion_ids, completion_mask, rows)
         else:
-            hidden = self._plain(prompts, completion_ids, completion_mask, rows)
+            hidden = self._hidden_unshared(prompts, completion_ids, completion_mask, rows)
         targets = completion_ids.masked_fill(completion_mask == 0, -100)
         more: dict[str, Any] = {} if support is None else {"support": support}
         return linear_logprob(
@@ -155,19 +160,22 @@ class OmniPolicy(nn.Module):
         )
 
     def read(self, prompts: Prompts) -> State:
-        """Reads the prompts: the state [B] from which completions start."""
+        """The state of B rows that have read the prompts, from which completions start."""
         self._recompute(False)
         prefix = self._embed_prefix(prompts)
         if prompts.clip_of_row.equal(torch.arange(len(prompts), device=prefix.device)):
-            embeds = torch.cat([prefix, self._embed(prompts.suffix_ids)], 1)
+            embeds = torch.cat([prefix, self.embed(prompts.suffix_ids)], 1)
             mask = torch.cat([prompts.prefix_mask, prompts.suffix_mask], 1)
             return self.extend(None, embeds, mask)[0]
         state, _ = self.extend(None, prefix, prompts.prefix_mask)
         state = state.expand(prompts.clip_of_row)
-        return self.extend(state, self._embed(prompts.suffix_ids), prompts.suffix_mask)[0]
+        return self.extend(state, self.embed(prompts.suffix_ids), prompts.suffix_mask)[0]
 
     def extend(self, state: State | None, embeds: Tensor, mask: Tensor) -> tuple[State, Tensor]:
-        """Reads [N, L] more positions; returns the new state and their hidden states [N, L, H]."""
+        """Reads L more positions in each of N rows: the new state and their hidden states [N, L, H].
+
+        state: None to begin. embeds: [N, L, H] token embeddings. mask: [N, L], 0 on padding.
+        """
         full = mask if state is None else torch.cat([state.mask, mask], 1)
         positions = (full.cumsum(1) - 1).clamp(min=0)[:, -mask.shape[1] :]
         out = self.base.get_decoder()(
@@ -180,11 +188,11 @@ class OmniPolicy(nn.Module):
         hidden = out.last_hidden_state
         return State(out.past_key_values, full, hidden[:, -1]), hidden
 
-    def any_rank(self, here: bool) -> bool:
-        """Whether it is so here, or on any rank where the weights are sharded: then all must go on reading together."""
+    def any_rank(self, condition: bool) -> bool:
+        """Whether the condition holds here or, with sharded weights, on any rank: then all must go on reading."""
         if not torch.distributed.is_initialized() or not self.sharded:
-            return here
-        flag = torch.tensor(float(here), device=self.suppressed.device)
+            return condition
+        flag = torch.tensor(float(condition), device=self.suppressed.device)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
         return bool(flag)
 
@@ -194,27 +202,29 @@ class OmniPolicy(nn.Module):
         return any(hasattr(p, "full_tensor") for p in self.thinker.parameters())
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token embeddings [..., H] of sampled tokens."""
-        return self._embed(ids)
+        """Token embeddings [..., H] of ids [...]."""
+        embeddings: Tensor = self.base.get_input_embeddings()(ids)
+        return embeddings
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[N, V] float32 logits for the next token; placeholder ids are -inf."""
+        """[N, V] float32 logits for the token after hidden states [N, H]; placeholder ids are -inf."""
         logits = (hidden @ self.head.T).float()
         logits[:, self.suppressed] = -torch.inf
         return logits
 
-    def _shared(self, prompts: Prompts, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+    def _hidden_shared(self, prompts: Prompts, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+        """[N, C, H] hidden states that predict the completions `ids` [N, C]; every prompt is read once."""
         state = self.read(prompts).expand(rows)
         if ids.shape[1] == 1:
             return state.last[:, None]
         # The last token's own hidden state predicts nothing that is asked for: it is not read.
-        _, hidden = self.extend(state, self._embed(ids[:, :-1]), mask[:, :-1])
+        _, hidden = self.extend(state, self.embed(ids[:, :-1]), mask[:, :-1])
         return torch.cat([state.last[:, None], hidden], 1)
 
-    def _plain(self, prompts: Prompts, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-        """Every row as one sequence [N, P + S + C]: the specification of `_shared`."""
+    def _hidden_unshared(self, prompts: Prompts, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+        """As `_hidden_shared`, which it specifies, with every row read as one sequence [N, P + S + C]."""
         prefix = self._embed_prefix(prompts)[prompts.clip_of_row][rows]
-        embeds = torch.cat([prefix, self._embed(prompts.suffix_ids)[rows], self._embed(ids)], 1)
+        embeds = torch.cat([prefix, self.embed(prompts.suffix_ids)[rows], self.embed(ids)], 1)
         prefix_mask = prompts.prefix_mask[prompts.clip_of_row][rows]
         full = torch.cat([prefix_mask, prompts.suffix_mask[rows], mask], 1)
         out = self.base.get_decoder()(
@@ -223,21 +233,22 @@ class OmniPolicy(nn.Module):
             position_ids=(full.cumsum(1) - 1).clamp(min=0),
             use_cache=False,
         )
-        return out.last_hidden_state[:, -ids.shape[1] - 1 : -1]
+        hidden: Tensor = out.last_hidden_state[:, -ids.shape[1] - 1 : -1]
+        return hidden
 
     def _recompute(self, wanted: bool) -> None:
-        """Transformers recomputes in training mode only, and then keeps no attention cache, which sampling needs."""
+        """Turns gradient checkpointing, where there is any, on or off.
+
+        Transformers recomputes in training mode only, and then keeps no attention cache, which sampling needs.
+        """
         if not self.share:
             for module in self.thinker.modules():
                 if getattr(module, "gradient_checkpointing", False):
                     module.training = wanted
 
-    def _embed(self, ids: Tensor) -> Tensor:
-        return self.base.get_input_embeddings()(ids)
-
     def _embed_prefix(self, prompts: Prompts) -> Tensor:
-        """[U, P, H]: token embeddings with the audio tower's output in the audio positions."""
-        embeds = self._embed(prompts.prefix_ids)
+        """[U, P, H] token embeddings, audio positions filled by the audio tower; ValueError if their numbers differ."""
+        embeds = self.embed(prompts.prefix_ids)
         audio = self.base.get_audio_features(
             prompts.features.to(embeds.dtype), prompts.feature_mask, return_dict=True
         ).last_hidden_state
@@ -248,7 +259,10 @@ class OmniPolicy(nn.Module):
 
 
 def _select_parts(thinker: Any, train: tuple[str, ...]) -> None:
-    """Freezes all but the named parts. The vision tower and the unused audio marks never get a gradient."""
+    """Freezes all but the named parts, of PARTS; InputError for another name.
+
+    The vision tower and the audio tower's own marks of begin and end, which nothing uses, are always frozen.
+    """
     unknown = [part for part in train if part not in PARTS]
     if unknown:
         raise InputError(f"policy.train: unknown part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
@@ -263,7 +277,10 @@ def _select_parts(thinker: Any, train: tuple[str, ...]) -> None:
 
 
 def _with_lora(thinker: Any, lora: Lora) -> Any:
-    """Adapters on the decoder layers only; layers are found by class name, which outlives renamed attributes."""
+    """The thinker with adapters on its decoder layers, found by class name, which outlives renamed attributes.
+
+    InputError where no linear layer of the decoder has one of the names in `lora.targets`.
+    """
     from peft import LoraConfig, get_peft_model
 
     names = [

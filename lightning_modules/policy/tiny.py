@@ -1,4 +1,4 @@
-"""Knows how to make a tiny, random Qwen2.5-Omni: the real classes, a tokenizer trained on the spot, the real layout.
+"""A tiny, random Qwen2.5-Omni: the real classes and the real layout, with a tokenizer trained on the spot.
 
 For demos and tests. Everything downstream loads it exactly as it would load Qwen/Qwen2.5-Omni-7B. The wide
 initialisation (0.1 instead of 0.02) is what lets so small a model bind options to sounds within a few hundred steps.
@@ -24,6 +24,7 @@ SPECIAL_TOKENS = (  # in the order of the published vocabulary
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"),
     *("<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>", "<|IMAGE|>", "<|VIDEO|>"),
 )
+_INIT_STD = 0.1  # the published one is 0.02
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 <|im_start|>{{ message['role'] + '\\n' }}
@@ -40,7 +41,9 @@ CHAT_TEMPLATE = """\
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> Any:
-    """A byte-level BPE tokenizer with Qwen2's pre-tokenisation and Omni's special tokens."""
+    """A byte-level BPE tokenizer of at most `vocab_size` tokens, trained on the texts, with Qwen2's pre-tokenisation
+    and Omni's special tokens and chat template.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2TokenizerFast  # type: ignore[attr-defined]
     from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
@@ -83,15 +86,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> Any:
 
 
 def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, audio_layers: int, seed: int) -> Any:
-    """A random thinker with 4 query and 2 key-value heads of at least 32 dimensions each."""
+    """A thinker with weights drawn from the seed; hidden, layers: of the language model, with hidden / 32 heads."""
     from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
     token = tokenizer.convert_tokens_to_ids
     heads = max(1, hidden // 32)
     half = hidden // heads // 2
-    wide = 0.1
-    thinker_config: Any = Qwen2_5OmniThinkerConfig
-    config = thinker_config(
+    config_class: Any = Qwen2_5OmniThinkerConfig
+    config = config_class(
         audio_config={
             "num_mel_bins": 128,
             "d_model": audio_hidden,
@@ -101,7 +103,7 @@ def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, a
             "output_dim": hidden,
             "max_source_positions": 1500,
             "n_window": 100,
-            "initializer_range": wide,
+            "initializer_range": _INIT_STD,
         },
         vision_config={
             "depth": 1,
@@ -119,7 +121,7 @@ def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, a
             "num_attention_heads": heads,
             "num_key_value_heads": max(1, heads // 2),
             "max_position_embeddings": 2048,
-            "initializer_range": wide,
+            "initializer_range": _INIT_STD,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e4,
@@ -136,11 +138,12 @@ def build_thinker(tokenizer: Any, hidden: int, layers: int, audio_hidden: int, a
         audio_end_token_id=token("<|audio_eos|>"),
         vision_start_token_id=token("<|vision_bos|>"),
         vision_end_token_id=token("<|vision_eos|>"),
-        initializer_range=wide,
+        initializer_range=_INIT_STD,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Qwen2_5OmniThinkerForConditionalGeneration(config).eval()
+        thinker: Any = Qwen2_5OmniThinkerForConditionalGeneration(config)
+        return thinker.eval()
 
 
 def build_tiny(
@@ -153,21 +156,24 @@ def build_tiny(
     audio_layers: int = 2,
     vocab_size: int = 512,
     processor_from: str | None = None,
-) -> dict:
-    """Writes a tiny checkpoint whose tokenizer was trained on the texts of an annotation file.
+) -> dict[str, int]:
+    """Writes a tiny checkpoint to `out`; returns its number of parameters and the size of its vocabulary.
 
-    processor_from: a checkpoint whose tokenizer is used instead, so that several models share one vocabulary.
+    annotations: the file of questions whose texts train the tokenizer. processor_from: a checkpoint whose tokenizer is
+    used instead, so that several models share one vocabulary. The sizes are as in `build_thinker`.
     """
     from transformers import AutoTokenizer, WhisperFeatureExtractor
 
+    extractor_class: Any = WhisperFeatureExtractor
     if processor_from is not None:
         tokenizer = AutoTokenizer.from_pretrained(processor_from)
     else:
         texts = []
-        for question, *_ in read_annotations(annotations):  # the system turn is part of every prompt, and counts so
+        for question, *_ in read_annotations(annotations):
+            # The system turn is part of every prompt, so it weighs as much in the training of the tokenizer.
             texts += [SYSTEM, question_text(question.question, question.choices), target_text(question.answer)]
         tokenizer = train_tokenizer(texts, vocab_size)
-    extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=300, return_attention_mask=True)
+    extractor = extractor_class(feature_size=128, chunk_length=300, return_attention_mask=True)
     thinker = build_thinker(tokenizer, hidden, layers, audio_hidden, audio_layers, seed)
     processor = SimpleNamespace(tokenizer=tokenizer, feature_extractor=extractor)
     save_thinker(thinker_state(thinker), thinker.config, processor, Path(out))

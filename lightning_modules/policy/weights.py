@@ -1,4 +1,4 @@
-"""Knows how a policy's weights travel to an engine: one tensor after the other, adapters merged on the way or alone.
+"""A policy's weights on their way to an engine: one tensor after the other, adapters merged on the way or alone.
 
 Names are the thinker's own (`model.layers.0...`), without the `thinker.` of the published layout. Reading weights that
 are sharded over ranks is a collective operation: every rank has to read them to the end, in step.
@@ -21,7 +21,7 @@ Weights = Iterable[tuple[str, Tensor]]
 
 
 def merged_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of the whole thinker as `thinker_state` names it, on the policy's device, detached.
+    """(name, tensor) of the whole thinker, adapters merged, named as by `thinker_state`; detached, on its own device.
 
     An adapted layer's weight is W + s B A, in the dtype of W, computed when its turn comes: the only copy is of one
     layer (Hu et al. 2021, eq. 3). Other weights are not copied: use each before asking for the next.
@@ -30,12 +30,15 @@ def merged_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
 
 
 def base_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
-    """As `merged_weights`, without what the adapters add."""
+    """(name, tensor) as of `merged_weights`, without what the adapters add."""
     return _read(policy, merge=False)
 
 
 def adapter_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of the adapters alone, named as peft saves those of a published checkpoint."""
+    """(name, tensor) of the adapters alone, named as peft saves those of a published checkpoint.
+
+    InputError where the policy has none.
+    """
     _adapter_config(policy)
     for name, tensor in policy.base.state_dict().items():
         if ".lora_" in name:
@@ -43,7 +46,7 @@ def adapter_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
 
 
 def adapter_config(policy: OmniPolicy) -> dict[str, Any]:
-    """What peft's adapter_config.json has to say of these adapters. InputError where there are none."""
+    """The content of peft's adapter_config.json for the policy's adapters. InputError where it has none."""
     config = _adapter_config(policy)
     return {
         "peft_type": "LORA",
@@ -57,12 +60,12 @@ def adapter_config(policy: OmniPolicy) -> dict[str, Any]:
 
 
 def without_vision(weights: Weights) -> Iterator[tuple[str, Tensor]]:
-    """The weights that an engine for sound has: a tower for images is not built there."""
+    """The weights but those of the vision tower, which engines that hear but do not see do not build."""
     return ((name, tensor) for name, tensor in weights if not name.startswith("visual."))
 
 
 def chunks(weights: Weights, limit_bytes: int) -> Iterator[dict[str, Tensor]]:
-    """The weights in dicts of at most so many bytes; a larger tensor comes alone. Tensors are copied to the CPU."""
+    """The weights in dicts of at most `limit_bytes`; a larger tensor comes alone. Tensors are copied to the CPU."""
     part: dict[str, Tensor] = {}
     filled = 0
     for name, tensor in weights:
@@ -70,7 +73,7 @@ def chunks(weights: Weights, limit_bytes: int) -> Iterator[dict[str, Tensor]]:
         if part and filled + size > limit_bytes:
             yield part
             part, filled = {}, 0
-        part[name] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)  # contiguous, and ours
+        part[name] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)  # contiguous, and a copy always
         filled += size
     if part:
         yield part
@@ -78,6 +81,7 @@ def chunks(weights: Weights, limit_bytes: int) -> Iterator[dict[str, Tensor]]:
 
 @torch.no_grad()
 def _read(policy: OmniPolicy, merge: bool) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of all weights but the adapters', merged with them where `merge` says so."""
     for name, tensor in policy.base.state_dict().items():
         if ".lora_" in name:
             continue
@@ -96,6 +100,7 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _adapter_config(policy: OmniPolicy) -> Any:
+    """peft's config object of the policy's adapters. InputError where it has none."""
     if not policy.adapted:
         raise InputError('rollout engine: sync "adapter" needs policy.lora; with full fine-tuning it is "merged"')
     return policy.thinker.peft_config[_ADAPTER]

@@ -1,1 +1,1 @@
-"""Engines that sample completions from a policy."""
+"""Rollouts: engines that sample completions from the policy here, in a vLLM beside it, or on other nodes."""

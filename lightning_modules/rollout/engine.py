@@ -1,4 +1,4 @@
-"""Knows what a rollout is and what any engine that samples completions must offer."""
+"""The settings of a rollout, the completions it gives, and what any engine that samples them must offer."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class Rollout:
 
     @property
     def truncates(self) -> bool:
-        """Whether tokens are left out of the distribution."""
+        """Whether top_k or top_p leaves tokens out of the distribution."""
         return self.top_k > 0 or self.top_p < 1
 
 
 @dataclass(frozen=True)
 class Completions:
-    """N sampled completions over B prompts, a group's one after the other.
+    """N sampled completions of B prompts, those of a group one after the other; C is the longest one's length.
 
     ids: [N, C] int64. mask: [N, C] int64, 1 up to and with the end token; never derived from the ids.
     finished: [N] bool, False for a completion that was cut at the length limit. prompt_of_row: [N] int64.
@@ -70,7 +70,10 @@ class Completions:
     support: Tensor | None = None
 
     def select(self, rows: Tensor, first_prompt: int = 0) -> Completions:
-        """The completions of these rows, their prompts counted from `first_prompt`, without padding columns."""
+        """The completions of these rows [M], without columns that are padding for all of them.
+
+        first_prompt: is subtracted from `prompt_of_row`, where the rows' prompts are a slice of the batch.
+        """
         mask = self.mask[rows]
         width = max(1, int(mask.sum(1).max()))
         return Completions(
@@ -84,7 +87,7 @@ class Completions:
 
 
 class Engine(ABC):
-    """Samples completions. Within a step: `sync`, `complete` once or more, `rest`."""
+    """What samples completions: `start` once; in every step `sync`, `complete` once or more, `rest`; then `close`."""
 
     @abstractmethod
     def start(self, policy: OmniPolicy, rank: int, world_size: int) -> None:
@@ -92,26 +95,32 @@ class Engine(ABC):
 
     @abstractmethod
     def sync(self, policy: OmniPolicy) -> None:
-        """From now on completions come from the policy's present weights."""
+        """Takes over the policy's present weights: completions come from them until the next call."""
 
     @abstractmethod
     def complete(self, batch: Batch, rollout: Rollout, keys: Sequence[int]) -> Completions:
-        """[N = B x group_size] completions; keys [N] name the draws, for engines that can use them."""
+        """[N = B x group_size] completions of the batch's prompts.
+
+        keys: [N] a number per completion that decides its draws, in engines that can draw so.
+        """
 
     @abstractmethod
     def rest(self) -> None:
-        """Gives memory back for the update; the next `sync` wakes the engine."""
+        """Gives memory back for the optimizer step; the next `sync` wakes the engine."""
 
     @abstractmethod
     def close(self) -> None:
-        """Frees everything."""
+        """Frees all that the engine holds; called when training ends, also where it fails."""
 
 
 def completion_keys(uids: Sequence[int], group_size: int, *name: object) -> list[int]:
-    """One key per completion, prompt by prompt."""
+    """[B x group_size] keys that decide the completions' draws, prompt by prompt.
+
+    uids: [B] of the questions. name: what else tells draws apart: a seed, the step, the purpose.
+    """
     return [hash64(*name, uid, number) for uid in uids for number in range(group_size)]
 
 
 def prompt_of_row(num_prompts: int, group_size: int, device: torch.device | None = None) -> Tensor:
-    """[N] 0, 0, ..., 1, 1, ...: the completions of a prompt are neighbours."""
+    """[num_prompts x group_size] int64: 0, 0, ..., 1, 1, ...; the completions of a prompt are neighbours."""
     return torch.arange(num_prompts, device=device).repeat_interleave(group_size)

@@ -1,4 +1,4 @@
-"""Knows how to sample completions with transformers' modules: one reading of a prompt for its whole group.
+"""Sampling from the policy itself, with transformers' modules: a prompt is read once for its whole group.
 
 Every draw is a hash of the completion's key and the token's number, never a generator's state: a completion is the
 same whatever the batch it is sampled in, the number of ranks and the order of the prompts.
@@ -25,14 +25,14 @@ class PolicyEngine(Engine):
     """Samples from the policy itself, on its device; draws are hashes, so runs repeat and resume bit for bit."""
 
     def start(self, policy: OmniPolicy, rank: int, world_size: int) -> None:
-        """Keeps the policy."""
+        """Remembers the policy to sample from."""
         self.policy = policy
 
     def sync(self, policy: OmniPolicy) -> None:
         """Nothing to do: the weights are the policy's."""
 
     def complete(self, batch: Batch, rollout: Rollout, keys: Sequence[int]) -> Completions:
-        """As `sample`."""
+        """[N = B x group_size] completions of the batch's prompts; keys [N] decide the draws, see `sample`."""
         return sample(
             self.policy,
             batch.prompts,
@@ -45,10 +45,10 @@ class PolicyEngine(Engine):
         )
 
     def rest(self) -> None:
-        """Nothing is held."""
+        """Nothing to do: the engine holds no memory between calls."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to do: the engine holds nothing but the policy."""
 
 
 class _Drawn(NamedTuple):
@@ -71,10 +71,11 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Completions:
-    """`group_size` completions per prompt; temperature 0 is greedy, otherwise `keys` [N] decide every draw.
+    """[N = B x group_size] completions; temperature 0 is greedy, otherwise `keys` [N] decide every draw.
 
     Placeholder tokens have probability 0, so a completion never claims to contain audio. It ends with the end of the
-    turn or of the text, whichever comes first. top_k and top_p act after the temperature, as in `Rollout`.
+    turn or of the text, whichever comes first. top_k and top_p act after the temperature, as in `Rollout`. ValueError
+    for another number of keys than completions.
     """
     if temperature and (keys is None or len(keys) != len(prompts) * group_size):
         raise ValueError(f"sampling needs one key per completion, {len(prompts) * group_size}")
@@ -87,32 +88,33 @@ def sample(
     if group_size > 1:
         state = state.expand(rows)
     stops = torch.tensor(policy.processor.stop_ids, device=device)
-    open_ = torch.ones(len(rows), dtype=torch.long, device=device)
+    unfinished = torch.ones(len(rows), dtype=torch.long, device=device)
     drawn: list[_Drawn] = []
     mask: list[Tensor] = []
     for position in range(max_new_tokens):
         draw = None if draws is None else draws[:, position]
         drawn.append(_draw(policy.logits(state.last), temperature, draw, top_k, top_p))
-        token = drawn[-1].token.where(open_.bool(), policy.processor.pad_id)
+        token = drawn[-1].token.where(unfinished.bool(), policy.processor.pad_id)
         drawn[-1] = drawn[-1]._replace(token=token)
-        mask.append(open_)
-        open_ = open_ * ~torch.isin(token, stops)
-        if position + 1 == max_new_tokens or not policy.any_rank(bool(open_.any())):
+        mask.append(unfinished)
+        unfinished = unfinished * ~torch.isin(token, stops)
+        if position + 1 == max_new_tokens or not policy.any_rank(bool(unfinished.any())):
             break
         state, _ = policy.extend(state, policy.embed(token[:, None]), mask[-1][:, None])
-    return _together(drawn, torch.stack(mask, 1), open_ == 0, rows)
+    return _stacked(drawn, torch.stack(mask, 1), unfinished == 0, rows)
 
 
-def _together(drawn: list[_Drawn], mask: Tensor, finished: Tensor, rows: Tensor) -> Completions:
+def _stacked(drawn: list[_Drawn], mask: Tensor, finished: Tensor, rows: Tensor) -> Completions:
+    """The completions whose positions were drawn one after the other, 0 or -1 where a completion had ended."""
     logprob = support = None
     if drawn[0].logprob is not None:
-        logprob = torch.stack([each.logprob for each in drawn], 1).where(mask.bool(), 0.0)  # type: ignore[misc]
+        logprob = torch.stack([position.logprob for position in drawn], 1).where(mask.bool(), 0.0)  # type: ignore[misc]
     if drawn[0].support is not None:
-        kept = [each.support for each in drawn if each.support is not None]
-        width = max(each.shape[1] for each in kept)
+        kept = [position.support for position in drawn if position.support is not None]
+        width = max(ids.shape[1] for ids in kept)
         support = torch.stack([torch.nn.functional.pad(s, (0, width - s.shape[1]), value=-1) for s in kept], 1)
         support = support.where(mask.bool()[..., None], -1)
-    return Completions(torch.stack([each.token for each in drawn], 1), mask, finished, rows, logprob, support)
+    return Completions(torch.stack([position.token for position in drawn], 1), mask, finished, rows, logprob, support)
 
 
 def _draw(logits: Tensor, temperature: float, draw: Tensor | None, top_k: int, top_p: float) -> _Drawn:
@@ -125,7 +127,7 @@ def _draw(logits: Tensor, temperature: float, draw: Tensor | None, top_k: int, t
         support = kept_tokens(scaled, top_k, top_p)
         inside = torch.zeros_like(scaled, dtype=torch.bool)
         inside = inside.scatter(1, support.clamp(min=0), True)
-        inside.scatter_(1, support[:, :1], True)  # the likeliest; padding pointed at token 0
+        inside.scatter_(1, support[:, :1], True)  # the likeliest; padding of the support pointed at token 0
         inside[:, 0] = (support == 0).any(1)
         scaled = scaled.where(inside, -torch.inf)
     token, logprob = _pick(scaled, draw)

@@ -1,4 +1,4 @@
-"""Knows how one vLLM serves rollouts to training processes on other nodes: which weights it has, and who may ask.
+"""The rollout server: one vLLM that samples for training processes on other nodes, with the weights they send.
 
 An update comes in parts that are kept in a folder until all are there; only then does vLLM read them, and between the
 first part and that moment nothing is sampled. One request is served at a time; the others wait in the socket's queue.
@@ -25,33 +25,38 @@ from ...datamodules.batch import Prompts
 from ...datamodules.processors.omni import OmniProcessor
 from ...errors import InputError
 from .engine import Rollout
-from .requests import Tokens, architecture, vocabulary_hash
 from .vllm_engine import VllmEngine
-from .wire import TOKEN, Message, pack, tensors_of, unpack
+from .vllm_format import TokenIds, architecture, vocabulary_hash
+from .wire import TOKEN_VARIABLE, Message, pack, tensors_of, unpack
 
-_QUIET_S = 60.0  # a client that says nothing for so long has gone
+_QUIET_S = 60.0  # a client that sends nothing for so long has gone
 
 
-class Serving:
-    """A served engine: `status`, `complete`, and the three messages of an update, `begin`, `part` and `commit`.
+class ServedEngine:
+    """An engine behind a server: `status`, `complete`, and the messages of an update, `begin`, `part`s and `commit`.
+
+    Every message takes (header, tensors) and answers with the same; InputError where it cannot be served.
 
     Args:
-        engine: a started one. about: what clients check: checkpoint, vocabulary, architecture.
+        engine: a started VllmEngine. identity: what clients check: checkpoint, vocabulary, architecture.
     """
 
-    def __init__(self, engine: Any, about: dict[str, str]) -> None:
-        self.engine, self.about = engine, about
+    def __init__(self, engine: Any, identity: dict[str, str]) -> None:
+        self.engine, self.identity = engine, identity
         self.version = self.base = ""  # of the weights to sample from; of the weights under adapters
         self._update: dict[str, Any] | None = None
-        self._parts: tempfile.TemporaryDirectory | None = None
+        self._parts: tempfile.TemporaryDirectory[str] | None = None
 
     def status(self) -> dict[str, Any]:
-        """What a client wants to know before it sends anything."""
+        """What a client checks before it sends anything: identity, kind of updates, and versions of the weights."""
         state = {"version": self.version, "base": self.base, "updating": self._update is not None}
-        return {**self.about, "sync": self.engine.by, **state}
+        return {**self.identity, "sync": self.engine.sync_mode, **state}
 
     def complete(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> Message:
-        """Completions of prompts, with the version of the weights they came from."""
+        """Completions of prompts, with the version of the weights they came from.
+
+        InputError where the client wants another version, or an update is half-finished.
+        """
         if self._update is not None:
             raise InputError("an update of its weights is half-finished; send it again")
         if not self.version or header["version"] != self.version:
@@ -59,25 +64,28 @@ class Serving:
                 f"it has the weights {self.version or 'of no run'}, not {header['version']}: it was started again, or "
                 "another run uses it"
             )
-        tokens = Tokens.from_header(header["tokens"])
+        tokens = TokenIds.from_header(header["tokens"])
         done = self.engine.generate(Prompts(**tensors), Rollout(**header["rollout"]), header["keys"], tokens)
         return {"version": self.version}, tensors_of(done)
 
     def begin(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> Message:
         """Starts an update and forgets one that was never finished. kind: "merged", "base" or "adapter"."""
-        if (header["kind"] == "merged") != (self.engine.by == "merged"):
-            raise InputError(f"it takes sync: {self.engine.by}; start it with --sync, or set the client's sync")
+        if (header["kind"] == "merged") != (self.engine.sync_mode == "merged"):
+            raise InputError(f"it takes sync: {self.engine.sync_mode}; start it with --sync, or set the client's sync")
         self._update = {name: header.get(name) for name in ("version", "kind", "config")}
         self._parts = tempfile.TemporaryDirectory(prefix="earwitness-update-")
         return {}, {}
 
     def part(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> Message:
-        """Keeps one part; the same part twice is one."""
+        """Stores one part of an update on the disk; a part that comes twice replaces itself."""
         save_file(tensors, self._folder(header) / f"{int(header['number']):06d}.safetensors", {"format": "pt"})
         return {}, {}
 
     def commit(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> Message:
-        """Reads all parts into vLLM; a second time it does nothing, so that a lost answer can be asked for again."""
+        """Reads all parts into vLLM; a second time it does nothing, so that a lost answer can be asked for again.
+
+        InputError where parts are missing.
+        """
         if self._update is None and header["version"] in (self.version, self.base):
             return {}, {}
         folder = self._folder(header)
@@ -86,9 +94,9 @@ class Serving:
             raise InputError(f"{len(files)} of the update's {header['parts']} parts have come; send it again")
         update, self.version = self._update or {}, ""
         if update["kind"] == "adapter":
-            self.engine.renew(lambda: self.engine.adapt(_stored(files), update["config"]))
+            self.engine.update_weights(lambda: self.engine.load_adapter(_stored(files), update["config"]))
         else:
-            self.engine.renew(lambda: self.engine.load(_stored(files)))
+            self.engine.update_weights(lambda: self.engine.load_weights(_stored(files)))
         if update["kind"] == "base":
             self.base = update["version"]
         else:
@@ -97,12 +105,14 @@ class Serving:
         return {}, {}
 
     def _folder(self, header: dict[str, Any]) -> Path:
+        """Where the parts of the update in `header` lie. InputError where it is not the one that has begun."""
         if self._update is None or self._parts is None or self._update["version"] != header["version"]:
             raise InputError(f"no update {header['version']} has begun; two runs must not share a server")
         return Path(self._parts.name)
 
 
 def _stored(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of all tensors in the files, one at a time."""
     for path in files:
         with safe_open(path, "pt") as part:
             for name in part.keys():  # noqa: SIM118 - not a mapping
@@ -110,19 +120,21 @@ def _stored(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
 
 
 class RolloutServer(HTTPServer):
-    """Serves a `Serving` over HTTP. GET /status; POST /complete, /begin, /part, /commit.
+    """A `ServedEngine` over HTTP: GET /status; POST /complete, /begin, /part, /commit.
 
     token: what clients must send as a bearer token; empty for none.
     """
 
     request_queue_size = 128
 
-    def __init__(self, serving: Serving, address: tuple[str, int], token: str = "") -> None:
-        self.serving, self.token = serving, token
+    def __init__(self, served: ServedEngine, address: tuple[str, int], token: str = "") -> None:
+        self.served, self.token = served, token
         super().__init__(address, _Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
+    """One request: refusals are JSON with an `error` that the client shows."""
+
     server: RolloutServer
     timeout = _QUIET_S
 
@@ -130,10 +142,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/status":
             return self._refuse(404, f"no {self.path} here")
         if self._allowed():
-            self._send(200, json.dumps(self.server.serving.status()).encode())
+            self._send(200, json.dumps(self.server.served.status()).encode())
 
     def do_POST(self) -> None:
-        actions = {name: getattr(self.server.serving, name) for name in ("complete", "begin", "part", "commit")}
+        actions = {name: getattr(self.server.served, name) for name in ("complete", "begin", "part", "commit")}
         action = actions.get(self.path.removeprefix("/"))
         length = self.headers.get("Content-Length", "")
         if action is None or not length.isdigit():
@@ -153,12 +165,13 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200, answer)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing of what went well."""
+        """Prints nothing: what goes wrong is sent to the client, and traced where it is the server's fault."""
 
     def _allowed(self) -> bool:
+        """Whether the client sent the server's token; refuses it otherwise."""
         sent, wanted = self.headers.get("Authorization", ""), f"Bearer {self.server.token}"
         if self.server.token and not hmac.compare_digest(sent.encode(), wanted.encode()):
-            self._refuse(401, f"the client's {TOKEN} is not the server's")
+            self._refuse(401, f"the client's {TOKEN_VARIABLE} is not the server's")
             return False
         return True
 
@@ -173,20 +186,23 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def serve(checkpoint: str, engine: VllmEngine, host: str = "127.0.0.1", port: int = 8437) -> None:
-    """Starts vLLM on a checkpoint and serves it until the process is ended."""
+    """Starts vLLM on a checkpoint and serves it until the process is ended. InputError where the address is taken."""
     from transformers import AutoConfig
 
     processor = OmniProcessor.from_pretrained(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-    about = {"checkpoint": checkpoint, "vocabulary": vocabulary_hash(processor.tokenizer)}
-    about["architecture"] = architecture(getattr(config, "thinker_config", config))
-    token = os.environ.get(TOKEN, "")
+    identity = {"checkpoint": checkpoint, "vocabulary": vocabulary_hash(processor.tokenizer)}
+    identity["architecture"] = architecture(getattr(config, "thinker_config", config))
+    token = os.environ.get(TOKEN_VARIABLE, "")
     try:
-        server = RolloutServer(Serving(engine, about), (host, port), token)
+        server = RolloutServer(ServedEngine(engine, identity), (host, port), token)
     except OSError as error:
         raise InputError(f"serve: cannot listen at {host}:{port} ({error.strerror}); set --host and --port") from None
     if not token and not host.startswith("127."):
-        print(f"anyone who reaches {host} can use this server; set {TOKEN}, here and for training", file=sys.stderr)
+        print(
+            f"anyone who reaches {host} can use this server; set {TOKEN_VARIABLE}, here and for training",
+            file=sys.stderr,
+        )
     engine.open(checkpoint, engine.dtype)
     print(f"serving {checkpoint} at http://{host}:{server.server_port}", flush=True)
     server.serve_forever()

@@ -1,4 +1,4 @@
-"""Knows one vLLM inside the training process: how it is started, given weights, asked, put to sleep and woken.
+"""The engine that samples with one vLLM inside the training process: started, given weights, asked, put to sleep.
 
 Deviation from the engine that samples with the policy itself: a draw is not a hash of its completion's key. vLLM draws
 from the process's generators, which are set, for each call, to a hash of the seed, the rank and all its keys, and put
@@ -36,10 +36,10 @@ from ..policy.weights import (
     without_vision,
 )
 from .engine import Completions, Engine, Rollout
-from .requests import Tokens, completions, num_alternatives, num_positions, requests
+from .vllm_format import TokenIds, completions_of, num_logprobs, num_positions, vllm_prompts
 
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those vLLM has room for
-_SERVED_LORA_RANK = 64  # room for adapters that a server does not know yet
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the sizes of room for adapters that vLLM knows
+_SERVED_LORA_RANK = 64  # a server starts before it knows the rank of the adapters that will come
 _MAX_LOGPROBS = 128
 _SETTINGS = {  # what exact log-probs, features instead of waves, and stops of our own need
     "logprobs_mode": "processed_logprobs",
@@ -90,20 +90,20 @@ class VllmEngine(Engine):
             "max_logprobs": _MAX_LOGPROBS,
             **options,
         }
-        self.dtype, self.by, self.sleeps, self.seed, self.rank = dtype, sync, sleep, seed, 0
+        self.dtype, self.sync_mode, self.sleeps, self.seed, self.rank = dtype, sync, sleep, seed, 0
         self._llm: Any = None
-        self._asleep = self._fresh = self._guest = False
-        self._adapter: tuple[Any, tempfile.TemporaryDirectory] | None = None
+        self._asleep = self._has_weights = self._shares_groups = False
+        self._adapter: tuple[Any, tempfile.TemporaryDirectory[str]] | None = None  # vLLM's request, and its files
         self._num_adapters = 0
 
     def start(self, policy: OmniPolicy, rank: int, world_size: int) -> None:
-        """Starts vLLM on the policy's checkpoint, beside the policy. InputError where that cannot work."""
+        """Starts vLLM on the policy's checkpoint, on the policy's device. InputError where the settings forbid it."""
         device = policy.suppressed.device
         if self.sleeps and device.type != "cuda":
             raise InputError("engine.sleep: only a GPU's memory can be given back; set sleep: false")
         dtype = str(policy.head.dtype).removeprefix("torch.") if self.dtype == "auto" else self.dtype
         more: dict[str, Any] = {}
-        if self.by == "adapter":
+        if self.sync_mode == "adapter":
             more["max_lora_rank"] = int(adapter_config(policy)["r"])
         if world_size > 1:
             if self.settings["tensor_parallel_size"] > 1:
@@ -112,10 +112,13 @@ class VllmEngine(Engine):
             os.environ.setdefault("RANK", str(rank))
             os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
         self.open(policy.checkpoint, dtype, rank, **more)
-        self.tokens = Tokens.of(policy)
+        self.tokens = TokenIds.of(policy)
 
     def open(self, checkpoint: str, dtype: str, rank: int = 0, **settings: Any) -> None:
-        """Starts vLLM on a checkpoint; `settings` win over the constructor's."""
+        """Starts vLLM on a checkpoint; `settings`, arguments of vLLM's LLM, win over the constructor's.
+
+        InputError where vLLM is not installed, has no room for the adapters, or does not start.
+        """
         # A process of its own could not be handed tensors; all must be set before vLLM is imported.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -125,13 +128,13 @@ class VllmEngine(Engine):
         except ImportError as error:
             raise InputError(f"engine: vLLM cannot be imported ({error}); pip install 'earwitness[vllm]'") from error
         settings = self.settings | settings
-        if self.by == "adapter":
+        if self.sync_mode == "adapter":
             rank_needed = settings.get("max_lora_rank", _SERVED_LORA_RANK)
             fitting = [size for size in _LORA_RANKS if size >= rank_needed]
             if not fitting:
                 raise InputError(f"policy.lora.rank: {rank_needed}, vLLM takes at most {_LORA_RANKS[-1]}; sync: merged")
             settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": fitting[0]}
-        self.rank, self._guest = rank, torch.distributed.is_initialized()
+        self.rank, self._shares_groups = rank, torch.distributed.is_initialized()
         settings |= {"enable_sleep_mode": self.sleeps, "seed": self.seed + rank, "dtype": dtype, **_SETTINGS}
         try:
             with _seeded(self.seed + rank):
@@ -144,18 +147,19 @@ class VllmEngine(Engine):
             ) from error
 
     def sync(self, policy: OmniPolicy) -> None:
-        """Hands the policy's weights over and forgets all that was computed with others."""
-        if self.by == "adapter":
-            self.renew(lambda: self.adapt(adapter_weights(policy), adapter_config(policy)))
+        """Gives vLLM the policy's present weights, or adapters, and drops all that it computed with others."""
+        if self.sync_mode == "adapter":
+            self.update_weights(lambda: self.load_adapter(adapter_weights(policy), adapter_config(policy)))
         else:
-            self.renew(lambda: self.load(merged_weights(policy)))
+            self.update_weights(lambda: self.load_weights(merged_weights(policy)))
 
-    def renew(self, change: Callable[[], None]) -> None:
-        """Wakes, changes the weights, forgets; until that has worked, nothing is sampled.
+    def update_weights(self, change: Callable[[], None]) -> None:
+        """Loads weights by calling `change`, vLLM awake and its caches empty afterwards; until then nothing is sampled.
 
         Weights that slept are gone or old. So the memory for them is woken first, filled next, and only then the rest.
+        ValueError where vLLM keeps its cache of keys and values.
         """
-        self._fresh = False
+        self._has_weights = False
         if self._asleep:
             self._llm.wake_up(tags=["weights"])
         change()
@@ -166,10 +170,10 @@ class VllmEngine(Engine):
         self._llm.llm_engine.reset_encoder_cache()
         if not self._llm.reset_prefix_cache():
             raise ValueError("vLLM keeps keys and values of a request that is still running")
-        self._fresh = True
+        self._has_weights = True
 
-    def load(self, weights: Weights) -> None:
-        """Replaces vLLM's weights by these of a whole thinker."""
+    def load_weights(self, weights: Weights) -> None:
+        """Replaces vLLM's weights by those of a whole thinker."""
         named = ((PREFIX + name, tensor) for name, tensor in without_vision(weights))
         if self.settings["tensor_parallel_size"] == 1:
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
@@ -179,8 +183,11 @@ class VllmEngine(Engine):
                 save_file(part, Path(folder) / f"model-{number:05d}.safetensors", {"format": "pt"})
             self._llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
 
-    def adapt(self, weights: Weights, config: dict[str, Any]) -> None:
-        """Puts these adapters in the place of the ones before; numbers are never used twice, or vLLM keeps the old."""
+    def load_adapter(self, weights: Weights, config: dict[str, Any]) -> None:
+        """Puts adapters, with peft's config, in the place of the ones before. ValueError where vLLM does not take them.
+
+        They get a number that was never used: under a known one vLLM would keep the old adapters.
+        """
         from vllm.lora.request import LoRARequest
 
         if self._adapter is not None:
@@ -197,20 +204,26 @@ class VllmEngine(Engine):
             raise ValueError("vLLM did not take the adapter")
 
     def complete(self, batch: Batch, rollout: Rollout, keys: Sequence[int]) -> Completions:
-        """One request per prompt for its whole group: the recording is encoded once, the prompt read once."""
+        """[N = B x group_size] completions; a recording is encoded once and a prompt read once for its group.
+
+        keys: [N] seed the draws of the whole call, see above.
+        """
         return self.generate(batch.prompts, rollout, keys, self.tokens)
 
-    def generate(self, prompts: Prompts, rollout: Rollout, keys: Sequence[int], tokens: Tokens) -> Completions:
-        """As `complete`, for tokens that are given. InputError where prompt and completion do not fit."""
-        if not self._fresh:
+    def generate(self, prompts: Prompts, rollout: Rollout, keys: Sequence[int], tokens: TokenIds) -> Completions:
+        """As `complete`, for a policy that is known by its token ids alone.
+
+        InputError where a prompt and its completion have more positions than max_model_len; ValueError before `sync`.
+        """
+        if not self._has_weights:
             raise ValueError("the engine has no weights of this step: sync comes before complete, also after rest")
         room, needed = self.settings["max_model_len"], num_positions(prompts) + rollout.max_new_tokens
         if needed > room:
             raise InputError(f"engine.max_model_len: {room}, a prompt and its completion need {needed} positions")
         from vllm import SamplingParams
 
-        asked = num_alternatives(rollout, tokens.vocabulary, self.settings["max_logprobs"])
-        how = SamplingParams(
+        asked = num_logprobs(rollout, tokens.vocabulary, self.settings["max_logprobs"])
+        sampling = SamplingParams(
             n=rollout.group_size,
             temperature=rollout.temperature,
             top_k=rollout.top_k,
@@ -225,22 +238,22 @@ class VllmEngine(Engine):
         )
         adapter = None if self._adapter is None else self._adapter[0]
         with _seeded(hash64("vllm", self.seed, self.rank, *keys)):
-            outputs = self._llm.generate(requests(prompts, tokens), how, use_tqdm=False, lora_request=adapter)
-        return completions(outputs, rollout, tokens, asked, prompts.suffix_ids.device)
+            outputs = self._llm.generate(vllm_prompts(prompts, tokens), sampling, use_tqdm=False, lora_request=adapter)
+        return completions_of(outputs, rollout, tokens, asked, prompts.suffix_ids.device)
 
     def rest(self) -> None:
-        """Sleeps where that was asked for: merged weights are dropped, a base under adapters is kept in main memory."""
-        self._fresh = False
+        """Where `sleep` is set, frees the GPU: merged weights are dropped, a base under adapters moves to the CPU."""
+        self._has_weights = False
         if self.sleeps and not self._asleep:
-            self._llm.sleep(level=1 if self.by == "adapter" else 2)
+            self._llm.sleep(level=1 if self.sync_mode == "adapter" else 2)
             self._asleep = True
 
     def close(self) -> None:
-        """Ends vLLM and frees its memory; the process groups of the training stay."""
-        self._fresh = False
+        """Ends vLLM and frees its memory; the training's own process groups stay."""
+        self._has_weights = False
         if self._llm is not None:
             core = self._llm.llm_engine.engine_core
-            if self._guest:  # its own shutdown, also by the garbage collector, ends the training's process groups
+            if self._shares_groups:  # vLLM's own shutdown, also by the garbage collector, ends the training's groups
                 core._finalizer.detach()
                 core.engine_core.model_executor.shutdown()
             else:
@@ -254,7 +267,7 @@ class VllmEngine(Engine):
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Inside, all generators of this process stand at `seed`; afterwards they are where they were."""
+    """Inside, all random generators of this process start from `seed`; afterwards they are where they were."""
     states = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):

@@ -1,4 +1,4 @@
-"""Knows the bodies that a rollout server and its clients exchange: a JSON header and safetensors, never pickle.
+"""The messages between a rollout server and its clients: a JSON header and safetensors, never pickle.
 
 Layout: 8 bytes, little-endian, the header's length; the header; a safetensors file of the tensors.
 """
@@ -18,19 +18,19 @@ from ...datamodules.batch import Prompts
 from ...errors import InputError
 from .engine import Completions
 
-TOKEN = "EARWITNESS_TOKEN"  # the environment variable of the secret that clients and servers share
-Message = tuple[dict[str, Any], dict[str, Tensor]]
+TOKEN_VARIABLE = "EARWITNESS_TOKEN"  # the environment variable of the secret that clients and servers share
+Message = tuple[dict[str, Any], dict[str, Tensor]]  # header and tensors
 
 
 def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> bytes:
-    """The body of a message. Tensors are copied to the CPU."""
+    """The bytes of a message. Tensors are copied to the CPU."""
     text = json.dumps(header).encode()
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in (tensors or {}).items()})
     return b"".join((len(text).to_bytes(8, "little"), text, data))
 
 
 def unpack(body: bytes) -> Message:
-    """Header and tensors of a body. InputError where it is not one."""
+    """(header, tensors) of the bytes of a message. InputError where they are none."""
     view = memoryview(body)
     length = int.from_bytes(view[:8], "little")
     try:
@@ -44,6 +44,6 @@ def unpack(body: bytes) -> Message:
 
 
 def tensors_of(record: Prompts | Completions) -> dict[str, Tensor]:
-    """The tensors of a record by name, those that are None left out."""
-    found = {f.name: getattr(record, f.name) for f in fields(record)}
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
+    """Field name -> tensor of a record, fields that are None left out."""
+    tensors = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}

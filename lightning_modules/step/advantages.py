@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ..objectives.advantages import gdpo_advantages, group_advantages
+from ..objectives.advantages import compute_advantages
 from ..objectives.grpo_config import GRPOConfig
 from ..ranks import Ranks
 from .experience import Experience
@@ -32,11 +32,14 @@ def set_advantages(
         offset += int(theirs.max()) + 1
     totals = torch.cat([theirs[0] for theirs in everyone])
     groups = torch.cat(offsets)
-    if config.advantages == "gdpo":
-        every = torch.cat([theirs[1] for theirs in everyone], 1)
-        advantages = gdpo_advantages(every, list(reward_weights.values()), groups)
-    else:
-        advantages = group_advantages(totals, groups, scale=config.advantages, leave_one_out=config.leave_one_out)
+    advantages = compute_advantages(
+        config.advantages,
+        totals,
+        groups,
+        parts=torch.cat([theirs[1] for theirs in everyone], 1),
+        weights=list(reward_weights.values()),
+        leave_one_out=config.leave_one_out,
+    )
     before = sum(len(theirs[0]) for theirs in everyone[: ranks.rank])
     own = advantages[before : before + len(total)]
     sizes = [len(experience.texts) for experience in experiences]

@@ -1,1 +1,1 @@
-"""Models that vote: behind an OpenAI-compatible server, or loaded with transformers."""
+"""Voters: models asked a question with and without its audio, behind an OpenAI-compatible server or loaded here."""

@@ -1,7 +1,7 @@
-"""Knows an OpenAI-compatible server that hears audio: many requests at a time, bounded retries, nothing asked twice.
+"""Voters behind an OpenAI-compatible server that hears audio: many requests at a time, bounded retries.
 
 Any audio language model that `vllm serve` or a provider offers can vote so. Answers are handed on as they come; a
-request that keeps failing is told as missing, which is not a wrong answer.
+question whose request keeps failing gets a reply with an error, which counts as missing and not as wrong.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ...errors import InputError
 
 _TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)
 _REFUSED = (400, 413, 422)
-# What a reply that is no answer makes of being read: whatever a server sends, it must not end the job.
-_NO_ANSWER = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+# What reading a malformed answer may raise: whatever a server sends, it must not end the job.
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass
@@ -37,15 +37,17 @@ class Endpoint:
 
     Args:
         url: base address, e.g. http://localhost:8000/v1.
-        model: name the server knows.
+        model: its name on the server.
         key_env: environment variable that holds the API key; the key itself is in no file.
         system: system turn; null for none.
-        temperature: 0 is greedy. max_tokens: of an answer.
+        temperature: 0 is greedy. max_tokens: of the longest answer.
         letter_logprobs: also ask for the log-probs of the first token's letters.
-        concurrency: requests at a time. retries: of one that failed in a way that may pass. timeout_s: of one.
+        concurrency: requests at a time. retries: of one that failed in a way that may pass. timeout_s: seconds for one.
         give_up: so many failures in a row, from the start or later, stop the job; once there are answers, a refusal of
             one question (400, 413, 422) is none of them.
-        body: more fields of the request, as the server takes them.
+        body: more fields of the request, in the server's own format.
+
+    InputError for a value that cannot be, or a key_env that is not set.
     """
 
     url: str
@@ -76,16 +78,18 @@ class Endpoint:
             raise InputError(f"endpoint url {redacted(self.url)!r}: give either a key_env or a user in the url")
 
     def _key(self) -> str:
+        """The API key, "" without one."""
         return os.environ.get(self.key_env, "").strip() if self.key_env else ""
 
-    def ask_all(self, asks: Iterable[Ask], take: Callable[[Ask, Reply], None], works: bool = False) -> None:
-        """Asks everything and hands each reply on as it comes, in any order; raises when the server gives nothing.
+    def ask_all(self, asks: Iterable[Ask], take: Callable[[Ask, Reply], None], answered_before: bool = False) -> None:
+        """Asks everything and hands each reply to `take` as it comes, in any order.
 
-        works: it has answered such questions before.
+        answered_before: the server has answered such questions in an earlier run, so that a question it refuses counts
+        as that question's fault. InputError after `give_up` failures in a row; replies until then have been taken.
         """
-        asyncio.run(self._ask_all(asks, take, works))
+        asyncio.run(self._ask_all(asks, take, answered_before))
 
-    async def _ask_all(self, asks: Iterable[Ask], take: Callable[[Ask, Reply], None], works: bool) -> None:
+    async def _ask_all(self, asks: Iterable[Ask], take: Callable[[Ask, Reply], None], answered: bool) -> None:
         import aiohttp
 
         limit = aiohttp.ClientTimeout(total=self.timeout_s)
@@ -97,10 +101,10 @@ class Endpoint:
             aclosing(_bounded((self._ask(session, ask) for ask in asks), self.concurrency)) as done,
         ):
             async for replies in done:
-                for ask, reply in replies:  # what came together is kept together, also where it is the end
+                for ask, reply in replies:  # all that came together is kept, also where one of them ends the job
                     take(ask, reply)
-                    works = works or not reply.error
-                    failures = failures + (not (works and reply.refused)) if reply.error else 0
+                    answered = answered or not reply.error
+                    failures = failures + (not (answered and reply.refused)) if reply.error else 0
                     if failures >= self.give_up:
                         stop = stop or f"{failures} requests in a row failed, the last with: {reply.error}"
                 if stop:
@@ -109,6 +113,7 @@ class Endpoint:
                     )
 
     async def _ask(self, session: Any, ask: Ask) -> tuple[Ask, Reply]:
+        """An ask and its reply, which has an error where all attempts failed or the server refused it."""
         import aiohttp
 
         request, error = self.request(ask), ""
@@ -119,16 +124,16 @@ class Endpoint:
                         return ask, _parse(ask.task, await answer.json(content_type=None), self.letter_logprobs)
                     error = f"{answer.status}: {(await answer.text(errors='replace'))[:300]}"
                     if answer.status not in _TRANSIENT:
-                        return ask, Reply(ask.task, error=self._told(error), refused=answer.status in _REFUSED)
+                        return ask, Reply(ask.task, error=self._one_line(error), refused=answer.status in _REFUSED)
             except (aiohttp.ClientError, TimeoutError, OSError) as failure:
                 error = f"{type(failure).__name__}: {failure}"
-            except _NO_ANSWER as failure:
+            except _MALFORMED as failure:
                 error = f"not an answer of chat completions ({type(failure).__name__}: {failure})"
             if attempt < self.retries:
                 await asyncio.sleep(self._pause(attempt, ask))
-        return ask, Reply(ask.task, error=self._told(error))
+        return ask, Reply(ask.task, error=self._one_line(error))
 
-    def _told(self, error: str) -> str:
+    def _one_line(self, error: str) -> str:
         """An error as one line, without the secrets that a server or an address may repeat in it."""
         text, address = " ".join(error.split()), urlsplit(self.url)
         for secret in (self._key(), address.password, address.query):
@@ -136,12 +141,12 @@ class Endpoint:
         return text
 
     def _pause(self, attempt: int, ask: Ask) -> float:
-        """Doubles from half a second to 30 s, shifted so that many requests do not march together."""
+        """Seconds before another attempt: 0.5 doubling up to 30, shifted so that requests do not come all at once."""
         share = hash64(str(ask.task), attempt) / 2**64
-        return min(30.0, 0.5 * 2**attempt) * (0.5 + share) * min(1.0, self.timeout_s / 10)
+        return min(30.0, 0.5 * 2.0**attempt) * (0.5 + share) * min(1.0, self.timeout_s / 10)
 
     def request(self, ask: Ask) -> dict[str, Any]:
-        """The body of the request."""
+        """The body of the request for chat completions, as JSON takes it."""
         content: list[dict[str, Any]] = [{"type": "text", "text": ask.text}]
         if ask.wave is not None:
             sound = {"data": base64.b64encode(wav_bytes(ask.wave)).decode(), "format": "wav"}
@@ -149,14 +154,15 @@ class Endpoint:
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
-        made: dict[str, Any] = {"model": self.model, "messages": messages, "temperature": self.temperature}
-        made["max_tokens"] = self.max_tokens
+        body: dict[str, Any] = {"model": self.model, "messages": messages, "temperature": self.temperature}
+        body["max_tokens"] = self.max_tokens
         if self.letter_logprobs:
-            made |= {"logprobs": True, "top_logprobs": 20}
-        return made | self.body
+            body |= {"logprobs": True, "top_logprobs": 20}
+        return body | self.body
 
 
 def _host(url: str) -> str:
+    """The host of an address, "" where it has none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
@@ -164,6 +170,7 @@ def _host(url: str) -> str:
 
 
 def _parse(task: Task, body: Mapping[str, Any], letters: bool = False) -> Reply:
+    """The reply in the body of an answer. One of _MALFORMED where it has another form, or lacks wanted log-probs."""
     choice = body["choices"][0]
     text, usage = choice["message"]["content"], body.get("usage") or {}
     if not isinstance(text, str):
@@ -181,18 +188,18 @@ def _parse(task: Task, body: Mapping[str, Any], letters: bool = False) -> Reply:
 
 
 def _letters(logprobs: Mapping[str, Any] | None) -> dict[str, float]:
-    """Log-probs of A, B, ... as the first token; spellings of one letter (" A", "A") are added up."""
-    found: dict[str, float] = {}
-    for each in (((logprobs or {}).get("content") or [{}])[0]).get("top_logprobs") or ():
-        letter = str(each["token"]).strip().strip("(").upper()
+    """Letter -> log-prob of A, B, ... as the first token; the probabilities of spellings (" A", "A") are added up."""
+    total: dict[str, float] = {}
+    for entry in (((logprobs or {}).get("content") or [{}])[0]).get("top_logprobs") or ():
+        letter = str(entry["token"]).strip().strip("(").upper()
         if len(letter) == 1 and letter in ascii_uppercase:
-            found[letter] = float(np.logaddexp(found.get(letter, -math.inf), float(each["logprob"])))
-    return found
+            total[letter] = float(np.logaddexp(total.get(letter, -math.inf), float(entry["logprob"])))
+    return total
 
 
 async def _bounded(jobs: Iterable[Any], limit: int) -> AsyncGenerator[list[Any], None]:
-    """Results as they come, with at most so many jobs begun; the iterable is advanced no further than that."""
-    waiting: set[asyncio.Task] = set()
+    """Lists of results as they come, with at most `limit` jobs begun; `jobs` is advanced no further than that."""
+    waiting: set[asyncio.Task[Any]] = set()
     source = iter(jobs)
     try:
         while True:

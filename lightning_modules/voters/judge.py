@@ -1,4 +1,4 @@
-"""Knows why a question can be answered without its audio: its text gives the answer away, or the world does.
+"""The judge of weak questions: whether one can be answered unheard because of its text, or by knowing the world.
 
 The paper reports that 68.9 % of the weak questions need implicit knowledge alone and does not say how that was found.
 This procedure is ours: a language model reads question, options and the right answer, without any audio, and names one
@@ -39,13 +39,13 @@ Reply with the letter A or B alone."""
 
 
 def prompt_of(question: Question) -> str:
-    """The judge's words about one question."""
+    """The judge's prompt about one question: the definitions, its words, options and right answer."""
     options = "\n".join(f"- {choice}" for choice in question.choices)
     return PROMPT.format(question=question.question, options=options, answer=question.answer)
 
 
 def category_of(text: str) -> str:
-    """The category a reply names, "" where it names none or both."""
+    """The category, of CATEGORIES, that a reply names; "" where it names none or both."""
     named = {letter_of(text, CATEGORIES)} - {""} or set(_SAID.findall(text))
     return "" if len(named) != 1 else CATEGORIES["AB".index(named.pop())]
 
@@ -54,18 +54,22 @@ def judge_questions(
     endpoint: Endpoint,
     questions: Sequence[Question],
     take: Callable[[Question, str, Reply], None],
-    works: bool = False,
+    answered_before: bool = False,
 ) -> None:
-    """Asks about every question and hands on (question, category, reply) as they come; works: as of `ask_all`."""
+    """Asks about every question and hands (question, category, reply) to `take` as the replies come.
+
+    answered_before, and the InputError: as in `Endpoint.ask_all`.
+    """
     by_uid = {question.uid: question for question in questions}
 
     def received(ask: Ask, reply: Reply) -> None:
         take(by_uid[ask.task.id.uid], "" if reply.error else category_of(reply.text), reply)
 
-    endpoint.ask_all(_asks(questions), received, works)
+    endpoint.ask_all(_asks(questions), received, answered_before)
 
 
 def _asks(questions: Iterable[Question]) -> Iterable[Ask]:
+    """What the judge is asked of each question, without audio."""
     for number, question in enumerate(questions):
         task = Task(AnswerId(question.uid, _CONDITION), number)
         yield Ask(task, prompt_of(question), question.choices, None)

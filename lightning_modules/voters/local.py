@@ -1,4 +1,4 @@
-"""Knows voters that are loaded with transformers: Qwen2.5-Omni through our policy, Qwen2-Audio and Audio Flamingo 3.
+"""Voters loaded with transformers: Qwen2.5-Omni through our policy, Qwen2-Audio and Audio Flamingo 3.
 
 Every voter turns a list of asks into replies. Draws of the Omni voter are hashed from what is asked; the others sample
 with torch's generator, seeded from the first ask of a batch, so their draws depend on how asks are batched.
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...curriculum.identity import hash64
 from ...datamodules.audio.waves import SAMPLE_RATE
+from ...datamodules.batch import Prompts
 from ...datamodules.processors.omni import SYSTEM, OmniProcessor
 from ...datamodules.questions.answers import target_text
 from ...datamodules.voting.answer_store import AnswerStore
@@ -29,11 +30,14 @@ _CLASSES = {
     "qwen2_audio": "Qwen2AudioForConditionalGeneration",
     "audioflamingo3": "AudioFlamingo3ForConditionalGeneration",
 }
-_MARK = "\x00"
+_MARK = "\x00"  # a text that no chat template contains
 
 
 def kind_of(checkpoint: str) -> str:
-    """What a checkpoint is, "omni" or the name of a class of transformers; an InputError where it cannot vote here."""
+    """How a checkpoint is loaded: "omni", by `OmniVoter`, or the name of a class of transformers, by `ChatVoter`.
+
+    InputError where the checkpoint cannot be found or is of another kind.
+    """
     import transformers
 
     try:
@@ -49,7 +53,7 @@ def kind_of(checkpoint: str) -> str:
 
 
 class Voter(Protocol):
-    """What every local voter can do."""
+    """A model that replies to asks."""
 
     def replies(self, asks: Sequence[Ask]) -> list[Reply]:
         """A reply to each ask, in order."""
@@ -101,7 +105,8 @@ class OmniVoter(nn.Module):
             for ask, text, tokens, whole in zip(asks, texts, lengths, finished, strict=True)
         ]
 
-    def _prompts(self, asks: Sequence[Ask]) -> Any:
+    def _prompts(self, asks: Sequence[Ask]) -> Prompts:
+        """The asks as prompts on the model's device, a clip for all that hear the same; InputError without audio."""
         sounds: dict[tuple[str, int], np.ndarray] = {}
         for ask in asks:
             if ask.wave is None:
@@ -112,23 +117,24 @@ class OmniVoter(nn.Module):
         features, mask = processor.features(list(sounds.values()))
         rows = [order.index(ask.sound) for ask in asks]
         device = next(self.policy.parameters()).device
-        return processor.prompts([ask.text for ask in asks], features, mask, rows).to(device)
+        prompts: Prompts = processor.prompts([ask.text for ask in asks], features, mask, rows).to(device)
+        return prompts
 
-    def _written(self, choice: str) -> str:
+    def _as_answer(self, choice: str) -> str:
         return target_text(choice) if self.style == "paper" else choice
 
-    def _by_option(self, asks: Sequence[Ask], prompts: Any) -> list[Reply]:
-        """Log-prob of every option as a whole answer with its end token; a prompt is read once for all of them."""
+    def _by_option(self, asks: Sequence[Ask], prompts: Prompts) -> list[Reply]:
+        """Replies with the log-prob of every option as a whole answer with its end token; a prompt is read once."""
         counts = [len(ask.choices) for ask in asks]
-        ids, mask = self.policy.processor.targets([self._written(choice) for ask in asks for choice in ask.choices])
+        ids, mask = self.policy.processor.targets([self._as_answer(choice) for ask in asks for choice in ask.choices])
         device = prompts.suffix_ids.device
         prompt_of_row = torch.repeat_interleave(torch.arange(len(asks)), torch.tensor(counts)).to(device)
         logprob = self.policy(prompts, ids.to(device), mask.to(device), prompt_of_row).logprob
         totals = logprob.double().sum(1).split(counts)
         return [Reply(ask.task, scores=scores.tolist()) for ask, scores in zip(asks, totals, strict=True)]
 
-    def _by_letter(self, asks: Sequence[Ask], prompts: Any) -> list[Reply]:
-        """Log-probs of the letters as the first token of the answer, in one reading of the prompt."""
+    def _by_letter(self, asks: Sequence[Ask], prompts: Prompts) -> list[Reply]:
+        """Replies with the log-probs of the letters as the first token of the answer, in one reading of the prompt."""
         letters = _letter_ids(self.policy.processor.tokenizer, max(len(ask.choices) for ask in asks))
         logprob = torch.log_softmax(self.policy.logits(self.policy.read(prompts).last).double(), -1)[:, letters]
         return [
@@ -137,10 +143,11 @@ class OmniVoter(nn.Module):
 
 
 def _letter_ids(tokenizer: Any, count: int) -> list[int]:
+    """The token ids of the first `count` letters. InputError where one of them is not a single token."""
     ids = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in ascii_uppercase[:count]]
-    if any(len(each) != 1 for each in ids):
+    if any(len(tokens) != 1 for tokens in ids):
         raise InputError("the tokenizer has no single token for each letter; score by options")
-    return [each[0] for each in ids]
+    return [tokens[0] for tokens in ids]
 
 
 class ChatVoter(nn.Module):
@@ -164,16 +171,17 @@ class ChatVoter(nn.Module):
         super().__init__()
         import transformers
 
-        made = getattr(transformers, kind_of(checkpoint))
-        self.model = made.from_pretrained(checkpoint, dtype=dtype, attn_implementation=attention).eval()
-        self.processor = transformers.AutoProcessor.from_pretrained(checkpoint)
+        model_class = getattr(transformers, kind_of(checkpoint))
+        self.model = model_class.from_pretrained(checkpoint, dtype=dtype, attn_implementation=attention).eval()
+        processor_class: Any = transformers.AutoProcessor
+        self.processor = processor_class.from_pretrained(checkpoint)
         self.processor.tokenizer.padding_side = "left"
         self.scoring, self.style, self.system = scoring, style, system
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
         self.end = self._end_of_turn()
 
     def _end_of_turn(self) -> str:
-        """The token that ends an answer in the chat template; the tokenizer's own end, where it ends none otherwise.
+        """The token that ends an answer in the chat template; the tokenizer's own end where the template has none.
 
         They differ in Qwen2-Audio, whose tokenizer ends texts and whose template ends turns.
         """
@@ -181,7 +189,8 @@ class ChatVoter(nn.Module):
         rendered = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
         tokenizer, behind = self.processor.tokenizer, rendered.rpartition(_MARK)[2].strip()
         first = tokenizer(behind, add_special_tokens=False)["input_ids"][:1] if behind else []
-        return tokenizer.convert_ids_to_tokens(first)[0] if set(first) & _special(tokenizer) else tokenizer.eos_token
+        special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        return str(tokenizer.convert_ids_to_tokens(first)[0] if set(first) & special else tokenizer.eos_token)
 
     @torch.no_grad()
     def replies(self, asks: Sequence[Ask]) -> list[Reply]:
@@ -190,8 +199,8 @@ class ChatVoter(nn.Module):
             return [self._by_option(ask) for ask in asks]
         if len({ask.wave is None for ask in asks}) == 2:  # processors take a recording with every text, or with none
             heard = iter(self.replies([ask for ask in asks if ask.wave is not None]))
-            read = iter(self.replies([ask for ask in asks if ask.wave is None]))
-            return [next(read if ask.wave is None else heard) for ask in asks]
+            unheard = iter(self.replies([ask for ask in asks if ask.wave is None]))
+            return [next(unheard if ask.wave is None else heard) for ask in asks]
         inputs = self._inputs(asks, [""] * len(asks))
         if self.scoring == "letters":
             letters = _letter_ids(self.processor.tokenizer, max(len(ask.choices) for ask in asks))
@@ -202,42 +211,46 @@ class ChatVoter(nn.Module):
         return self._generated(asks, inputs)
 
     def _generated(self, asks: Sequence[Ask], inputs: Any) -> list[Reply]:
+        """Replies with the answers that the model generates, greedily at temperature 0."""
         torch.manual_seed(hash64(self.seed, "vote", *asks[0].task.id) % (1 << 63))
-        drawn: dict[str, Any] = {"do_sample": True, "temperature": self.temperature} if self.temperature else {}
+        drawing: dict[str, Any] = {"do_sample": True, "temperature": self.temperature} if self.temperature else {}
         tokenizer, replies = self.processor.tokenizer, []
-        own = _listed(self.model.generation_config.eos_token_id)
-        ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(self.end), *own}
+        configured = _as_list(self.model.generation_config.eos_token_id)
+        ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(self.end), *configured}
         ids = self.model.generate(
             **inputs,
             max_new_tokens=self.max_new_tokens,
             eos_token_id=sorted(ends),
             pad_token_id=tokenizer.pad_token_id,
-            **(drawn or {"do_sample": False, "temperature": None}),
+            **(drawing or {"do_sample": False, "temperature": None}),
         )
         for ask, row in zip(asks, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
             finished = any(token in ends for token in row)
-            said = row[: next((place for place, token in enumerate(row) if token in ends), len(row))]
-            text = tokenizer.decode(said, skip_special_tokens=True)
-            replies.append(Reply(ask.task, text, completion_tokens=len(said) + finished, finished=finished))
+            answer = row[: next((place for place, token in enumerate(row) if token in ends), len(row))]
+            text = tokenizer.decode(answer, skip_special_tokens=True)
+            replies.append(Reply(ask.task, text, completion_tokens=len(answer) + finished, finished=finished))
         return replies
 
     def _by_option(self, ask: Ask) -> Reply:
+        """A reply with the log-prob of every option as a whole answer; InputError where they cannot be found."""
         tokenizer = self.processor.tokenizer
         answers = [(target_text(choice) if self.style == "paper" else choice) + self.end for choice in ask.choices]
-        said = [tokenizer(each, add_special_tokens=False)["input_ids"] for each in answers]
+        tokens = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
         inputs = self._inputs([ask] * len(answers), answers)
         ids = inputs["input_ids"]
-        if any(row[-len(own) :] != own for row, own in zip(ids.tolist(), said, strict=True)):
+        if any(row[-len(own) :] != own for row, own in zip(ids.tolist(), tokens, strict=True)):
             raise InputError(f"the tokenizer joins an option with what stands before it: {ask.choices!r:.200}")
         logits: Tensor = self.model(**inputs).logits
         if logits.shape[1] != ids.shape[1]:  # some models put the audio in only while they read
             raise InputError("this model lengthens its input; score by letters or generate")
-        longest = max(map(len, said))
+        longest = max(map(len, tokens))
         logprob = torch.log_softmax(logits[:, -longest - 1 : -1].double(), -1)
-        each = logprob.gather(-1, ids[:, -longest:, None])[..., 0]
-        return Reply(ask.task, scores=[float(row[-len(own) :].sum()) for row, own in zip(each, said, strict=True)])
+        per_token = logprob.gather(-1, ids[:, -longest:, None])[..., 0]
+        scores = [float(row[-len(own) :].sum()) for row, own in zip(per_token, tokens, strict=True)]
+        return Reply(ask.task, scores=scores)
 
-    def _inputs(self, asks: Sequence[Ask], answers: Sequence[str]) -> Any:
+    def _inputs(self, asks: Sequence[Ask], answers: Sequence[str]) -> dict[str, Tensor]:
+        """The model's inputs for the asks, each with its answer behind; InputError where audio was ignored."""
         texts = []
         for ask, answer in zip(asks, answers, strict=True):
             content: list[dict[str, Any]] = [{"type": "text", "text": ask.text}]
@@ -251,35 +264,35 @@ class ChatVoter(nn.Module):
             )
         waves = [ask.wave for ask in asks if ask.wave is not None]
         sounds: dict[str, Any] = {"audio": waves, "audio_kwargs": {"sampling_rate": SAMPLE_RATE}} if waves else {}
-        # Said of the texts alone: sounds are padded to the length that the audio tower wants, whatever it is.
-        made = self.processor(text=texts, text_kwargs={"padding": True}, return_tensors="pt", **sounds)
-        if waves and not any(name.startswith("input_features") for name in made):
+        # Padding is asked of the texts alone: sounds are padded to the length that the audio tower wants.
+        inputs = self.processor(text=texts, text_kwargs={"padding": True}, return_tensors="pt", **sounds)
+        if waves and not any(name.startswith("input_features") for name in inputs):
             raise InputError("the processor ignored the recording; its version does not fit this model")
         device, dtype = next(self.model.parameters()).device, self.model.dtype
-        return {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in made.items()}
+        return {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in inputs.items()}
 
 
-def _special(tokenizer: Any) -> set[int]:
-    return {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-
-
-def _listed(value: Any) -> list[int]:
+def _as_list(value: Any) -> list[int]:
+    """The ids of a setting that holds none, one or a list of them."""
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 class VoterModule(L.LightningModule):
-    """Answers tasks under `trainer.predict`, on as many devices and nodes as there are; each batch is kept at once."""
+    """Answers asks under `trainer.predict`, on as many devices and nodes as there are; each batch is stored at once.
 
-    def __init__(self, voter: Any, ballot: VoterTasks, store: AnswerStore) -> None:
+    voter: OmniVoter or ChatVoter. voter_tasks: what makes records of replies. store: where these go.
+    """
+
+    def __init__(self, voter: Any, voter_tasks: VoterTasks, store: AnswerStore) -> None:
         super().__init__()
-        self.voter, self.ballot, self.store = voter, ballot, store
+        self.voter, self.voter_tasks, self.store = voter, voter_tasks, store
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """Leaves asks as they are: the voter moves what it makes of them."""
+        """The asks as they are: the voter moves to the device what it makes of them."""
         return batch
 
     def predict_step(self, batch: list[Ask], batch_idx: int) -> None:
-        """Answers and keeps the records."""
+        """Stores the records of the replies to a batch of asks, in this rank's file."""
         store = AnswerStore(self.store.file, self.global_rank)
         replies = self.voter.replies(batch)
-        store.append(self.ballot.record(ask, reply) for ask, reply in zip(batch, replies, strict=True))
+        store.append(self.voter_tasks.record(ask, reply) for ask, reply in zip(batch, replies, strict=True))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import sys
 from functools import partial
+from types import ModuleType
 
 import pytest
 import torch
@@ -14,7 +16,13 @@ from hypothesis import strategies as st
 
 from earwitness.curriculum.identity import permutation
 from earwitness.errors import InputError
-from earwitness.lightning_modules.objectives.advantages import constant_groups, gdpo_advantages, group_advantages
+from earwitness.lightning_modules.objectives.advantages import (
+    advantages_named,
+    compute_advantages,
+    constant_groups,
+    gdpo_advantages,
+    group_advantages,
+)
 from earwitness.tests.places import GOLDEN
 
 FIGURES = json.loads((GOLDEN / "grpo.json").read_text())["advantages"]
@@ -229,3 +237,76 @@ def test_gdpo_leaves_out_what_cannot_be_scored():
     assert gdpo_advantages(parts.float(), [1.0, 1.0], group).dtype == torch.float32
     with pytest.raises(InputError, match="advantages: 1 weights for the rewards of 2 functions"):
         gdpo_advantages(parts, [1.0], group)
+
+
+# ---- by name
+REWARDS, GROUP = [2.5, 0.5, NAN, 0.0, 2.0, 0.5, 0.1, 0.1], [0, 0, 0, 1, 1, 1, 2, 2]
+PARTS = [[1.0, 0.0, NAN, 0.0, 1.0, 0.0, 0.0, 0.0], [1.0, 1.0, NAN, 0.0, 0.0, 1.0, 0.2, 0.2]]
+
+
+def by_name(name, **more):
+    weights = {"parts": f64(PARTS), "weights": [2.0, 0.5]}
+    return compute_advantages(name, f64(REWARDS), torch.tensor(GROUP), **weights, **more)
+
+
+def test_advantages_by_name_are_those_of_the_functions():
+    rewards, group = f64(REWARDS), torch.tensor(GROUP)
+    for scale in ("group", "batch", "none"):
+        for leave_one_out in (False, True):
+            straight = group_advantages(rewards, group, scale=scale, leave_one_out=leave_one_out)
+            assert torch.equal(by_name(scale, leave_one_out=leave_one_out), straight)
+    assert torch.equal(by_name("gdpo"), gdpo_advantages(f64(PARTS), [2.0, 0.5], group))
+    for name, message in (
+        ("rank", r"objective.advantages: unknown name 'rank'; there are group, batch, none, gdpo \(or give an import"),
+        ("groups", "objective.advantages: unknown name 'groups'; did you mean 'group'"),
+        ("my_lab.advantages.mine", "objective.advantages: cannot import 'my_lab.advantages.mine'"),
+        ("math.pi", "objective.advantages: 'math.pi' is not a function"),
+    ):
+        with pytest.raises(InputError, match=message):
+            advantages_named(name, "objective.advantages")
+
+
+@pytest.fixture
+def my_lab(monkeypatch):
+    """A module `my_lab` with a function `mine`, and what that function was given."""
+    module = ModuleType("my_lab")
+    monkeypatch.setitem(sys.modules, "my_lab", module)
+    module.given = []
+
+    def mine(rewards, group):
+        module.given.append((rewards.clone(), group.clone()))
+        rewards -= rewards.nanmean()  # in place: what the caller holds must not change
+        return rewards.float()
+
+    module.mine = mine
+    return module
+
+
+def test_advantages_of_the_users_are_found_by_their_import_path(my_lab):
+    """NaN rewards get 0 whatever is returned for them; the mean of the other seven is 5.7 / 7."""
+    got = by_name("my_lab.mine")
+    assert got.dtype == torch.float64
+    expected = [0.0 if math.isnan(reward) else reward - 5.7 / 7 for reward in REWARDS]
+    assert got.tolist() == pytest.approx(expected, abs=1e-6) and got[2] == 0.0
+    ((rewards, group),) = my_lab.given
+    assert torch.equal(rewards.nan_to_num(9.0), f64(REWARDS).nan_to_num(9.0)) and group.tolist() == GROUP
+    rewards = f64(REWARDS)
+    compute_advantages("my_lab.mine", rewards, torch.tensor(GROUP), parts=f64(PARTS), weights=[2.0, 0.5])
+    assert torch.equal(rewards.nan_to_num(9.0), f64(REWARDS).nan_to_num(9.0))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda rewards: rewards.nanmean(), r"one advantage per completion is needed, shape \[8\]; got shape \[\]"),
+        (lambda rewards: rewards[:, None], r"shape \[8\]; got shape \[8, 1\]"),
+        (lambda rewards: rewards.tolist(), r"shape \[8\]; got list"),
+        (lambda rewards: None, r"shape \[8\]; got NoneType"),
+        (lambda rewards: rewards - rewards.mean(), "an advantage is not finite where the reward is"),
+        (lambda rewards: rewards / 0, "an advantage is not finite where the reward is"),
+    ],
+)
+def test_advantages_of_the_users_are_one_finite_number_per_completion(my_lab, returned, message):
+    my_lab.mine = lambda rewards, group: returned(rewards)
+    with pytest.raises(InputError, match=f"advantages 'my_lab.mine': .*{message}"):
+        by_name("my_lab.mine")

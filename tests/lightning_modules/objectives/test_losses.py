@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import sys
 from functools import partial
 from itertools import pairwise
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from earwitness.errors import InputError
 from earwitness.lightning_modules.objectives.correction import Correction, importance
-from earwitness.lightning_modules.objectives.kl import ESTIMATORS, k3, kl
+from earwitness.lightning_modules.objectives.kl import ESTIMATORS, k3, kl, kl_named
 from earwitness.lightning_modules.objectives.losses import (
     LOSSES,
     Clip,
@@ -472,8 +474,48 @@ def test_kl_is_zero_where_nothing_counts():
         first = estimator(f64(-1.0), f64(-2.0)).item()
         assert estimate.tolist() == [[pytest.approx(2 * first), 0.0, 0.0, 0.0, 0.0]]
         assert slope[0, 0] > 0 and slope[0, 1:].tolist() == [0.0] * 4
-    with pytest.raises(InputError, match=r"kl: no estimator 'k4'; there are k1, k2, k3, k3\+"):
+    with pytest.raises(InputError, match=r"kl: unknown name 'k4'; there are k1, k2, k3, k3\+ \(or give an import path"):
         kl(logprob, reference, mask, estimator="k4")
+
+
+def test_an_estimator_of_the_users_is_found_by_its_import_path(monkeypatch):
+    """p log(p / q) + q - p of the token itself: no function of the difference alone, and 0.5 where both are equal."""
+
+    def mine(logprob, reference):
+        seen.append((logprob.detach(), reference))
+        return logprob.exp() * (logprob - reference) + reference.exp() - logprob.exp() + offset
+
+    seen, offset = [], 0.5
+    module = ModuleType("my_lab")
+    module.mine, module.mean, module.name = mine, lambda logprob, reference: (logprob - reference).mean(), "mine"
+    module.as_list = lambda logprob, reference: (logprob - reference).tolist()
+    monkeypatch.setitem(sys.modules, "my_lab", module)
+    logprob = f64([[-1.0, -2.0, -INF, NAN], [-1.0, -1.0, -1.0, -1.0]]).requires_grad_()
+    reference = f64([[-2.0, -1.0, -1.0, -1.0], [-1.0, NAN, -3.0, -INF]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 1]])
+    counts = torch.tensor([[True, True, False, False], [True, False, False, False]])
+    rho = f64([[2.0, 1.0, NAN, INF], [3.0, 1.0, NAN, 1.0]])
+    estimate = kl(logprob, reference, mask, estimator="my_lab.mine", ratio=rho)
+    (slope,) = torch.autograd.grad(estimate.sum(), logprob)
+    p, q = (f64(values).exp() for values in ([-1.0, -2.0, -1.0], [-2.0, -1.0, -1.0]))
+    factor = f64([2.0, 1.0, 3.0])
+    assert torch.allclose(estimate[counts], factor * (p * (p / q).log() + q - p + offset), rtol=0, atol=1e-15)
+    assert torch.allclose(slope[counts], factor * p * (p / q).log(), rtol=0, atol=1e-15)
+    assert estimate[~counts].tolist() == slope[~counts].tolist() == [0.0] * 5
+    assert all(values[~counts].tolist() == [0.0] * 5 for values in seen[0])
+    for name, message in (
+        ("my_lab.mean", r"kl 'my_lab.mean': one estimate per token is needed, shape \[2, 4\]; got shape \[\]"),
+        ("my_lab.as_list", r"kl 'my_lab.as_list': one estimate per token is needed, shape \[2, 4\]; got list"),
+    ):
+        with pytest.raises(InputError, match=message):
+            kl(logprob, reference, mask, estimator=name)
+    for name, message in (
+        ("my_lab.name", "objective.kl: 'my_lab.name' is not a function"),
+        ("my_lab.yours", "objective.kl: cannot import 'my_lab.yours'"),
+        ("k3++", r"objective.kl: unknown name 'k3\+\+'; did you mean 'k3\+'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            kl_named(name, "objective.kl")
 
 
 # ---- importance weights

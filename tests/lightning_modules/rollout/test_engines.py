@@ -39,20 +39,20 @@ from earwitness.lightning_modules.policy.weights import (
 from earwitness.lightning_modules.rollout import remote
 from earwitness.lightning_modules.rollout.engine import Completions, Rollout, completion_keys
 from earwitness.lightning_modules.rollout.remote import VllmServer
-from earwitness.lightning_modules.rollout.requests import (
+from earwitness.lightning_modules.rollout.sampling import PolicyEngine
+from earwitness.lightning_modules.rollout.server import RolloutServer, ServedEngine
+from earwitness.lightning_modules.rollout.vllm_engine import VllmEngine
+from earwitness.lightning_modules.rollout.vllm_format import (
     TIES,
-    Tokens,
+    TokenIds,
     architecture,
-    completions,
-    joined,
-    num_alternatives,
+    completions_of,
+    concatenated,
+    num_logprobs,
     num_positions,
-    requests,
+    vllm_prompts,
     vocabulary_hash,
 )
-from earwitness.lightning_modules.rollout.sampling import PolicyEngine
-from earwitness.lightning_modules.rollout.server import RolloutServer, Serving
-from earwitness.lightning_modules.rollout.vllm_engine import VllmEngine
 from earwitness.lightning_modules.rollout.wire import pack, tensors_of, unpack
 
 ROLLOUT = Rollout(group_size=3, temperature=1.5, max_new_tokens=5)
@@ -135,7 +135,7 @@ class TestWeights:
         script = tmp_path / "sharded.py"
         script.write_text(_SHARDED)
         with serving(small.tiny) as server:
-            begin, server.begun = server.serving.begin, 0
+            begin, server.begun = server.served.begin, 0
 
             def once(*message):
                 server.begun += 1
@@ -143,7 +143,7 @@ class TestWeights:
                     raise InputError("the disk is full")
                 return begin(*message)
 
-            server.serving.begin = once
+            server.served.begin = once
             command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
             command += ["--rdzv-endpoint=localhost:0", str(script), small.tiny, server.url, str(tmp_path / "sent")]
             ended = subprocess.run(command, capture_output=True, text=True)
@@ -212,8 +212,8 @@ torch.distributed.barrier()
 class TestRequests:
     def test_a_request_is_a_prompt_without_padding_its_recording_folded(self, small):
         policy = new_policy(small.tiny)
-        prompts, tokens = questions(policy).prompts, Tokens.of(policy)
-        for row, request in enumerate(requests(prompts, tokens)):
+        prompts, tokens = questions(policy).prompts, TokenIds.of(policy)
+        for row, request in enumerate(vllm_prompts(prompts, tokens)):
             clip = int(prompts.clip_of_row[row])
             ids = prompts.prefix_ids[clip][prompts.prefix_mask[clip].bool()].tolist()
             ids += prompts.suffix_ids[row][prompts.suffix_mask[row].bool()].tolist()
@@ -226,13 +226,13 @@ class TestRequests:
 
     def test_clips_are_named_by_what_they_hold(self, small):
         policy = new_policy(small.tiny)
-        prompts, tokens = questions(policy).prompts, Tokens.of(policy)
-        names = [r["multi_modal_uuids"]["audio"][0] for r in requests(prompts, tokens)]
+        prompts, tokens = questions(policy).prompts, TokenIds.of(policy)
+        names = [r["multi_modal_uuids"]["audio"][0] for r in vllm_prompts(prompts, tokens)]
         assert names[0] == names[2] and len(set(names)) == 3
-        alone = requests(prompts.select(torch.tensor([3])), tokens)[0]
+        alone = vllm_prompts(prompts.select(torch.tensor([3])), tokens)[0]
         assert alone["multi_modal_uuids"]["audio"] == [names[3]], "whatever the batch pads it to"
         other = Prompts(**tensors_of(prompts) | {"features": prompts.features + 1e-4})
-        assert not {r["multi_modal_uuids"]["audio"][0] for r in requests(other, tokens)} & set(names)
+        assert not {r["multi_modal_uuids"]["audio"][0] for r in vllm_prompts(other, tokens)} & set(names)
 
     def test_positions_count_the_recording(self, small):
         policy = new_policy(small.tiny)
@@ -243,16 +243,16 @@ class TestRequests:
         assert num_positions(prompts) == max(lengths)
 
     def test_what_to_ask_for(self):
-        assert num_alternatives(Rollout(), 500, 128) == 0
-        assert num_alternatives(Rollout(top_k=4), 500, 128) == 4 + TIES
-        assert num_alternatives(Rollout(top_k=4), 10, 128) == 10, "there are no more"
-        assert num_alternatives(Rollout(top_p=0.9), 500, 128) == 128
+        assert num_logprobs(Rollout(), 500, 128) == 0
+        assert num_logprobs(Rollout(top_k=4), 500, 128) == 4 + TIES
+        assert num_logprobs(Rollout(top_k=4), 10, 128) == 10, "there are no more"
+        assert num_logprobs(Rollout(top_p=0.9), 500, 128) == 128
         with pytest.raises(InputError, match=f"max_logprobs: {120 + TIES}"):
-            num_alternatives(Rollout(top_k=120), 500, 128)
+            num_logprobs(Rollout(top_k=120), 500, 128)
 
 
 INF = float("inf")
-TOKENS = Tokens(audio=9, stops=(0, 1), pad=1, suppressed=(9,), vocabulary=10)
+TOKENS = TokenIds(audio=9, stops=(0, 1), pad=1, suppressed=(9,), vocabulary=10)
 
 
 def output(*rows: list[list[tuple[int, float]]]) -> SimpleNamespace:
@@ -272,7 +272,7 @@ class TestCompletions:
         first = output([[(5, -1.0)], [(6, -2.0)], [(0, -0.5)]], [[(1, -0.25)]])
         second = output([[(7, -1.5)], [(8, -2.5)], [(3, -3.5)]], [[(2, -4.0)], [(1, -5.0)]])
         second.outputs.reverse()
-        done = completions([first, second], Rollout(group_size=2, max_new_tokens=3), TOKENS, 0, CPU)
+        done = completions_of([first, second], Rollout(group_size=2, max_new_tokens=3), TOKENS, 0, CPU)
         assert done.ids.tolist() == [[5, 6, 0], [1, 1, 1], [7, 8, 3], [2, 1, 1]]
         assert done.mask.tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 1], [1, 1, 0]]
         assert done.finished.tolist() == [True, True, False, True], "three tokens that end with an end are finished"
@@ -286,26 +286,26 @@ class TestCompletions:
             [[(5, -1.0), (4, -0.5), (5, -1.0), (2, -INF)], [(0, 0.0), (0, 0.0), (2, -INF), (3, -INF)]],
             [[(4, -0.5), (4, -0.5), (5, -1.0), (2, -INF)]],
         ]
-        done = completions([output(*rows)], Rollout(group_size=2, top_k=2), TOKENS, 3, CPU)
+        done = completions_of([output(*rows)], Rollout(group_size=2, top_k=2), TOKENS, 3, CPU)
         assert done.support.tolist() == [[[4, 5], [0, -1]], [[4, 5], [-1, -1]]]
 
     def test_more_may_have_been_kept_than_was_returned(self):
         full = output(*[[[(5, -1.0), (4, -1.0), (5, -1.0)]]] * 2)
         with pytest.raises(InputError, match="top_p alone kept 2 tokens or more.*set rollout.top_k too"):
-            completions([full], Rollout(group_size=2, top_p=0.9), TOKENS, 2, CPU)
+            completions_of([full], Rollout(group_size=2, top_p=0.9), TOKENS, 2, CPU)
         with pytest.raises(InputError, match="raise the engine's options max_logprobs"):
-            completions([full], Rollout(group_size=2, top_k=2), TOKENS, 2, CPU)
-        tiny = Tokens(audio=9, stops=(0, 1), pad=1, suppressed=(), vocabulary=2)
-        done = completions([full], Rollout(group_size=2, top_p=0.9), tiny, 2, CPU)
+            completions_of([full], Rollout(group_size=2, top_k=2), TOKENS, 2, CPU)
+        tiny = TokenIds(audio=9, stops=(0, 1), pad=1, suppressed=(), vocabulary=2)
+        done = completions_of([full], Rollout(group_size=2, top_p=0.9), tiny, 2, CPU)
         assert done.support.tolist() == [[[4, 5]], [[4, 5]]], "all there are were returned"
 
     def test_an_engine_that_contradicts_itself_is_not_believed(self):
         with pytest.raises(ValueError, match="says it left out"):
-            completions(
+            completions_of(
                 [output(*[[[(5, -1.0), (4, 0.0), (5, -INF)]]] * 2)], Rollout(group_size=2, top_k=2), TOKENS, 2, CPU
             )
         with pytest.raises(ValueError, match="returned 1 completions"):
-            completions([output([[(5, -1.0)]])], Rollout(group_size=2), TOKENS, 0, CPU)
+            completions_of([output([[(5, -1.0)]])], Rollout(group_size=2), TOKENS, 0, CPU)
 
     def test_parts_of_a_batch_are_joined(self):
         def part(width: int, kept: int, prompts: int) -> Completions:
@@ -315,7 +315,7 @@ class TestCompletions:
             support = torch.full((rows, width, kept), 7)
             return Completions(ids, mask, torch.ones(rows, dtype=torch.bool), owner, -torch.ones(rows, width), support)
 
-        done = joined([part(1, 2, 1), part(3, 1, 2)], 1, CPU)
+        done = concatenated([part(1, 2, 1), part(3, 1, 2)], 1, CPU)
         assert done.ids.tolist() == [[7, 1, 1]] * 2 + [[7, 7, 7]] * 4
         assert done.mask.tolist() == [[1, 0, 0]] * 2 + [[1, 1, 1]] * 4
         assert done.logprob.tolist() == [[-1, 0, 0]] * 2 + [[-1, -1, -1]] * 4
@@ -513,21 +513,21 @@ class PolicyBehind:
     """Stands in for vLLM behind a server: a policy of its own, whose weights an update replaces."""
 
     def __init__(self, checkpoint: str, by: str = "merged") -> None:
-        self.by, self.policy, self.fresh, self.calls = by, new_policy(checkpoint), False, []
+        self.sync_mode, self.policy, self.fresh, self.calls = by, new_policy(checkpoint), False, []
         self.base = dict(self.policy.thinker.state_dict())
 
-    def renew(self, change) -> None:
+    def update_weights(self, change) -> None:
         self.fresh = False
         change()
         self.fresh = True
 
-    def load(self, weights) -> None:
+    def load_weights(self, weights) -> None:
         self.calls.append("load")
         loaded = dict(weights)
         self.policy.thinker.load_state_dict(loaded, strict=False)
         self.base = {name: tensor.clone() for name, tensor in loaded.items()}
 
-    def adapt(self, weights, config) -> None:
+    def load_adapter(self, weights, config) -> None:
         self.calls.append("adapt")
         weights, merged = dict(weights), dict(self.base)
         for name in (n for n in weights if n.endswith(".lora_A.weight")):
@@ -537,7 +537,7 @@ class PolicyBehind:
         self.policy.thinker.load_state_dict(merged, strict=False)
 
     def generate(self, prompts, rollout, keys, tokens):
-        assert self.fresh and tokens == Tokens.of(self.policy)
+        assert self.fresh and tokens == TokenIds.of(self.policy)
         self.calls.append(len(prompts))
         engine = PolicyEngine()
         engine.start(self.policy, 0, 1)
@@ -550,7 +550,7 @@ def serving(checkpoint: str, by: str = "merged", port: int = 0, token: str = "",
     behind = PolicyBehind(checkpoint, by)
     facts = {"checkpoint": checkpoint, "vocabulary": vocabulary_hash(behind.policy.processor.tokenizer)}
     facts["architecture"] = architecture(behind.policy.base.config)
-    server = RolloutServer(Serving(behind, facts | about), ("127.0.0.1", port), token)
+    server = RolloutServer(ServedEngine(behind, facts | about), ("127.0.0.1", port), token)
     server.behind, server.url = behind, f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -626,7 +626,7 @@ class TestServers:
             def of(rank: int, world: int) -> list[int]:
                 client = VllmServer(urls)
                 client.start(policy, rank, world)
-                return [urls.index(url) for url in client.mine]
+                return [urls.index(url) for url in client.own_urls]
 
             assert [of(rank, 2) for rank in range(2)] == [[0, 2], [1]]
             assert [of(rank, 4) for rank in range(4)] == [[0], [1], [2], [0]]
@@ -658,7 +658,7 @@ class TestServers:
             client = VllmServer([server.url])
             client.start(policy, 0, 1)
             client.sync(policy)
-            server.behind.load = lambda weights: (_ for _ in ()).throw(RuntimeError("no room"))
+            server.behind.load_weights = lambda weights: (_ for _ in ()).throw(RuntimeError("no room"))
             with pytest.raises(InputError, match=r"RuntimeError: no room \(HTTP 500; see its log\)"):
                 client.sync(policy)
             client.version = f"{client._run}.1"
@@ -675,8 +675,8 @@ class TestServers:
                 client.sync(policy)
             with pytest.raises(InputError, match="another run uses it"):
                 mine.complete(batch, ROLLOUT, keys(batch))
-            served = server.serving.complete
-            server.serving.complete = lambda *message: ({"version": "z.9"}, served(*message)[1])
+            served = server.served.complete
+            server.served.complete = lambda *message: ({"version": "z.9"}, served(*message)[1])
             with pytest.raises(InputError, match="sampled with the weights z.9"):
                 theirs.complete(batch, ROLLOUT, keys(batch))
 
@@ -735,7 +735,7 @@ class TestServers:
             client = VllmServer([server.url])
             client.start(policy, 0, 1)
             client.sync(policy)
-            assert server.serving.version == client.version
+            assert server.served.version == client.version
 
     def test_a_slow_server_is_not_asked_twice(self, small):
         policy = new_policy(small.tiny)
@@ -746,7 +746,7 @@ class TestServers:
             client.timeout_s = 60
             client.sync(policy)
             client.timeout_s, asked = 0.3, []
-            server.serving.complete = lambda *message: asked.append(time.sleep(0.8)) or ({}, {})
+            server.served.complete = lambda *message: asked.append(time.sleep(0.8)) or ({}, {})
             with pytest.raises(InputError, match=r"no answer within engine.timeout_s: 0\.3; raise it"):
                 client.complete(batch, ROLLOUT, keys(batch))
         assert len(asked) == 1

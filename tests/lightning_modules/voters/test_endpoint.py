@@ -241,11 +241,11 @@ def test_refused_questions_stop_a_job_only_as_long_as_nothing_was_answered(serve
     assert sum(reply.refused for reply in found.values()) == 39 and not found[2].error
     taken: list[Reply] = []
     again = endpoint(server, give_up=2, concurrency=1)
-    again.ask_all(map(ask, range(3, 9)), lambda _, reply: taken.append(reply), works=True)
+    again.ask_all(map(ask, range(3, 9)), lambda _, reply: taken.append(reply), answered_before=True)
     assert len(taken) == 6 and all(reply.refused for reply in taken)
     server.faults[0].kind = "503"
     with pytest.raises(InputError, match="2 requests in a row failed, the last with: 503"):
-        again.ask_all(map(ask, range(3, 9)), lambda *_: None, works=True)
+        again.ask_all(map(ask, range(3, 9)), lambda *_: None, answered_before=True)
 
 
 def test_answers_that_come_together_with_the_last_failure_are_handed_on():

@@ -1,4 +1,4 @@
-"""Knows how prompts become an engine's requests and its outputs become completions; needs no engine to do either."""
+"""vLLM's formats: prompts as it takes them, and its outputs as completions. Nothing here needs vLLM itself."""
 
 from __future__ import annotations
 
@@ -22,39 +22,42 @@ TIES = 16  # tokens beyond top_k that are asked for: bfloat16 logits tie, and al
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """The token ids an engine has to know of: where audio goes, what ends and pads a completion, what is never said."""
+class TokenIds:
+    """The token ids that an engine has to know of a policy, and the size of its vocabulary."""
 
-    audio: int
-    stops: tuple[int, ...]
+    audio: int  # stands for the recording
+    stops: tuple[int, ...]  # end a completion
     pad: int
-    suppressed: tuple[int, ...]
-    vocabulary: int
+    suppressed: tuple[int, ...]  # placeholders, which have probability 0
+    vocabulary: int  # ids that the policy's head scores
 
     @classmethod
-    def of(cls, policy: OmniPolicy) -> Tokens:
-        """Those of a policy."""
+    def of(cls, policy: OmniPolicy) -> TokenIds:
+        """The token ids of a policy and its processor."""
         processor = policy.processor
         suppressed = tuple(policy.suppressed.tolist())
         return cls(policy.audio_id, processor.stop_ids, processor.pad_id, suppressed, len(policy.head))
 
     @classmethod
-    def from_header(cls, header: dict[str, Any]) -> Tokens:
-        """From what `asdict` made of one, after JSON."""
+    def from_header(cls, header: dict[str, Any]) -> TokenIds:
+        """The inverse of `header`, after a way through JSON, which makes lists of tuples."""
         return cls(**header | {"stops": tuple(header["stops"]), "suppressed": tuple(header["suppressed"])})
 
     def header(self) -> dict[str, Any]:
-        """As JSON can carry it."""
+        """The fields by name, as the header of a message carries them."""
         return asdict(self)
 
 
 def vocabulary_hash(tokenizer: Any) -> str:
-    """16 hex digits that are the same where every token has the same id."""
+    """16 hex digits, equal for two tokenizers exactly where every token has the same id in both."""
     return f"{hash64(*(part for pair in sorted(tokenizer.get_vocab().items()) for part in pair)):016x}"
 
 
 def architecture(config: Any) -> str:
-    """The sizes of a thinker's config that its weights depend on; two that differ cannot load each other's."""
+    """The sizes in a thinker's config that decide the shapes of its weights, as one line of text.
+
+    A model cannot load the weights of another whose line differs.
+    """
     text, audio = config.text_config, config.audio_config
     heads = f"{text.num_attention_heads}/{text.num_key_value_heads}"
     return (
@@ -63,11 +66,11 @@ def architecture(config: Any) -> str:
     )
 
 
-def requests(prompts: Prompts, tokens: Tokens) -> list[dict[str, Any]]:
-    """One request per prompt, without padding, the audio as the policy's own log-mel features.
+def vllm_prompts(prompts: Prompts, tokens: TokenIds) -> list[dict[str, Any]]:
+    """[B] prompts as vLLM takes them, without padding, the audio as the policy's own log-mel features.
 
-    The positions of the recording are folded into one placeholder, which the engine unfolds again. A clip is named by
-    its content, so rows and steps that share it share its encoding, and no two clips ever do.
+    The positions of the recording are folded into one placeholder, which vLLM unfolds again. A clip is named by its
+    content, so rows and steps that share it share its encoding, and no two different clips ever do.
     """
     features, lengths = prompts.features.cpu(), prompts.feature_mask.sum(1).tolist()
     clips = [_clip(features[u, :, :length]) for u, length in enumerate(lengths)]
@@ -75,29 +78,30 @@ def requests(prompts: Prompts, tokens: Tokens) -> list[dict[str, Any]]:
         _folded(ids[mask.bool()].tolist(), tokens.audio)
         for ids, mask in zip(prompts.prefix_ids.cpu(), prompts.prefix_mask.cpu(), strict=True)
     ]
-    found = []
+    formatted = []
     suffixes = zip(prompts.suffix_ids.cpu(), prompts.suffix_mask.cpu(), prompts.clip_of_row.tolist(), strict=True)
     for ids, mask, clip in suffixes:
         data, name = clips[clip]
-        found.append(
+        formatted.append(
             {
                 "prompt_token_ids": prefixes[clip] + ids[mask.bool()].tolist(),
                 "multi_modal_data": {"audio": data},
                 "multi_modal_uuids": {"audio": [name]},
             }
         )
-    return found
+    return formatted
 
 
 def num_positions(prompts: Prompts) -> int:
-    """Positions of the longest prompt, its recording's included."""
+    """Number of positions (tokens) of the longest prompt, those of its recording included."""
     return int((prompts.prefix_mask.sum(1)[prompts.clip_of_row] + prompts.suffix_mask.sum(1)).max())
 
 
-def num_alternatives(rollout: Rollout, vocabulary: int, most: int) -> int:
-    """How many of the likeliest tokens to ask for at every position, so that all that were kept are among them.
+def num_logprobs(rollout: Rollout, vocabulary: int, most: int) -> int:
+    """How many of the likeliest tokens to ask for at every position, so that all that truncation keeps are among them.
 
-    0 where nothing is left out. With top_p alone nobody can know: the most that the engine gives.
+    vocabulary: number of tokens. most: what the engine gives at most. 0 where nothing is truncated; with top_p alone,
+    where the number cannot be known beforehand, `most`. InputError where top_k needs more than the engine gives.
     """
     if not rollout.truncates:
         return 0
@@ -110,40 +114,42 @@ def num_alternatives(rollout: Rollout, vocabulary: int, most: int) -> int:
     return min(wanted, vocabulary)
 
 
-def completions(
-    outputs: Sequence[Any], rollout: Rollout, tokens: Tokens, asked: int, device: torch.device
+def completions_of(
+    outputs: Sequence[Any], rollout: Rollout, tokens: TokenIds, asked: int, device: torch.device
 ) -> Completions:
-    """[N] completions of an engine's outputs, one per prompt with its group inside, flat log-probs.
+    """[N = B x group_size] completions from vLLM's outputs [B], each with its group inside and flat log-probs.
 
-    A completion is finished where its last token is one that ends completions, also at the length limit.
+    asked: the number of likeliest tokens that were asked for, 0 where sampling was not truncated. A completion is
+    finished where its last token is one that ends completions, also at the length limit. ValueError for another number
+    of completions than were asked for, or for an empty one; InputError where more was kept than was asked for.
     """
-    rows = [each for output in outputs for each in sorted(output.outputs, key=lambda one: one.index)]
-    if len(rows) != len(outputs) * rollout.group_size or any(not each.token_ids for each in rows):
+    rows = [member for output in outputs for member in sorted(output.outputs, key=lambda member: member.index)]
+    if len(rows) != len(outputs) * rollout.group_size or any(not member.token_ids for member in rows):
         raise ValueError(f"the engine returned {len(rows)} completions, or empty ones, for {len(outputs)} prompts")
-    width = max(len(each.token_ids) for each in rows)
+    width = max(len(member.token_ids) for member in rows)
     ids = torch.full((len(rows), width), tokens.pad, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     logprob = torch.zeros((len(rows), width))
     kept: list[list[list[int]]] = []
-    for row, each in enumerate(rows):
-        count = len(each.token_ids)
-        ids[row, :count], mask[row, :count] = torch.tensor(list(each.token_ids)), 1
-        logprob[row, :count] = torch.tensor([each.logprobs.logprobs[at] for at in each.logprobs.start_indices])
+    for row, member in enumerate(rows):
+        count = len(member.token_ids)
+        ids[row, :count], mask[row, :count] = torch.tensor(list(member.token_ids)), 1
+        logprob[row, :count] = torch.tensor([member.logprobs.logprobs[at] for at in member.logprobs.start_indices])
         if asked:
-            kept.append([_kept(each.logprobs, at, rollout, tokens.vocabulary, asked) for at in range(count)])
+            kept.append([_kept(member.logprobs, at, rollout, tokens.vocabulary, asked) for at in range(count)])
     last = ids.gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)
     finished = torch.isin(last, torch.tensor(tokens.stops))
     support = _support(kept, width) if asked else None
-    owner = prompt_of_row(len(outputs), rollout.group_size)
-    found = [ids, mask, finished, owner, logprob, support]
-    return Completions(*(part if part is None else part.to(device) for part in found))  # type: ignore[arg-type]
+    prompts = prompt_of_row(len(outputs), rollout.group_size)
+    tensors = [ids, mask, finished, prompts, logprob, support]
+    return Completions(*(part if part is None else part.to(device) for part in tensors))  # type: ignore[arg-type]
 
 
-def joined(parts: Sequence[Completions], pad: int, device: torch.device) -> Completions:
-    """The completions of a batch's consecutive parts as one, on a device, padded to the longest."""
+def concatenated(parts: Sequence[Completions], pad: int, device: torch.device) -> Completions:
+    """The completions of a batch's consecutive parts as one, on the device, padded to the longest with `pad`."""
     width = max(part.ids.shape[1] for part in parts)
 
-    def wide(name: str, value: float) -> Tensor:
+    def padded(name: str, value: float) -> Tensor:
         tensors = [getattr(part, name) for part in parts]
         return torch.cat([functional.pad(t, (0, width - t.shape[1]), value=value) for t in tensors]).to(device)
 
@@ -151,23 +157,26 @@ def joined(parts: Sequence[Completions], pad: int, device: torch.device) -> Comp
     first = [sum(counts[: number + 1]) for number in range(len(parts))]
     support = None
     if kept := [part.support for part in parts if part.support is not None]:
-        most = max(each.shape[2] for each in kept)
+        most = max(ids.shape[2] for ids in kept)
         grown = [functional.pad(s, (0, most - s.shape[2], 0, width - s.shape[1]), value=-1) for s in kept]
         support = torch.cat(grown).to(device)
     return Completions(
-        wide("ids", pad),
-        wide("mask", 0),
+        padded("ids", pad),
+        padded("mask", 0),
         torch.cat([part.finished for part in parts]).to(device),
         torch.cat([part.prompt_of_row + start for part, start in zip(parts, first, strict=True)]).to(device),
-        wide("logprob", 0.0),
+        padded("logprob", 0.0),
         support,
     )
 
 
 def _kept(flat: Any, at: int, rollout: Rollout, vocabulary: int, asked: int) -> list[int]:
-    """Ids that truncation kept at one position, likeliest first. The first entry is the sampled token, once more."""
-    where = range(flat.start_indices[at] + 1, flat.end_indices[at])
-    ids = [flat.token_ids[i] for i in where if math.isfinite(flat.logprobs[i])]
+    """Ids that truncation kept at position `at`, likeliest first. InputError where more may have been kept than came.
+
+    flat: vLLM's flat log-probs of one completion.
+    """
+    entries = range(flat.start_indices[at] + 1, flat.end_indices[at])  # the first repeats the sampled token
+    ids = [flat.token_ids[i] for i in entries if math.isfinite(flat.logprobs[i])]
     if len(ids) >= asked and asked < vocabulary:  # perhaps more was kept than was asked for
         more = (
             f"the {asked} likeliest tokens all tie with number {rollout.top_k}; raise the engine's options max_logprobs"
@@ -181,7 +190,7 @@ def _kept(flat: Any, at: int, rollout: Rollout, vocabulary: int, asked: int) -> 
 
 
 def _support(kept: list[list[list[int]]], width: int) -> Tensor:
-    """[N, C, K] padded with -1, K the most that was kept anywhere."""
+    """[N, C, K] int64 ids padded with -1, K the most that was kept anywhere, from the ids kept at each position."""
     most = max(len(ids) for row in kept for ids in row)
     support = torch.full((len(kept), width, most), -1, dtype=torch.long)
     for number, row in enumerate(kept):
@@ -191,12 +200,13 @@ def _support(kept: list[list[list[int]]], width: int) -> Tensor:
 
 
 def _folded(ids: list[int], audio: int) -> list[int]:
+    """The ids with the run of audio placeholders made one."""
     first, count = ids.index(audio), ids.count(audio)
     return ids[: first + 1] + ids[first + count :]
 
 
 def _clip(features: Tensor) -> tuple[dict[str, Tensor], str]:
-    """A clip [128, F] as vLLM's parser takes features that were computed elsewhere, and its name."""
+    """A clip [128, F] as vLLM's parser takes features that were computed elsewhere, and a name made of its content."""
     features = features.contiguous()
     frames = features.shape[1]
     data = {
