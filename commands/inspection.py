@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..curriculum.table import Categorical, read_table
-from ..datamodules.processors.omni import question_text
+from ..datamodules.questions.prompts import question_text
 from ..datamodules.shards.reader import ShardReader
 from ..datamodules.storage.files import Reading
 

@@ -18,7 +18,7 @@ def lightning_main(argv: Sequence[str] | None = None) -> Any:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] != ["run"]:
         try:
-            from lightning_sdk.cli.entrypoint import main_cli  # type: ignore[import-not-found]
+            from lightning_sdk.cli.entrypoint import main_cli
         except ImportError:
             sys.exit(
                 "usage: lightning run [--devices N] [--num-nodes N] [--] {fit,validate,test,predict} --config FILE"

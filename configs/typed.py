@@ -20,7 +20,7 @@ from .plugins import function_named, nearest
 
 Value = TypeVar("Value")
 OBJECT = ("class_path", "init_args", "dict_kwargs")  # the keys of an object in a file
-_LISTS = (list, tuple, Sequence)
+_LISTS = (list, tuple, Sequence, Iterable)
 _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 
 
@@ -130,7 +130,9 @@ def words(hint: Any) -> str:
         listed = [repr(one) for one in args]
         return " or ".join(listed) if len(listed) < 3 else f"one of {', '.join(listed)}"
     if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(map(words, args)))
+        literal = tuple(one for hint in args if get_origin(hint) is Literal for one in get_args(hint))
+        plain = [words(hint) for hint in args if get_origin(hint) is not Literal]
+        return " or ".join(dict.fromkeys(([words(Literal[literal])] if literal else []) + plain))
     if origin is tuple and args and args[-1] is not ...:
         return f"a list of {len(args)} values"
     if origin in _LISTS:
@@ -176,24 +178,28 @@ def _is_callable(origin: Any) -> bool:
 
 
 def _first_fitting(value: Any, hints: Sequence[Any], hint: Any, where: str) -> Any:
-    """The value as the first of several types takes it; where none does, the message of the only one that could."""
-    refused: dict[Any, InputError] = {}
-    for one in hints:
+    """The value as the first of several types takes it; the types that are of its kind alone, where there are any."""
+    alike = [one for one in hints if _is_alike(value, one)] or hints
+    refused = []
+    for one in alike:
         try:
             return value_of(value, one, where)
         except InputError as error:
-            refused[one] = error
-    if isinstance(value, (Mapping, list)):
-        deep = [error for one, error in refused.items() if one not in _WORDS and get_origin(one) is not Literal]
-        if len(deep) == 1 and _could_be(value, next(one for one, error in refused.items() if error is deep[0])):
-            raise deep[0]
+            refused.append(error)
+    if len(refused) == 1 and alike is not hints:  # what is wrong inside it
+        raise refused[0]
     raise InputError(f"{where} must be {words(hint)}, got {value!r:.80}")
 
 
-def _could_be(value: Any, hint: Any) -> bool:
-    """Whether a mapping or a list is of the annotation's kind, whatever is wrong inside it."""
-    listed = get_origin(hint) in _LISTS
-    return isinstance(value, list) == listed
+def _is_alike(value: Any, hint: Any) -> bool:
+    """Whether both are lists, or both mappings: a dataclass is written as one, and so is every object."""
+    origin = get_origin(hint)
+    if isinstance(value, list):
+        return origin in _LISTS
+    if not isinstance(value, Mapping):
+        return False
+    made = isinstance(hint, type) and hint not in _WORDS and (is_dataclass(hint) or "class_path" in value)
+    return _is_mapping(origin) or hint is dict or made
 
 
 def _object(spec: Mapping[str, Any], hint: Any, where: str, given_later: int | None = None) -> Any:
