@@ -130,9 +130,10 @@ def words(hint: Any) -> str:
         listed = [repr(one) for one in args]
         return " or ".join(listed) if len(listed) < 3 else f"one of {', '.join(listed)}"
     if origin in (Union, UnionType):
-        literal = tuple(one for hint in args if get_origin(hint) is Literal for one in get_args(hint))
-        plain = [words(hint) for hint in args if get_origin(hint) is not Literal]
-        return " or ".join(dict.fromkeys(([words(Literal[literal])] if literal else []) + plain))
+        # Several literals are listed as one: Lightning's precision is a union of three.
+        together = tuple(value for one in args if get_origin(one) is Literal for value in get_args(one))
+        each = [words(Literal[together] if get_origin(one) is Literal else one) for one in args]
+        return " or ".join(dict.fromkeys(each))
     if origin is tuple and args and args[-1] is not ...:
         return f"a list of {len(args)} values"
     if origin in _LISTS:
@@ -223,7 +224,7 @@ def _signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a function or of what makes a class; none where they name what only a type checker knows."""
-    made = function.__init__ if inspect.isclass(function) and not is_dataclass(function) else function  # type: ignore[misc]
+    made = function.__init__ if inspect.isclass(function) and not is_dataclass(function) else function
     try:
         return get_type_hints(made)
     except (NameError, TypeError):
