@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..configs.files import read_yaml
-from ..configs.typed import OBJECT, arguments, known_keys, value_of
+from ..configs.typed import OBJECT, arguments, known_keys, placed, value_of
 from ..errors import InputError
 
 _ONLY_CHECKED = ("logger", "strategy", "plugins", "profiler", "accelerator")  # making them may touch disk or devices
@@ -32,6 +33,8 @@ class UsageError(InputError):
 def reason(error: BaseException, config: Callable[[], dict[str, Any]], top: Mapping[str, Any]) -> str | None:
     """One sentence about what is wrong with a configuration, None where nothing in it explains the error.
 
+    What a class raises that is no refusal of a value, like a KeyError of a lab's code, is raised again.
+
     error: what reading the configuration, or making its objects, raised. config: gives it, merged and resolved.
     top: the keys that there are at its top, with their types.
     """
@@ -41,8 +44,12 @@ def reason(error: BaseException, config: Callable[[], dict[str, Any]], top: Mapp
         return _line(str(refused))
     except OmegaConfBaseException as refused:
         return _line(f"{refused.full_key or 'configuration'}: {str(refused).splitlines()[0]}")
-    except Exception:
-        pass
+    except (ValueError, MisconfigurationException) as refused:
+        if notes := getattr(refused, "__notes__", []):  # where the class stands that raised it
+            return _line(placed(str(refused), notes[0]))
+    except Exception as fault:
+        if getattr(fault, "__notes__", []):  # of a class: its traceback is what helps
+            raise
     for cause in _chain(error):
         if isinstance(cause, InputError):
             return _line(str(cause))

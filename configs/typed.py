@@ -35,6 +35,9 @@ def read(kind: Callable[..., Value], spec: Any, where: str = "") -> Value:
         return kind(**given)
     except InputError as error:
         raise InputError(placed(str(error), where, _signature(kind))) from error
+    except Exception as error:
+        error.add_note(where)  # a class of another library refuses in its own way, or is at fault
+        raise
 
 
 def arguments(function: Callable[..., Any], spec: Any, where: str = "", given_later: int = 0) -> dict[str, Any]:
@@ -211,7 +214,7 @@ def _object(spec: Mapping[str, Any], hint: Any, where: str, given_later: int | N
         return spec
     kind = function_named(path, {}, joined(where, "class_path"))
     if inspect.isclass(kind) and inspect.isclass(hint) and not issubclass(kind, hint):
-        raise InputError(f"{joined(where, 'class_path')} must be a {hint.__name__}, got {path!r}")
+        raise InputError(f"{joined(where, 'class_path')} must name a kind of {hint.__name__}, got {path!r}")
     given, place = spec.get("init_args") or {}, joined(where, "init_args")
     if given_later is not None:
         return partial(kind, **arguments(kind, given, place, given_later))
