@@ -107,8 +107,9 @@ def cli_class(parse_only: bool = False) -> type[Any]:
             return {name: _TOP.get(name, Any) for name in names}
 
         def plain(self) -> dict[str, Any]:
-            """The parsed configuration as mappings and lists."""
-            return self.config[self.subcommand].as_dict()  # type: ignore[no-any-return]
+            """The parsed configuration as mappings and lists, without the names of its files."""
+            whole: dict[str, Any] = self.config[self.subcommand].as_dict()
+            return {name: value for name, value in whole.items() if name != "config"}
 
         def instantiate_classes(self) -> None:
             check_questions(self.words[0], self.plain())
