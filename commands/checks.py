@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..configs.files import read_curriculum
 from ..configs.plugins import function_named, nearest
@@ -19,8 +19,16 @@ _CORPUS = ("questions.jsonl", "planted.jsonl")
 # The files that a function leaves in its folder `out`; others leave `out` itself.
 _INSIDE = {"build_sounds": _CORPUS, "build_spoken_digits": _CORPUS, "shard": ("index.arrow",)}
 _READ = ("source", "annotations", "audio_root", "index", "labels", "planted", "votes", "answers", "logs", "results")
-_MODELS = ("processor_from",)  # read too, but may be on the hub
+_MODELS = ("processor_from",)
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+class Read(NamedTuple):
+    """A path that is read: the key it stands under, and whether it is a model, which may be on the hub."""
+
+    key: str
+    path: str
+    model: bool
 
 
 @dataclass
@@ -40,26 +48,27 @@ class Written:
         top = os.path.abspath(path.split("/", maxsplit=1)[0])
         return any(whole.startswith(f"{top}{os.sep}") for whole in self.exact | self.below)
 
-    def add(self, verb: str, given: Mapping[str, Any], trainer: bool, built_in: bool) -> None:
-        """Adds what a step writes. trainer: whether its verb is fit, predict, ...; built_in: whether it is one of ours.
+    def add_function(self, verb: str, given: Mapping[str, Any], ours: bool) -> None:
+        """Adds what a function writes; given: its arguments.
 
-        Of a function that is not ours nothing is known: whatever stands below a text it is given may be its work.
+        Of one that is not ours nothing is known: whatever stands below a text that it is given may be its work.
         """
-        if trainer:
-            self._add_trainer(given)
-        elif not built_in:
+        if not ours:
             self.below |= {os.path.abspath(text) for _, text in _texts("", given)}
         elif verb == "build_index":
             self.exact.add(os.path.abspath(given.get("out") or Path(given["shards"]) / "index.arrow"))
         elif given.get("out"):
             self.exact |= {os.path.abspath(Path(given["out"]) / name) for name in ("", *_INSIDE.get(verb, ()))}
 
-    def _add_trainer(self, config: Mapping[str, Any]) -> None:
-        """A callback's texts; of ExportPolicy and AnswerTable it is known that they write just those."""
+    def add_trainer(self, config: Mapping[str, Any]) -> None:
+        """Adds what a trainer command writes: by its callbacks, its loggers and its data module.
+
+        A callback's texts may be folders; of ExportPolicy and AnswerTable it is known that they write just those.
+        """
         trainer = config.get("trainer") or {}
         for made in _objects(trainer.get("callbacks")):
-            ours = str(made["class_path"]).endswith((".ExportPolicy", ".AnswerTable"))
-            (self.exact if ours else self.below).update(os.path.abspath(text) for _, text in _texts("", made))
+            just = str(made["class_path"]).endswith((".ExportPolicy", ".AnswerTable"))
+            (self.exact if just else self.below).update(os.path.abspath(text) for _, text in _texts("", made))
         for made in _objects(trainer.get("logger")):
             given = made.get("init_args") or {}
             if given.get("save_dir"):
@@ -70,14 +79,11 @@ class Written:
                 self.below.add(os.path.abspath(data[part][name]))
 
 
-def missing_path(verb: str, given: Mapping[str, Any], written: Written | None = None) -> str | None:
-    """A sentence about the first path that a step reads and that is not there, None where all are.
+def missing_path(reads: Iterable[Read], written: Written | None = None) -> str | None:
+    """A sentence about the first path that is read and not there, None where all are.
 
-    given: the arguments of a function of ours, or the configuration of a trainer command. written: by the steps before
-    it in a recipe. Addresses (s3://...) and what may be a model on the hub are not looked up.
+    written: by the steps before, in a recipe. Addresses (s3://...) and what may be on the hub are not looked up.
     """
-    trainer = "model" in given and "data" in given
-    reads = _trainer_reads(verb, given) if trainer else _function_reads(given)
     also = "" if written is None else ", and no step that is still to be done before writes it"
     written = written or Written()
     for key, path, model in reads:
@@ -88,6 +94,34 @@ def missing_path(verb: str, given: Mapping[str, Any], written: Written | None = 
         what = "neither a folder here nor a hub id like Qwen/Qwen2.5-Omni-7B" if model else "not there"
         return f"{key}: {path} is {what}{also}"
     return None
+
+
+def function_reads(given: Mapping[str, Any]) -> Iterator[Read]:
+    """What a function of ours reads; given: its arguments."""
+    for name in (*_READ, *_MODELS):
+        for key, path in _texts(name, given.get(name)):
+            yield Read(key, path, name in _MODELS)
+
+
+def trainer_reads(verb: str, config: Mapping[str, Any]) -> Iterator[Read]:
+    """What our data module and our policy read, and a checkpoint to resume."""
+    from ..datamodules.module import AudioQuestions
+    from ..lightning_modules.policy.omni import OmniPolicy
+
+    data = _arguments_of(config["data"], AudioQuestions) or {}
+    parts = {"": ("index", "labels", "checkpoint"), "reading": ("shards",), "training": ("replan",)}
+    for part, names in parts.items():
+        given = (data.get(part) or {}) if part else data
+        for name in names:
+            if given.get(name) and (part != "training" or verb == "fit"):
+                yield Read(".".join(filter(None, ["data.init_args", part, name])), given[name], name == "checkpoint")
+    model = (config["model"] or {}).get("init_args") or {}
+    policy = _arguments_of(model.get("policy"), OmniPolicy)
+    if policy and policy.get("checkpoint"):
+        yield Read("model.init_args.policy.init_args.checkpoint", policy["checkpoint"], True)
+    resumed = config.get("ckpt_path")
+    if resumed and "/" in resumed:  # other words, like `last`, are Lightning's
+        yield Read("ckpt_path", resumed, False)
 
 
 def check_questions(verb: str, config: Mapping[str, Any]) -> None:
@@ -135,34 +169,6 @@ def checked_curriculum(spec: Mapping[str, Any] | str, where: str) -> Curriculum:
         return parse_curriculum(read_curriculum(spec) if isinstance(spec, str) else spec)
     except InputError as error:
         raise InputError(placed(str(error), where)) from error
-
-
-def _function_reads(given: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """(key, path, whether it is a model) of what a function of ours reads."""
-    for name in (*_READ, *_MODELS):
-        for key, path in _texts(name, given.get(name)):
-            yield key, path, name in _MODELS
-
-
-def _trainer_reads(verb: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """(key, path, whether it is a model) of what our data module and our policy read, and a checkpoint to resume."""
-    from ..datamodules.module import AudioQuestions
-    from ..lightning_modules.policy.omni import OmniPolicy
-
-    data = _arguments_of(config["data"], AudioQuestions) or {}
-    parts = {"": ("index", "labels", "checkpoint"), "reading": ("shards",), "training": ("replan",)}
-    for part, names in parts.items():
-        given = (data.get(part) or {}) if part else data
-        for name in names:
-            if given.get(name) and (part != "training" or verb == "fit"):
-                yield ".".join(filter(None, ["data.init_args", part, name])), given[name], name == "checkpoint"
-    model = (config["model"] or {}).get("init_args") or {}
-    policy = _arguments_of(model.get("policy"), OmniPolicy)
-    if policy and policy.get("checkpoint"):
-        yield "model.init_args.policy.init_args.checkpoint", policy["checkpoint"], True
-    resumed = config.get("ckpt_path")
-    if resumed and "/" in resumed:  # other words, like `last`, are Lightning's
-        yield "ckpt_path", resumed, False
 
 
 def _arguments_of(made: Any, kind: type) -> dict[str, Any] | None:

@@ -16,9 +16,10 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ..configs.files import read_yaml
-from ..configs.typed import OBJECT, arguments, known_keys, placed, value_of
+from ..configs.typed import OBJECT, Loose, arguments, known_keys, placed, value_of
 from ..errors import InputError
 
 _ONLY_CHECKED = ("logger", "strategy", "plugins", "profiler", "accelerator")  # making them may touch disk or devices
@@ -72,9 +73,29 @@ def merged(words: Sequence[str]) -> dict[str, Any]:
             both = OmegaConf.merge(config, read_yaml(Path(value)))
             config = OmegaConf.to_container(both)  # type: ignore[assignment]
         else:
-            parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
-            _set(config, key.split("."), parsed["value"])
-    return OmegaConf.to_container(OmegaConf.create(config), resolve=True)  # type: ignore[return-value]
+            parsed = _parsed(value)
+            _set(config, key.split("."), parsed if isinstance(parsed, (dict, list)) else value)
+    return _loose(OmegaConf.to_container(OmegaConf.create(config), resolve=True))  # type: ignore[no-any-return]
+
+
+def _parsed(text: str) -> Any:
+    """What a text is as YAML; the text itself where it is none."""
+    try:
+        whole: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+    except (OmegaConfBaseException, YAMLError):
+        return text
+    return whole["value"]
+
+
+def _loose(value: Any) -> Any:
+    """The value with every text that looks like something else marked so; jsonargparse takes it for either."""
+    if isinstance(value, dict):
+        return {key: _loose(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_loose(one) for one in value]
+    if not isinstance(value, str) or isinstance(parsed := _parsed(value), str):
+        return value
+    return Loose.of(value, parsed)
 
 
 def _set(node: Any, parts: Sequence[str], value: Any) -> None:
@@ -99,7 +120,7 @@ def _set(node: Any, parts: Sequence[str], value: Any) -> None:
 def _read(config: dict[str, Any], top: Mapping[str, Any]) -> None:
     """Reads everything by its annotations; an InputError is about the first thing that is wrong."""
     known_keys(config, list(top), "")
-    for name in config.keys() - {"trainer", "model", "data"}:
+    for name in sorted(config.keys() - {"trainer", "model", "data"}):
         value_of(config[name], top[name], name)
     trainer = known_keys(config.get("trainer") or {}, list(inspect.signature(L.Trainer).parameters), "trainer")
     for name in _ONLY_CHECKED:
@@ -123,6 +144,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _is_parsing(error: BaseException) -> bool:
+    """Whether reading the configuration was refused, and not making its objects."""
     from jsonargparse import ArgumentError
 
     return isinstance(error, (ArgumentError, OmegaConfBaseException))

@@ -26,9 +26,9 @@ from omegaconf.errors import OmegaConfBaseException
 from .. import __version__
 from ..configs.files import read_yaml
 from ..configs.plugins import function_named, nearest
-from ..configs.typed import arguments
+from ..configs.typed import arguments, mapping
 from ..errors import InputError
-from .checks import Written, checked_curriculum, missing_path
+from .checks import Written, checked_curriculum, function_reads, missing_path, trainer_reads
 
 SHIPPED = Path(__file__).parents[1] / "configs" / "recipes"
 TRAINER_VERBS = ("fit", "validate", "test", "predict")
@@ -91,7 +91,7 @@ def run_recipe(recipe: str, overrides: Sequence[str] = (), dry_run: bool = False
     spec, origin = load_recipe(recipe, overrides)
     if not spec.get("out"):
         raise InputError(f"{origin}: a recipe names its folder, `out`")
-    steps = {name: Step(name, dict(step), Path(spec["out"]), origin) for name, step in spec["steps"].items()}
+    steps = {name: Step(name, step, Path(spec["out"]), origin) for name, step in spec["steps"].items()}
     chain, written = hashlib.blake2b(__version__.encode(), digest_size=8), Written()
     for name, step in steps.items():
         chain.update(json.dumps([name, spec["steps"][name]], sort_keys=True).encode())
@@ -120,7 +120,8 @@ class Step:
     its text and that of all steps before it.
     """
 
-    def __init__(self, name: str, spec: dict[str, Any], out: Path, origin: str) -> None:
+    def __init__(self, name: str, spec: Any, out: Path, origin: str) -> None:
+        spec = mapping(spec, f"{origin}: step {name!r}")
         self.name, self.where, self.folder = name, f"{origin}: step {name!r}: ", out / name
         self.record, self.fingerprint = out / ".steps" / f"{name}.json", ""
         self.verb, self.spec = spec.pop("do", None), spec
@@ -150,10 +151,14 @@ class Step:
 
     def check_paths(self, written: Written) -> None:
         """Raises InputError for a path that is not there and not `written` before; adds what this step writes."""
-        built_in = self.trains or self.verb in FUNCTIONS
-        if built_in and (missing := missing_path(self.verb, self.given, written)):
+        ours = self.verb in FUNCTIONS
+        reads = trainer_reads(self.verb, self.given) if self.trains else function_reads(self.given if ours else {})
+        if missing := missing_path(reads, written):
             raise InputError(self.where + missing)
-        written.add(self.verb, self.given, self.trains, built_in)
+        if self.trains:
+            written.add_trainer(self.given)
+        else:
+            written.add_function(self.verb, self.given, ours)
 
     @property
     def done(self) -> bool:
@@ -200,12 +205,14 @@ class Step:
 
 
 def _shown(result: Any) -> str:
+    """What a step returned, for a printed line."""
     if isinstance(result, dict):
         return ", ".join(f"{key} {value}" for key, value in result.items())
     return str(result or "")
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON beside the target and renames, so that a record is never half there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".partial")
     scratch.write_text(json.dumps(content, indent=1, default=str))  # a lab's function may return anything

@@ -68,7 +68,7 @@ def cli_class(parse_only: bool = False) -> type[Any]:
     from lightning.pytorch.cli import LightningCLI
 
     from ..lightning_modules.callbacks.progress import progress_bar
-    from .checks import check_questions, missing_path
+    from .checks import check_questions, missing_path, trainer_reads
     from .explain import UsageError, merged, reason
 
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -134,7 +134,7 @@ def cli_class(parse_only: bool = False) -> type[Any]:
         def instantiate_trainer(self, **options: Any) -> Any:
             from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-            if missing := missing_path(self.words[0], self.plain()):
+            if missing := missing_path(trainer_reads(self.words[0], self.plain())):
                 raise InputError(missing)
             try:
                 return super().instantiate_trainer(**options)

@@ -24,6 +24,19 @@ _LISTS = (list, tuple, Sequence, Iterable)
 _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 
 
+class Loose(str):
+    """A text that may also stand for the value that it looks like: words of a command line have no types."""
+
+    value: Any
+
+    @classmethod
+    def of(cls, text: str, value: Any) -> Loose:
+        """The text `text` that looks like `value`."""
+        made = cls(text)
+        made.value = value
+        return made
+
+
 def read(kind: Callable[..., Value], spec: Any, where: str = "") -> Value:
     """What `kind`, a dataclass, another class or a function, makes of the mapping `spec`.
 
@@ -84,6 +97,11 @@ def value_of(value: Any, hint: Any, where: str) -> Any:
     What the annotation says is certain for plain types, lists, mappings, literals and dataclasses; anything that is
     given for another class, but an object, passes: whoever takes it may convert it.
     """
+    if isinstance(value, Loose):
+        try:
+            return value_of(str(value), hint, where)
+        except InputError:
+            return value_of(value.value, hint, where)
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return _first_fitting(value, args, hint, where)

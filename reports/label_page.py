@@ -23,57 +23,57 @@ _EXAMPLES = 3
 
 
 def build_jury_page(
-    found: Mapping[str, Any], reader: ShardReader, labels: Path, answers: Mapping[str, str], out: Path
+    jury: Mapping[str, Any], reader: ShardReader, labels: Path, answers: Mapping[str, str], out: Path
 ) -> Path:
     """Writes the page; returns where it is.
 
-    found: what `describe_jury` returns, with title, about and perhaps categories. reader: of the index. labels: the
+    jury: what `describe_jury` returns, with title, about and perhaps categories. reader: of the index. labels: the
     label table. answers: voter -> its answer table, for the examples.
     """
-    parts = [f'<p class="lead">{_lead(found)}</p>']
-    parts += ["<h2>The voters without the audio</h2>", _voters(found), _pairs(found)]
-    parts += ["<h2>How sure a label is</h2>", _sure(found), figures.histogram(found["ac_vote"], "P(audio required)")]
-    if "audio" in found:
-        parts += ["<h2>With and without the audio</h2>", _squares(found["audio"]), _tests(found["audio"])]
-        for name, row in found["audio"].items():
+    parts = [f'<p class="lead">{_lead(jury)}</p>']
+    parts += ["<h2>The voters without the audio</h2>", _voters(jury), _pairs(jury)]
+    parts += ["<h2>How sure a label is</h2>", _sure(jury), figures.histogram(jury["ac_vote"], "P(audio required)")]
+    if "audio" in jury:
+        parts += ["<h2>With and without the audio</h2>", _squares(jury["audio"]), _tests(jury["audio"])]
+        for name, row in jury["audio"].items():
             parts.append(figures.histogram(row["ac_p"], f"change by the audio: {name}"))
-    parts += ["<h2>What the label says of a question</h2>", _about(found)]
-    if "categories" in found:
-        parts += ["<h2>Why weak questions need no audio</h2>", _categories(found["categories"])]
-    parts += ["<h2>Examples</h2>", _examples(reader, labels, answers, found["condition"])]
-    parts += ["<h2>How it was made</h2>", f"<pre>{escape(json.dumps(found['about'], indent=1))}</pre>"]
-    out.write_text(page_of(found["title"], parts), encoding="utf-8")
+    parts += ["<h2>What the label says of a question</h2>", _about(jury)]
+    if "categories" in jury:
+        parts += ["<h2>Why weak questions need no audio</h2>", _categories(jury["categories"])]
+    parts += ["<h2>Examples</h2>", _examples(reader, labels, answers, jury["condition"])]
+    parts += ["<h2>How it was made</h2>", f"<pre>{escape(json.dumps(jury['about'], indent=1))}</pre>"]
+    out.write_text(page_of(jury["title"], parts), encoding="utf-8")
     return out
 
 
-def _lead(found: Mapping[str, Any]) -> str:
+def _lead(jury: Mapping[str, Any]) -> str:
     """The sentence under the heading: how many are weak, by which rule, and what luck alone would give."""
-    counts = found["counts"]
+    counts = jury["counts"]
     text = (
-        f"Of {found['questions']:,} questions, {counts['weak']:,} can be answered without the audio (weak) and "
-        f"{counts['strong']:,} cannot (strong), by the rule “{escape(found['rule'])}” under the condition "
-        f"“{escape(found['condition'])}”: {share(found['weak'])} weak. Guessing alone would make "
-        f"{100 * found['expected_weak_by_luck']:.1f} % weak."
+        f"Of {jury['questions']:,} questions, {counts['weak']:,} can be answered without the audio (weak) and "
+        f"{counts['strong']:,} cannot (strong), by the rule “{escape(jury['rule'])}” under the condition "
+        f"“{escape(jury['condition'])}”: {share(jury['weak'])} weak. Guessing alone would make "
+        f"{100 * jury['expected_weak_by_luck']:.1f} % weak."
     )
     return text + (f" {counts['unlabelled']:,} have no label." if counts["unlabelled"] else "")
 
 
-def _voters(found: Mapping[str, Any]) -> str:
+def _voters(jury: Mapping[str, Any]) -> str:
     """A row per voter: how often it was asked and right without the audio, and what hangs on it."""
     rows = []
-    for voter in found["voters"]:
+    for voter in jury["voters"]:
         name = voter["voter"]
         cells = [escape(name), f"{voter['asked']:,}", f"{voter['missing']:,}", _percent(voter["accuracy"])]
-        cells += [_number(voter["above_chance"]), _number(found["latent"]["skill"][name] if voter["asked"] else nan)]
-        cells += [_percent(found["flips"][name])]
+        cells += [_number(voter["above_chance"]), _number(jury["latent"]["skill"][name] if voter["asked"] else nan)]
+        cells += [_percent(jury["flips"][name])]
         rows.append(row_of(cells))
     head = ("voter", "asked", "missing", "right", "above chance", "skill on solvable", "labels that flip without it")
     return table_of(head, rows)
 
 
-def _pairs(found: Mapping[str, Any]) -> str:
+def _pairs(jury: Mapping[str, Any]) -> str:
     """How far the voters agree, by pairs and together."""
-    agreement = found["agreement"]
+    agreement = jury["agreement"]
     rows = [row_of([escape(pair), _number(kappa)]) for pair, kappa in agreement["cohen"].items()]
     text = (
         f"Fleiss' kappa {_number(agreement['fleiss'])}; these voters are worth "
@@ -92,10 +92,10 @@ def _percent(value: float) -> str:
     return "-" if value != value else f"{100 * value:.1f} %"
 
 
-def _sure(found: Mapping[str, Any]) -> str:
+def _sure(jury: Mapping[str, Any]) -> str:
     """What the latent classes say, above their histogram."""
     return (
-        f"<p>Two latent classes find {100 * found['latent']['solvable']:.1f} % solvable without the audio. The "
+        f"<p>Two latent classes find {100 * jury['latent']['solvable']:.1f} % solvable without the audio. The "
         "probability that a question needs it orders questions more finely than the number of right votes.</p>"
     )
 
@@ -121,23 +121,23 @@ def _tests(audio: Mapping[str, Any]) -> str:
     return table_of((*head, "silence above chance", "McNemar", "mid-p", "Holm"), rows)
 
 
-def _about(found: Mapping[str, Any]) -> str:
+def _about(jury: Mapping[str, Any]) -> str:
     """What the label shares with columns of the index, in bits, and how many options the questions have."""
     rows = [
         row_of([escape(name.replace("_", " ")), _number(m["bits"]), _percent(m["share_of_label_entropy"])])
-        for name, m in found["says_about"].items()
+        for name, m in jury["says_about"].items()
     ]
-    options = ", ".join(f"{count:,} with {k}" for k, count in found["num_choices"].items())
+    options = ", ".join(f"{count:,} with {k}" for k, count in jury["num_choices"].items())
     head = ("of the question", "mutual information with the label, bits", "share of the label's entropy")
     return table_of(head, rows) + f"<p>Options: {options}.</p>"
 
 
-def _categories(found: Mapping[str, Any]) -> str:
+def _categories(judged: Mapping[str, Any]) -> str:
     """The judge's counts of why weak questions need no audio."""
-    rows = [row_of([escape(name), f"{count:,}"]) for name, count in found["counts"].items()]
-    rows.append(row_of(["undecided", f"{found['undecided']:,}"]))
-    text = f"Judged by {escape(found['judge'])} from the text alone, by a procedure of this project."
-    return table_of(("category", "weak questions"), rows) + f"<p>Implicit: {share(found['implicit'])}. {text}</p>"
+    rows = [row_of([escape(name), f"{count:,}"]) for name, count in judged["counts"].items()]
+    rows.append(row_of(["undecided", f"{judged['undecided']:,}"]))
+    text = f"Judged by {escape(judged['judge'])} from the text alone, by a procedure of this project."
+    return table_of(("category", "weak questions"), rows) + f"<p>Implicit: {share(judged['implicit'])}. {text}</p>"
 
 
 def _examples(reader: ShardReader, labels: Path, answers: Mapping[str, str], condition: str) -> str:

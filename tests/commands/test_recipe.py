@@ -100,6 +100,7 @@ WRONG = [
     ("steps.shards.annotations=OUT/corpus/question.jsonl", "shards", "OUT/corpus/question.jsonl is not there"),
     ("steps.corpus.do=build_sound", "corpus", "do: unknown name 'build_sound'; did you mean 'build_sounds'?"),
     ("steps.corpus.do=my_lab.sounds", "corpus", "do: cannot import 'my_lab.sounds' (No module named 'my_lab')"),
+    ("steps.corpus=null", "corpus", "must be a mapping, got None"),
     ("steps.corpus.do=null", "corpus", "`do` must name a verb, got None"),
 ]
 
@@ -121,7 +122,7 @@ def test_what_would_stop_a_later_step_is_told_before_the_first(recipe, setting, 
         main(["run", str(recipe), "--dry-run", setting])
     error = capsys.readouterr().err
     assert end.value.code in (1, 2) and error.count("\n") == 1
-    assert error.startswith(f"error: {recipe}: step {step!r}: ") and said in error
+    assert error.startswith(f"error: {recipe}: step {step!r}") and said in error
 
 
 @pytest.mark.parametrize("setting", [f"{GRPO}.objective.kl=k9", f"{GRPO}.kl=k3", "steps.report.results=nosuch.json"])

@@ -198,6 +198,16 @@ def test_a_fault_of_a_class_keeps_its_traceback() -> None:
         main(["fit", "--config", GRPO, "--trainer.callbacks", faulty])
 
 
+def test_texts_that_look_like_numbers_are_not_what_is_wrong(tmp_path, capsys) -> None:
+    """jsonargparse takes "8" for a whole number and a word of the command line for a text; the fault is another one."""
+    (tmp_path / "more.yaml").write_text(
+        'model: {init_args: {rollout: {group_size: "8", seed: "3"}, objective: {kll: k3}}}'
+    )
+    words = ["fit", "--config", GRPO, "--config", str(tmp_path / "more.yaml"), "--paths.out", "7", "--threads", "1"]
+    code, error = refused([*words, "--data.init_args.seed", "4"], capsys)
+    assert (code, error) == (2, "error: model.init_args.objective: unknown key 'kll'; did you mean 'kl'?\n")
+
+
 def test_a_check_takes_what_a_run_takes(tmp_path) -> None:
     """What is read once more to explain an error must not itself refuse what is right."""
     for name in ("sft", "grpo", "answer"):
@@ -218,5 +228,5 @@ def test_files_and_single_keys_are_merged_in_their_order(tmp_path) -> None:
         "3",
         "--o.init_args.l=z",
     ]
-    expected = {"a": {"b": 2, "c": [1, 2]}, "d": 2, "o": {"class_path": "x.Y", "init_args": {"k": 3, "l": "z"}}}
+    expected = {"a": {"b": 2, "c": [1, "2"]}, "d": 2, "o": {"class_path": "x.Y", "init_args": {"k": "3", "l": "z"}}}
     assert merged(["fit", *words]) == expected
