@@ -70,7 +70,7 @@ POLICY = "policy.init_args.checkpoint"
 NOT_WRITTEN = "and no step that is still to be done before writes it"
 # What is set, the step that is named, and what is said of it.
 WRONG = [
-    (f"{GRPO}.objective.kl=k9", "grpo", "model.init_args.objective.kl: there are k1, k2, k3, k3+, got 'k9'"),
+    (f"{GRPO}.objective.kl=k9", "grpo", "model.init_args.objective.kl: unknown name 'k9'; there are k1, k2, k3, k3+"),
     (f"{GRPO}.objective.loss=grpoo", "grpo", "model.init_args.objective.loss: unknown name 'grpoo'; did you mean"),
     (f"{GRPO}.objective.loss=my_lab.loss", "grpo", "model.init_args.objective.loss: cannot import 'my_lab.loss'"),
     (f"{GRPO}.objective.correction.level=tokn", "grpo", "objective.correction: no level 'tokn'"),

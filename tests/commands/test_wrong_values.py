@@ -16,10 +16,18 @@ PROBE = "{class_path: earwitness.SilentProbe, init_args: {every_n_steps: 0}}"
 STAGE = "name: s, algorithm: grpo, budget: {steps: 1}"
 # What is set, the exit code (2 for what is no configuration at all, 1 for what a class refuses), and what is said.
 WRONG = [
-    ("model.init_args.objective.kl=k9", 1, "model.init_args.objective.kl: there are k1, k2, k3, k3+, got 'k9'"),
-    ("model.objective.kl=k9", 1, "model.init_args.objective.kl: there are k1"),
+    (
+        "model.init_args.objective.kl=k9",
+        1,
+        "model.init_args.objective.kl: unknown name 'k9'; there are k1, k2, k3, k3+",
+    ),
+    ("model.objective.kl=k9", 1, "model.init_args.objective.kl: unknown name 'k9'"),
     ("model.init_args.objective.kll=k3", 2, "model.init_args.objective: unknown key 'kll'; did you mean 'kl'?"),
-    ("model.init_args.objective.advantages=groop", 1, "model.init_args.objective.advantages: there are group, batch,"),
+    (
+        "model.init_args.objective.advantages=groop",
+        1,
+        "model.init_args.objective.advantages: unknown name 'groop'; did you mean 'group'",
+    ),
     ("model.init_args.objective.loss=grpoo", 1, "model.init_args.objective.loss: unknown name 'grpoo'; did you mean"),
     ("model.init_args.objective.loss=my.loss", 1, "model.init_args.objective.loss: cannot import 'my.loss'"),
     ("model.init_args.objective.beta=-1", 1, "model.init_args.objective.beta: -1"),

@@ -10,8 +10,9 @@ import pytest
 
 from earwitness.commands.cli import main
 from earwitness.commands.label_job import load_job
+from earwitness.commands.lightning_cli import EarwitnessCLI
 from earwitness.commands.recipe import load_recipe, run_recipe
-from earwitness.commands.trainer import check, cli_class
+from earwitness.commands.trainer import check
 from earwitness.errors import InputError
 from earwitness.tests.places import ROOT
 
@@ -21,7 +22,7 @@ COMMAND = {"sft": "fit", "grpo": "fit", "answer": "predict"}
 
 def parsed(*arguments: str):
     """The configuration of `fit` after parsing; nothing is built."""
-    return cli_class(parse_only=True)(list(arguments)).config.fit
+    return EarwitnessCLI(list(arguments), parse_only=True).config.fit
 
 
 def test_the_shipped_labelling_job_is_checked_whole() -> None:
