@@ -59,10 +59,9 @@ def arguments(function: Callable[..., Any], spec: Any, where: str = "", given_la
     given_later: how many of the first parameters the caller gives by position. Raises InputError.
     """
     parameters, hints = _signature(function), _hints(function)
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        spec = mapping(spec, where)
-    else:
-        spec = known_keys(spec, list(parameters), where)
+    kinds = {parameter.kind for parameter in parameters.values()}
+    names = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_POSITIONAL]
+    spec = mapping(spec, where) if inspect.Parameter.VAR_KEYWORD in kinds else known_keys(spec, names, where)
     values = {}
     for key, value in spec.items():
         parameter = parameters.get(key)
@@ -109,7 +108,7 @@ def value_of(value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, Mapping) and "class_path" in value:
             return _object(value, hint, where)
         return read(hint, value, where)
-    if isinstance(value, Mapping) and "class_path" in value and hint is not Any and origin is not dict:
+    if isinstance(value, Mapping) and "class_path" in value and not (hint is Any or _is_mapping(origin or hint)):
         later = len(args[0]) if args and isinstance(args[0], list) else 0
         return _object(value, hint, where, later if _is_callable(origin) else None)
     if not _fits(value, hint):
@@ -159,7 +158,7 @@ def words(hint: Any) -> str:
         return f"a list of {len(args)} values"
     if origin in _LISTS:
         return f"a list of {_several(args[0])}" if args else "a list"
-    if _is_mapping(origin) or hint in (dict, Mapping) or (isinstance(hint, type) and is_dataclass(hint)):
+    if _is_mapping(origin or hint) or (isinstance(hint, type) and is_dataclass(hint)):
         return "a mapping"
     return _WORDS.get(hint) or f"a {getattr(hint, '__name__', str(hint))}"
 
@@ -182,7 +181,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in _LISTS or hint in _LISTS:
         size = len(args) if origin is tuple and args and args[-1] is not ... else None
         return isinstance(value, (list, tuple)) and (size is None or len(value) == size)
-    if _is_mapping(origin) or hint in (dict, Mapping):
+    if _is_mapping(origin or hint):
         return isinstance(value, Mapping)
     if hint in (bool, NoneType, str):
         return isinstance(value, hint)
@@ -191,8 +190,8 @@ def _fits(value: Any, hint: Any) -> bool:
     return True
 
 
-def _is_mapping(origin: Any) -> bool:
-    return isinstance(origin, type) and issubclass(origin, Mapping)
+def _is_mapping(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Mapping)
 
 
 def _is_callable(origin: Any) -> bool:
@@ -221,7 +220,7 @@ def _is_alike(value: Any, hint: Any) -> bool:
     if not isinstance(value, Mapping):
         return False
     made = isinstance(hint, type) and hint not in _WORDS and (is_dataclass(hint) or "class_path" in value)
-    return _is_mapping(origin) or hint is dict or made
+    return _is_mapping(origin or hint) or made
 
 
 def _object(spec: Mapping[str, Any], hint: Any, where: str, given_later: int | None = None) -> Any:

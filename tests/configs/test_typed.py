@@ -110,8 +110,14 @@ def test_an_object_is_made_from_its_class_path() -> None:
 def test_a_functions_arguments_are_those_it_names_or_any_where_it_takes_any() -> None:
     def step(source: str, *rest: int, size: int = 1, **more: Any) -> None: ...
 
+    def closed(*rest: int, settings: dict = {}, whole: Mapping[str, Any] = {}) -> None: ...  # noqa: B006
+
     given = {"source": "x", "size": 2, "other": [1]}
     assert arguments(step, given) == given
+    spec = {"class_path": "no.such"}
+    assert arguments(closed, {"settings": spec, "whole": spec}) == {"settings": spec, "whole": spec}
+    with pytest.raises(InputError, match="unknown key 'rest'; it knows settings, whole"):
+        arguments(closed, {"rest": 1})
     for spec, said in (({}, "needs 'source'"), ({"source": "x", "size": "2"}, "size must be a whole number, got '2'")):
         with pytest.raises(InputError) as error:
             arguments(step, spec)
