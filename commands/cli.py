@@ -29,14 +29,14 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("--ignore", nargs="+", default=(), metavar="EXT", help="members that are no part of a sample")
     index.add_argument("--decode", action="store_true", help="decode every recording, not only its end")
     shard = commands.add_parser("shard", help="pack annotations and recordings into shards, with their index")
-    shard.add_argument("annotations", help="JSON list, JSONL or CSV in the AudioMCQ layout, or a saved HF dataset")
+    shard.add_argument("annotations", help="JSON, JSONL, CSV, TSV or Parquet; a folder of a hub; a saved HF dataset")
     shard.add_argument("out", help="folder to write")
     shard.add_argument("--audio-root", help="folder the audio paths are relative to")
     shard.add_argument("--samples-per-shard", type=int, default=1_000, help="recordings per tar")
-    shard.add_argument("--column", nargs="+", default=(), metavar="OURS=THEIRS", help="e.g. structured_cot=cot")
-    shard.add_argument("--layout", default="audiomcq", help="audiomcq, or a benchmark's file: mmau, mmar, mmsu")
     shard.add_argument("--original", action="store_true", help="keep the files' bytes instead of 16 kHz mono flac")
+    shard.add_argument("--encoding", default="", help="of a text file that is not UTF-8, e.g. cp1252 or utf-16")
     for part in (index, shard):
+        _add_fields(part)
         part.add_argument("--on-bad", choices=("stop", "quarantine"), default="stop", help="what a fault does")
         part.add_argument("--holdout", nargs="+", default=(), metavar="SPLIT=SHARE", help="e.g. val=0.02 test=0.02")
         part.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
@@ -72,6 +72,28 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("results", help="results.json of the run")
     report.add_argument("--out", help="HTML file; default report.html beside the results")
     return parser
+
+
+def _add_fields(part: argparse.ArgumentParser) -> None:
+    """How the columns of annotations, or of the json in foreign tars, are read."""
+    for name, shape, what in (
+        ("--column", "OURS=THEIRS", "e.g. answer=gold choices=A,B,C,D"),
+        ("--constant", "OURS=VALUE", "e.g. source_dataset=lab"),
+        ("--keep", "COLUMN", "columns for pools, cells and reports; NEW=OLD renames"),
+        ("--split-map", "NAME=SPLIT", "e.g. extra=train; NAME=skip leaves it out"),
+    ):
+        part.add_argument(name, nargs="+", default=(), metavar=shape, help=what)
+    part.add_argument("--answer", help="how answers are written: text, letter, index (from 0), index1, none")
+    part.add_argument("--layout", default="audiomcq", help="a benchmark's: mmau, mmar, mmsu, dcase2025, dcase2026")
+
+
+def _fields(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `Fields` that were given."""
+    fields: dict[str, Any] = {"layout": args.layout, "encoding": getattr(args, "encoding", "")}
+    fields["columns"] = {name: v.split(",") if "," in v else v for name, v in _pairs(args.column)}
+    fields["constants"], fields["splits"] = dict(_pairs(args.constant)), dict(_pairs(args.split_map))
+    fields["keep"] = {new: old or new for new, _, old in (word.partition("=") for word in args.keep)}
+    return fields | ({"answer": args.answer} if args.answer else {})
 
 
 def _add_serve(commands: Any) -> None:
@@ -133,9 +155,8 @@ def _dispatch(args: argparse.Namespace) -> None:
     elif args.command == "shard":
         from ..datamodules.shards.packing import shard
 
-        columns: dict[str, Any] = {name: v.split(",") if "," in v else v for name, v in _pairs(args.column)}
         kind: Literal["flac", "original"] = "original" if args.original else "flac"
-        options |= {"column_map": columns, "audio": kind, "layout": args.layout}
+        options |= {"fields": _fields(args), "audio": kind}
         _print(shard(args.annotations, args.out, args.audio_root, args.samples_per_shard, **options))
     elif args.command == "inspect":
         from .inspection import inspect_index

@@ -26,7 +26,9 @@ from ...curriculum.identity import hash64
 from ...errors import InputError
 from ...progress import track
 from ..audio.waves import SAMPLE_RATE, whole
-from ..questions.annotations import Annotation, ColumnMap, load_saved_dataset, read_annotations
+from ..questions.annotations import Annotation, iter_annotations
+from ..questions.datasets import load_saved_dataset
+from ..questions.fields import Fields
 from .index import build_index
 from .scan import AUDIO_EXTENSIONS, MAX_JSON
 
@@ -86,12 +88,11 @@ def shard(
     out: str,
     audio_root: str | None = None,
     samples_per_shard: int = 1_000,
-    column_map: ColumnMap | None = None,
+    fields: Fields | Mapping[str, Any] | None = None,
     audio: Literal["flac", "original"] = "flac",
     on_bad: Literal["stop", "quarantine"] = "stop",
     holdout: Mapping[str, float] | None = None,
     workers: int = 1,
-    layout: str = "audiomcq",
 ) -> dict[str, int | float]:
     """Packs annotations into `out/shard-000000.tar` ... and writes `out/index.arrow`.
 
@@ -101,12 +102,11 @@ def shard(
         out: folder of the shards and the index.
         audio_root: folder the audio paths are relative to; default the annotation file's own.
         samples_per_shard: recordings per tar.
-        column_map: our field name -> the file's, see `read_annotations`.
+        fields: how the file's columns are read, as `Fields` or as a mapping of its arguments.
         audio: "flac" converts to 16 kHz mono flac, "original" keeps the files' bytes.
         on_bad: "stop" at the first fault, or "quarantine": leave it out and list it in `packing.quarantine.jsonl`.
         holdout: split -> share of the recordings, for questions that name no split.
         workers: processes.
-        layout: "audiomcq", the benchmark whose question file it is (mmau, mmar, mmsu), or an import path.
 
     Every question is accounted for: questions = packed + left out. Returns the counts of `build_index`, and `shards`.
     Raises InputError for bad arguments and, with "stop", for the first bad question or recording.
@@ -118,7 +118,7 @@ def shard(
     stop, folder = on_bad == "stop", Path(out)
     left_out: list[dict[str, str]] = []
     faults: list[str] = []
-    questions = read_annotations(annotations, column_map, None if stop else faults, layout)
+    questions = list(iter_annotations(annotations, fields, None if stop else faults, notes=True))
     clips = _clips(questions, stop, left_out)
     left_out += [{"question": "", "reason": reason} for reason in faults]
     folder.mkdir(parents=True, exist_ok=True)
