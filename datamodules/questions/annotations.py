@@ -81,7 +81,7 @@ def _annotation(reader: FieldReader, record: Any, where: str, row: int, split: s
     try:
         return Annotation(question, text_of({"audio_path": path}, "audio_path", where), row)
     except InputError as error:
-        raise InputError(f"{error}{reader.hint(record, record)}") from None
+        raise InputError(f"{error}{reader.hint(record, record, str(error))}") from None
 
 
 class _Places:

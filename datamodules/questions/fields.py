@@ -150,7 +150,7 @@ class FieldReader:
         try:
             return parse_question(fields, where), fields.get("audio_path", "")
         except InputError as error:
-            raise InputError(f"{error}{hint or self.hint(record, fields)}") from None
+            raise InputError(f"{error}{hint or self.hint(record, fields, str(error))}") from None
 
     def _fields(self, record: Any, where: str) -> tuple[Options | None, dict[str, Any]]:
         """The options, and the record with our names and without missing values; the answer is as the file has it."""
@@ -240,12 +240,13 @@ class FieldReader:
             columns[ours] = value
         return columns
 
-    def hint(self, record: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
-        """Which flag helps where a field is missing or a split unknown; "" where none does."""
+    def hint(self, record: Mapping[str, Any], fields: Mapping[str, Any], error: str) -> str:
+        """Which flag helps where an error is about a field that is missing or a split unknown; "" where none does."""
         split = fields.get("split")
         if isinstance(split, str) and split not in (*SPLITS, ""):
             return f"; --split-map {split}=train reads it, --split-map {split}={SKIP} leaves it out"
-        missing = [name for name in (*REQUIRED, "audio_path") if name not in fields and name != "answer"]
+        names = [name for name in (*REQUIRED, "audio_path") if name not in fields and name != "answer"]
+        missing = [name for name in names if f"field '{name}'" in error or f"{name} must be a list" in error]
         if not missing or not record:
             return ""
         constant = f" or --constant {missing[0]}=NAME" if missing[0] == "source_dataset" else ""

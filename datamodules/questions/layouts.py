@@ -27,6 +27,10 @@ from typing import Any
 from .plugins import plugin_named
 
 
+def _audiomcq(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    return record
+
+
 def _local(path: Any) -> Any:
     """A path without the "./" that it begins with."""
     return path.removeprefix("./") if isinstance(path, str) else path
@@ -94,7 +98,7 @@ def _dcase2026(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
-    "audiomcq": lambda record: record,
+    "audiomcq": _audiomcq,
     "mmau": _mmau,
     "mmar": _mmar,
     "mmsu": _mmsu,

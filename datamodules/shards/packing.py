@@ -30,7 +30,7 @@ from ..questions.annotations import Annotation, iter_annotations
 from ..questions.datasets import load_saved_dataset
 from ..questions.fields import Fields
 from .index import build_index
-from .scan import AUDIO_EXTENSIONS, MAX_JSON
+from .sample import AUDIO_EXTENSIONS, MAX_JSON
 
 _LAYOUT = 2  # version of what is in the tars; shards of another one are packed anew
 

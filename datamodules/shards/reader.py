@@ -21,8 +21,9 @@ from ..questions.question import Question
 from ..storage.address import joined, redacted, scheme_of
 from ..storage.files import LocalFiles, Reading, RemoteFiles
 from ..storage.ranges import Range
-from .index import read_index
-from .scan import clip_of, parse_questions, question_at
+from .index import fields_of, read_index
+from .sample import parse_questions, question_at, question_reader
+from .scan import UNANSWERED, clip_of
 
 Fetched = Mapping[Range, "bytes | InputError"]
 _NUMBERS = (
@@ -35,7 +36,8 @@ _TEXTS = ("shard", "audio_ext", "split", "source", "question_type")
 class ShardReader:
     """Questions and recordings of one index by row. Cheap to pickle: files open on first use.
 
-    numbers: [N] columns of the index by name. Raises InputError where the index is missing, damaged or changed.
+    numbers: [N] columns of the index by name. unanswered: [N] bool, questions whose answer is not known.
+    Raises InputError where the index is missing, damaged or changed.
     """
 
     def __init__(self, index: str | Path, reading: Reading | None = None) -> None:
@@ -49,6 +51,9 @@ class ShardReader:
         }
         self._names: dict[str, list[str]] = {name: column.dictionary.to_pylist() for name, column in texts.items()}
         self._keys: pa.ChunkedArray = table.column("key")
+        self._questions = question_reader(fields_of(table))
+        held = UNANSWERED in table.column_names
+        self.unanswered: np.ndarray = table.column(UNANSWERED).to_numpy() if held else np.zeros(len(table), bool)
         self.files: LocalFiles | RemoteFiles = (
             RemoteFiles(self.root, shards, reading) if scheme_of(self.root) else LocalFiles(self.root, shards)
         )
@@ -133,9 +138,9 @@ class ShardReader:
 
     def _question(self, row: int, data: bytes) -> Question:
         where = self.where(row)
-        question = question_at(data, int(self.numbers["question_no"][row]), where)
+        question = question_at(data, int(self.numbers["question_no"][row]), where, self._questions)
         if question is None or question.uid != self.uid(row):
-            held = ", ".join(question.key for question in parse_questions(data, where))
+            held = ", ".join(question.key for question in parse_questions(data, where, self._questions))
             raise InputError(f"{where}: holds {held}; the index expects {self.key(row)}; re-index the shard")
         if question.content != self.numbers["question"][row]:
             raise InputError(f"{where}: the text of {self.key(row)} changed since it was indexed; re-index the shard")
