@@ -130,11 +130,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             if rest:  # argparse ends a list of positionals at the first option; `run demo --dry-run seed=2` is fine
                 args.overrides += rest
             _dispatch(args)
+        sys.stdout.flush()
     except InputError as error:
         if os.environ.get("EARWITNESS_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)

@@ -130,6 +130,17 @@ class Source:
         return [ParquetFile(file, split_of_name(file, path)) for file in tables]
 
     @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder of files, which may hold the recordings beside them."""
+        return self.path.is_dir() and not is_saved(self.path)
+
+    def stamps(self, *kinds: str) -> list[tuple[str, tuple[int, int]]]:
+        """Every file with its size and time of change; kinds: of these endings alone."""
+        files = [self.path] if not self.path.is_dir() else sorted(self.path.rglob("*"))
+        files = [file for file in files if file.is_file() and (not kinds or file.suffix in kinds)]
+        return [(str(file), (file.stat().st_size, file.stat().st_mtime_ns)) for file in files]
+
+    @property
     def holds_recordings(self) -> bool:
         """Whether any of its rows holds the bytes of its recording."""
         return any(part.holds_recordings for part in self.parts)

@@ -279,4 +279,5 @@ def _values(column: pa.Array) -> Iterator[bytes]:
         yield np.array([len(text) for text in texts], "<i8").tobytes()
         yield b"".join(texts)
     else:
+        column = column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
         yield column.fill_null(0).to_numpy(zero_copy_only=False).tobytes()

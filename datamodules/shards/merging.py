@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ...curriculum.identity import hash64
 from ...errors import InputError
+from ..questions.options import number_text
 from ..questions.question import SPLITS
 from ..storage.address import joined, redacted
 from .scan import Fault, Scan
@@ -52,14 +53,21 @@ def kept_column(values: Sequence[object]) -> pa.Array:
         return pa.array(values, pa.bool_())
     if kinds <= {int, float}:
         return pa.array([None if value is None else float(value) for value in values], pa.float64())  # type: ignore[arg-type]
-    return pa.array([None if value is None else str(value) for value in values], pa.string()).dictionary_encode()
+    return pa.array([_text(value) for value in values], pa.string()).dictionary_encode()
+
+
+def _text(value: object) -> str | None:
+    """A kept value as text; a whole number has no point, whichever rows it stands among."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number_text(value)
+    return None if value is None else str(value)
 
 
 def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     if column.type == kind:
         return column
     if pa.types.is_dictionary(kind):
-        return pa.chunked_array([kept_column([None if v is None else str(v) for v in column.to_pylist()]).cast(kind)])
+        return pa.chunked_array([kept_column([_text(value) for value in column.to_pylist()]).cast(kind)])
     return column.cast(kind)
 
 
