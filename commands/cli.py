@@ -155,7 +155,8 @@ def _dispatch(args: argparse.Namespace) -> None:
     elif args.command == "index":
         from ..datamodules.shards.index import build_index
 
-        _print(build_index(args.shards, args.out, ignore=args.ignore, decode=args.decode, **options))
+        options |= {"fields": _fields(args), "ignore": args.ignore, "decode": args.decode}
+        _print(build_index(args.shards, args.out, **options))
     elif args.command == "shard":
         from ..datamodules.shards.packing import shard
 

@@ -92,11 +92,11 @@ class Fields:
     @property
     def plain(self) -> bool:
         """Whether records are read as the AudioMCQ layout has them."""
-        return self == Fields()
+        return not self.record()
 
     def record(self) -> dict[str, Any]:
         """What differs from the AudioMCQ layout, as JSON: `Fields.of` reads it back."""
-        return {name: value for name, value in asdict(self).items() if value != getattr(Fields(), name)}
+        return {name: value for name, value in asdict(self).items() if value and value not in ("auto", "audiomcq")}
 
 
 class FieldReader:

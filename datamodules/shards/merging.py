@@ -105,9 +105,7 @@ def _conflicts(root: str, table: pa.Table, stop: bool) -> tuple[np.ndarray, list
     keep, faults = np.ones(len(uid), bool), []
     _, inverse, count = np.unique(uid, return_inverse=True, return_counts=True)
     doubtful = count[inverse] > 1
-    codes = np.unique(split, return_inverse=True)[1]
-    pairs = np.unique(np.stack([clip[split != ""], codes[split != ""].astype(np.uint64)]), axis=1)
-    clips, splits = np.unique(pairs[0], return_counts=True)
+    clips, splits = np.unique(np.concatenate([np.unique(clip[split == name]) for name in SPLITS]), return_counts=True)
     doubtful |= np.isin(clip, clips[splits > 1])
     seen: dict[int, str] = {}
     split_of: dict[int, tuple[str, str]] = {}
@@ -151,8 +149,7 @@ def _lost(table: pa.Table, keep: np.ndarray) -> list[Fault]:
 def _samples(table: pa.Table) -> np.ndarray:
     """[N] numbers that are equal where questions are of one sample."""
     shard = table.column("shard").combine_chunks().indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    places = np.stack([shard, table.column("json_offset").to_numpy()], axis=1)
-    numbers: np.ndarray = np.unique(places, axis=0, return_inverse=True)[1].reshape(-1)
+    numbers: np.ndarray = (shard << 40) + table.column("json_offset").to_numpy()  # a tar has less than 2^40 bytes
     return numbers
 
 

@@ -81,6 +81,15 @@ class ShardReader:
             raise InputError(f"{self.path}: no sample {key!r}; there are {', '.join(near)}, ...")
         return keys.index(key)
 
+    def check_answered(self, rows: np.ndarray, what: str) -> None:
+        """Raises InputError where rows [n] hold questions without an answer; what: is wanted of them, for its words."""
+        lacking = rows[self.unanswered[rows]]
+        if len(lacking):
+            raise InputError(
+                f"{self.path}: {len(lacking):,} of {len(rows):,} questions have no answer, {self.key(int(lacking[0]))} "
+                f"the first: they can be asked, not {what}; give a pool of questions that have one"
+            )
+
     @property
     def place(self) -> str:
         """Where the shards lie, without credentials."""

@@ -57,7 +57,13 @@ def test_fields_that_make_no_sense_are_refused(fields, says):
 def test_fields_survive_as_json():
     fields = Fields({"choices": ["a", "b"]}, {"split": "test"}, "index1", {"lang": "language"}, {"x": "skip"}, "mmar")
     assert Fields.of(json.loads(json.dumps(fields.record()))) == fields
-    assert Fields().record() == {} and Fields.of({}) == Fields() and Fields().plain
+    assert (
+        Fields().record() == {}
+        and Fields(keep={}).plain
+        and not Fields(answer="text").plain
+        and Fields.of({}) == Fields()
+        and Fields().plain
+    )
 
 
 def test_columns_that_nobody_asked_for_are_named_and_near_misses_with_their_flag(tmp_path, capsys):
