@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...curriculum.table import read_arrow, write_arrow
 from ...errors import InputError
@@ -115,6 +116,7 @@ def build_index(
     for scan in scans:
         scan.table = None
     rows, new_faults = checked_rows(root, everything, shares, on_bad == "stop")
+    del everything
     faults = [fault for scan in scans for fault in scan.faults] + new_faults
     if not len(rows):
         raise InputError(f"{redacted(shards)}: the shards hold no question that can be used")
@@ -267,7 +269,7 @@ def _digest(table: pa.Table, about: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _values(column: pa.Array) -> Iterator[bytes]:
+def _values(column: pa.Array) -> Iterator[bytes | memoryview]:
     """A column's values as bytes, without ambiguity: missing is not empty, and the length of each text is included."""
     yield column.is_null().to_numpy(zero_copy_only=False).tobytes()
     if pa.types.is_dictionary(column.type):
@@ -275,9 +277,11 @@ def _values(column: pa.Array) -> Iterator[bytes]:
         yield from _values(column.dictionary)
         column = column.indices
     if pa.types.is_string(column.type):
-        texts = [(text or "").encode() for text in column.to_pylist()]
-        yield np.array([len(text) for text in texts], "<i8").tobytes()
-        yield b"".join(texts)
+        texts = pa.concat_arrays([column.fill_null("")])  # begins at the beginning of its buffers
+        yield pc.binary_length(texts).to_numpy(zero_copy_only=False).astype("<i8").tobytes()
+        offsets, data = np.frombuffer(texts.buffers()[1], np.int32), texts.buffers()[2]
+        if data is not None and len(texts):
+            yield memoryview(data)[offsets[texts.offset] : offsets[texts.offset + len(texts)]]
     else:
         column = column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
         yield column.fill_null(0).to_numpy(zero_copy_only=False).tobytes()
