@@ -1,4 +1,4 @@
-"""Knows `earwitness inspect`: what an index holds, as counts and a picture, and one sample of it to read and hear."""
+"""What `earwitness inspect` shows: an index as counts and a picture, and one sample of it to read and hear."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ def inspect_index(
     sample: str | None = None,
     shards: str | None = None,
 ) -> None:
-    """Prints counts and hours and writes inspect.png; with `sample`, prints that question and writes its audio."""
+    """Prints counts and hours and writes inspect.png; with `sample`, prints that question and writes its audio.
+
+    labels: a label table to count too. out: the folder written to. shards: where they lie, if not where the index says.
+    InputError where the index is not there, the sample is not in it, or its recording is damaged.
+    """
     folder = Path(out or "runs/inspect")
     folder.mkdir(parents=True, exist_ok=True)
     reader = ShardReader(index, Reading(shards=shards))
@@ -59,19 +63,20 @@ def inspect_index(
 
 
 def _counts(column: Categorical) -> dict[str, int]:
-    """Most frequent first; rows without a value last."""
+    """Value -> rows, the most frequent first; rows without a value last."""
     counts = np.bincount(column.codes + 1, minlength=len(column.names) + 1)
-    found = {name: int(count) for name, count in zip(column.names, counts[1:], strict=True) if count}
-    found = dict(sorted(found.items(), key=lambda item: -item[1]))
-    return found | ({"(none)": int(counts[0])} if counts[0] else {})
+    named = {name: int(count) for name, count in zip(column.names, counts[1:], strict=True) if count}
+    named = dict(sorted(named.items(), key=lambda item: -item[1]))
+    return named | ({"(none)": int(counts[0])} if counts[0] else {})
 
 
 def _plain(text: str) -> str:
-    """The text without what a terminal would obey."""
+    """The text with a replacement mark for every control character, which a terminal would obey."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def _show_sample(reader: ShardReader, key: str, folder: Path) -> None:
+    """Prints the question of that key, and writes its recording into the folder as it lies in its shard."""
     row = reader.row_of(key)
     question = reader.question(row)
     data = reader.sound(row)

@@ -1,14 +1,14 @@
-"""Knows the file of a labelling job: who votes, how each voter is asked, and what is made of the answers."""
+"""The file of a labelling job: who votes, how each voter is asked, and what is made of the answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from ..configs.files import read_yaml, resolved
+from ..configs.typed import read, value_of
 from ..curriculum.contribution.jury import parse_rule
 from ..datamodules.batches.conditions import parse_condition
 from ..datamodules.voting.tasks import NO_AUDIO, PromptingSpec, check_rates
@@ -16,6 +16,8 @@ from ..errors import InputError
 from ..lightning_modules.voters.endpoint import Endpoint
 
 _PROMPTING = tuple(f.name for f in fields(PromptingSpec))
+_OF_ENDPOINT = ("model", "system", "temperature", "max_tokens", "body")  # what an answer depends on
+_OF_LOCAL = ("checkpoint", "dtype", "system", "max_new_tokens", "temperature")
 _JUDGEMENTS = "categories"  # names the judge's answers among the voters'
 
 
@@ -61,15 +63,12 @@ class VoterSpec:
     price: dict[str, float] = field(default_factory=dict)
 
     def described(self) -> dict[str, Any]:
-        """What makes its answers comparable; never a key, which is no part of it."""
-        how: dict[str, Any] = {"name": self.name, **asdict(self.prompting)}
-        if self.endpoint is not None:
-            asked = asdict(self.endpoint)
-            how |= {name: asked[name] for name in ("model", "system", "temperature", "max_tokens", "body")}
-        if self.local is not None:
-            asked = asdict(self.local)
-            how |= {name: asked[name] for name in ("checkpoint", "dtype", "system", "max_new_tokens", "temperature")}
-        return how
+        """What its answers depend on, as plain values; never an API key, and not how fast or where it is asked."""
+        asked: dict[str, Any] = {"name": self.name, **asdict(self.prompting)}
+        for settings, names in ((self.endpoint, _OF_ENDPOINT), (self.local, _OF_LOCAL)):
+            if settings is not None:
+                asked |= {name: getattr(settings, name) for name in names}
+        return asked
 
 
 @dataclass
@@ -130,105 +129,51 @@ def load_job(path: str) -> LabelJob:
     if not isinstance(voters, list) or not voters:
         raise InputError(f"{path}: `voters` must be a list of voters")
     spec["voters"] = [_voter(voter, f"{path}: voters[{number}]") for number, voter in enumerate(voters)]
-    if spec.get("judge") is not None:
-        spec["judge"] = _made(Endpoint, spec["judge"], f"{path}: judge")
-    return _made(LabelJob, spec, path)
+    return read(LabelJob, spec, f"{path}: ")
 
 
 def _voter(spec: Any, where: str) -> VoterSpec:
+    """One entry of `voters`: what it is asked with stands beside `endpoint`, `checkpoint` or `answers`."""
     if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
         raise InputError(f"{where}: a voter is a mapping with a `name`")
     spec = dict(spec)
     name = spec.pop("name")
     if not name or any(not (letter.isalnum() or letter in "-_.") for letter in name) or name == _JUDGEMENTS:
         raise InputError(f"{where}: the name {name!r} may hold letters, digits, - _ and ., and is not {_JUDGEMENTS}")
-    where = f"{where} ({name})"
+    where = f"{where} ({name}): "
     kinds = [kind for kind in ("endpoint", "checkpoint", "answers") if kind in spec]
     if len(kinds) != 1:
-        raise InputError(f"{where}: give one of endpoint, checkpoint, answers")
-    prompting = _made(PromptingSpec, {k: spec.pop(k) for k in _PROMPTING if k in spec}, where)
-    rates = spec.pop("price", {})
-    if not _fits(rates, dict[str, float]):
-        raise InputError(f"{where}: price must be a mapping of rates, got {rates!r:.80}")
-    _naming(where, check_rates, rates)
+        raise InputError(f"{where}give one of endpoint, checkpoint, answers")
+    prompting = read(PromptingSpec, {k: spec.pop(k) for k in _PROMPTING if k in spec}, where)
+    rates = value_of(spec.pop("price", {}), dict[str, float], f"{where}price")
+    _naming(where.removesuffix(": "), check_rates, rates)
     if kinds == ["checkpoint"]:
-        local = _made(LocalVoter, spec, where)
+        local = read(LocalVoter, spec, where)
         _refuse_equal_draws(prompting, local.temperature, where)
         return VoterSpec(name, prompting, local=local, price=rates)
     given = spec.pop(kinds[0])
     if spec:
-        raise InputError(f"{where}: unknown key {min(map(str, spec))!r} beside {kinds[0]}")
+        raise InputError(f"{where}unknown key {min(map(str, spec))!r} beside {kinds[0]}")
     if kinds == ["answers"]:
         if not isinstance(given, str):
-            raise InputError(f"{where}: answers must be the path of an answer table, got {given!r:.80}")
-        return VoterSpec(name, prompting, answers=given)
+            raise InputError(f"{where}answers must be the path of an answer table, got {given!r:.80}")
+        return VoterSpec(name, prompting, answers=given, price=rates)
     if prompting.scoring == "options":
-        raise InputError(f"{where}: scoring: chat endpoints give no log-probs of whole options; score by letters")
+        raise InputError(f"{where}scoring: chat endpoints give no log-probs of whole options; score by letters")
     if prompting.scoring == "letters" and isinstance(given, Mapping):
         given = {**given, "letter_logprobs": True}
-    endpoint = _made(Endpoint, given, f"{where}: endpoint")
+    endpoint = read(Endpoint, given, f"{where}endpoint")
     _refuse_equal_draws(prompting, endpoint.body.get("temperature", endpoint.temperature), where)
     return VoterSpec(name, prompting, endpoint=endpoint, price=rates)
 
 
 def _refuse_equal_draws(prompting: PromptingSpec, temperature: Any, where: str) -> None:
     if prompting.draws > 1 and not temperature:
-        raise InputError(f"{where}: draws is {prompting.draws}, but at temperature 0 all of them are the same answer")
+        raise InputError(f"{where}draws is {prompting.draws}, but at temperature 0 all of them are the same answer")
 
 
-def _made(kind: Any, spec: Any, where: str) -> Any:
-    """The dataclass with these values, or an InputError that names the key that is unknown, missing or of no use."""
-    if not isinstance(spec, Mapping):
-        raise InputError(f"{where}: must be a mapping, got {spec!r:.80}")
-    hints = get_type_hints(kind)
-    unknown = sorted(map(str, set(spec) - set(hints)))
-    if unknown:
-        raise InputError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(sorted(hints))}")
-    for name, value in spec.items():
-        if not _fits(value, hints[name]):
-            raise InputError(f"{where}: {name} must be {_words(hints[name])}, got {value!r:.80}")
-    try:
-        return kind(**spec)
-    except TypeError as error:
-        raise InputError(f"{where}: {str(error).rpartition('__init__() ')[2]}") from None
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from a file is what a type says; a whole number is a float too, true and false are no numbers."""
-    origin, args = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if origin in (Union, UnionType):
-        return any(_fits(value, each) for each in args)
-    if origin is Literal:
-        return isinstance(value, str) and value in args
-    if origin is list:
-        return isinstance(value, list) and all(_fits(each, args[0]) for each in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(k, args[0]) and _fits(v, args[1]) for k, v in value.items())
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _words(hint: Any) -> str:
-    """A type as a file's writer knows it."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return " or ".join(map(repr, args))
-    if origin is list:
-        return f"a list of {_words(args[0])}"
-    if origin is dict or hint in (dict, VoterSpec, Endpoint):
-        return "a mapping"
-    if args:
-        return " or ".join(map(_words, args))
-    known = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
-    return known.get(hint, str(hint))
-
-
-def _naming(name: str, act: Any, value: Any) -> Any:
+def _naming(name: str, act: Callable[[Any], Any], value: Any) -> Any:
+    """What `act` makes of the value; what it refuses is an InputError that begins with the name."""
     try:
         return act(value)
     except (InputError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Knows `earwitness label FILE.yaml`: asks every voter what it was not asked yet, then labels, statistics and a report.
+"""A labelling job: every voter is asked what it was not asked yet; then labels, statistics and a report.
 
 A file of this kind:
     index: data/shards/index.arrow
@@ -24,7 +24,9 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..curriculum.contribution.jury import parse_rule
 from ..curriculum.contribution.jury_report import describe_jury
@@ -32,7 +34,7 @@ from ..curriculum.contribution.labels import label, read_about
 from ..curriculum.contribution.votes import read_tallies
 from ..curriculum.identity import hash64
 from ..curriculum.statistics import wilson_interval
-from ..curriculum.table import read_arrow, read_table
+from ..curriculum.table import Table, read_arrow, read_table
 from ..datamodules.questions.prompts import prompt_text
 from ..datamodules.questions.question import Question
 from ..datamodules.shards.reader import ShardReader
@@ -42,46 +44,61 @@ from ..datamodules.voting.tasks import NO_AUDIO, Ask, Reply, Task, VoterTasks, p
 from ..errors import InputError
 from ..lightning_modules.voters.endpoint import Endpoint
 from ..progress import counter
-from .label_job import LabelJob, LocalVoter, VoterSpec, load_job
+from .label_job import LabelJob, LocalVoter, VoterSpec
 
-__all__ = ["load_job", "run_job"]
+
+class Questions(NamedTuple):
+    """The questions of a job, opened once: the reader and the table of their index, and the rows [N] of the pool."""
+
+    reader: ShardReader
+    table: Table
+    rows: np.ndarray
+
+
+def open_questions(job: LabelJob) -> Questions:
+    """Opens the index of a job; InputError where it is not there, or where no question is in the pool."""
+    table = read_table(job.index)
+    rows = table.where(job.pool)
+    if not len(rows):
+        raise InputError(f"no question in the pool {job.pool}")
+    return Questions(ShardReader(job.index, Reading(shards=job.shards)), table, rows)
 
 
 def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
-    """Asks, labels and reports; with dry_run only tells what asking would take."""
-    table = read_table(job.index)
-    rows = table.where(job.pool).tolist()
-    if not rows:
-        raise InputError(f"no question in the pool {job.pool}")
-    reader = ShardReader(job.index, Reading(shards=job.shards))
+    """Asks, labels and reports; returns counts for a printed line, nothing on other ranks than the first.
+
+    dry_run: prints the requests, minutes of audio, tokens and money that asking would take, and asks nothing.
+    """
+    questions = open_questions(job)
     folder = Path(job.out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: out must be a folder")
     for voter in job.voters:
         _check_checkpoint(voter, job.conditions)
     answers: dict[str, str] = {}
-    totals: dict[str, Any] = {}
+    totals: list[dict[str, int]] = []
     for voter in job.voters:
         if voter.answers is not None:
             answers[voter.name] = voter.answers
             continue
-        ballot = VoterTasks(reader, voter.prompting, job.seed)
+        voter_tasks = VoterTasks(questions.reader, voter.prompting, job.seed)
         store = AnswerStore(folder / "answers" / f"{voter.name}.arrow")
-        tasks = ballot.tasks(rows, job.conditions)
-        described = _described(voter, ballot)
+        tasks = voter_tasks.tasks(questions.rows.tolist(), job.conditions)
+        described = _described(voter, voter_tasks)
         store.refuse_changed(voter.name, described)
         missing = set(store.missing([task.id for task in tasks]))
         todo = [task for task in tasks if task.id in missing]
         if dry_run:
-            print(f"{voter.name}: {_priced(price(ballot, todo, voter.price), len(tasks) - len(todo))}")
+            print(f"{voter.name}: {_priced(price(voter_tasks, todo, voter.price), len(tasks) - len(todo))}")
             continue
         if not _rank():
             store.remember(described)
-        totals[voter.name] = _ask(voter, ballot, store, todo, len(tasks))
+        totals.append(_ask(voter, voter_tasks, store, todo, len(tasks)))
         answers[voter.name] = str(store.file)
     if dry_run or _rank():
         return {}
-    return totals_line(totals) | finish_job(job, answers)
+    asked = {key: sum(counts[key] for counts in totals) for key in ("asked", "failed")} if totals else {}
+    return asked | finish_job(job, questions, answers)
 
 
 def _check_checkpoint(voter: VoterSpec, conditions: Sequence[str]) -> None:
@@ -93,22 +110,24 @@ def _check_checkpoint(voter: VoterSpec, conditions: Sequence[str]) -> None:
             raise InputError(f"{voter.name}: Qwen2.5-Omni is asked with a recording here; use silence, or an endpoint")
 
 
-def _priced(found: Mapping[str, Any], done: int) -> str:
-    text = f"{found['requests']:,} requests, {found['audio_minutes']:,} minutes of audio, "
-    text += f"about {found['input_tokens']:,} input tokens"
-    if "cost" in found:
-        text += f", about {found['cost']:,} in money"
+def _priced(takes: Mapping[str, Any], done: int) -> str:
+    """What asking takes, as a line; done: tasks that are answered already."""
+    text = f"{takes['requests']:,} requests, {takes['audio_minutes']:,} minutes of audio, "
+    text += f"about {takes['input_tokens']:,} input tokens"
+    if "cost" in takes:
+        text += f", about {takes['cost']:,} in money"
     return text + (f" ({done:,} are answered already)" if done else "")
 
 
-def _described(voter: VoterSpec, ballot: VoterTasks) -> dict[str, Any]:
-    """What makes answers those to the same words and recordings, by the same model."""
+def _described(voter: VoterSpec, voter_tasks: VoterTasks) -> dict[str, Any]:
+    """All that answers depend on: model, settings, words of the prompt, recordings and seed."""
     words = prompt_text(voter.prompting.style, "{question}", ("{first}", "{second}"))
-    return voter.described() | {"prompt": words, "content": ballot.reader.content(), "seed": ballot.seed}
+    return voter.described() | {"prompt": words, "content": voter_tasks.reader.content(), "seed": voter_tasks.seed}
 
 
-def _ask(voter: VoterSpec, ballot: VoterTasks, store: AnswerStore, todo: list[Task], total: int) -> dict[str, Any]:
-    found = {"asked": len(todo), "failed": 0, "input_tokens": 0, "output_tokens": 0}
+def _ask(voter: VoterSpec, voter_tasks: VoterTasks, store: AnswerStore, todo: list[Task], total: int) -> dict[str, int]:
+    """Asks a voter what is left to do and keeps the answers one by one; returns counts. total: of its tasks."""
+    counts = {"asked": len(todo), "failed": 0, "input_tokens": 0, "output_tokens": 0}
     if voter.endpoint is not None and todo and not _rank():
         failures: list[dict[str, Any]] = []
         with counter(f"asking {voter.name}", total, total - len(todo)) as advance:
@@ -117,21 +136,21 @@ def _ask(voter: VoterSpec, ballot: VoterTasks, store: AnswerStore, todo: list[Ta
                 if reply.error:
                     failures.append({**ask.task.id._asdict(), "error": reply.error})
                 else:
-                    store.append([ballot.record(ask, reply)])
-                found["input_tokens"] += reply.prompt_tokens
-                found["output_tokens"] += reply.completion_tokens
+                    store.append([voter_tasks.record(ask, reply)])
+                counts["input_tokens"] += reply.prompt_tokens
+                counts["output_tokens"] += reply.completion_tokens
                 advance()
 
             try:
-                voter.endpoint.ask_all(map(ballot.ask, todo), take, answered_before=len(todo) < total)
+                voter.endpoint.ask_all(map(voter_tasks.ask, todo), take, answered_before=len(todo) < total)
             finally:
-                _tell_failures(store.file.with_suffix(".failed.jsonl"), failures)
-        found["failed"] = len(failures)
+                _write_failures(store.file.with_suffix(".failed.jsonl"), failures)
+        counts["failed"] = len(failures)
     elif voter.local is not None and todo:
-        _ask_local(voter, voter.local, ballot, store, todo)
+        _ask_local(voter, voter.local, voter_tasks, store, todo)
     if not _rank():
         store.finish()
-    return found
+    return counts
 
 
 def _rank() -> int:
@@ -142,7 +161,8 @@ def _rank() -> int:
     return max(int(os.environ.get(name, "0")) for name in ("NODE_RANK", "LOCAL_RANK"))  # Lightning's own launcher
 
 
-def _tell_failures(path: Path, failures: Iterable[Mapping[str, Any]]) -> None:
+def _write_failures(path: Path, failures: Iterable[Mapping[str, Any]]) -> None:
+    """Lists what failed in a file beside the answers; removes the list of a run before where nothing did."""
     lines = "".join(json.dumps(failure) + "\n" for failure in failures)
     if lines:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,8 +172,10 @@ def _tell_failures(path: Path, failures: Iterable[Mapping[str, Any]]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _ask_local(voter: VoterSpec, local: LocalVoter, ballot: VoterTasks, store: AnswerStore, todo: list[Task]) -> None:
-    """Under Lightning's predict: each rank answers every world-th batch."""
+def _ask_local(
+    voter: VoterSpec, local: LocalVoter, voter_tasks: VoterTasks, store: AnswerStore, todo: list[Task]
+) -> None:
+    """Asks a model that is loaded here, under Lightning's predict: each rank answers every world-th batch."""
     import lightning as L
     from torch.utils.data import DataLoader
 
@@ -168,7 +190,7 @@ def _ask_local(voter: VoterSpec, local: LocalVoter, ballot: VoterTasks, store: A
         local.system,
         local.max_new_tokens,
         local.temperature,
-        hash64(voter.name, ballot.seed),
+        hash64(voter.name, voter_tasks.seed),
     )
     trainer = L.Trainer(
         accelerator=local.accelerator,
@@ -180,23 +202,28 @@ def _ask_local(voter: VoterSpec, local: LocalVoter, ballot: VoterTasks, store: A
         enable_model_summary=False,
     )
     tasks: Any = todo  # the trainer deals them to its ranks, none twice
-    loader = DataLoader(tasks, batch_size=local.batch_size, collate_fn=_Made(ballot), num_workers=local.num_workers)
-    trainer.predict(VoterModule(model, ballot, store), loader, return_predictions=False)
+    loader = DataLoader(
+        tasks, batch_size=local.batch_size, collate_fn=_Asks(voter_tasks), num_workers=local.num_workers
+    )
+    trainer.predict(VoterModule(model, voter_tasks, store), loader, return_predictions=False)
     trainer.strategy.barrier("votes")
 
 
-class _Made:
-    """Makes a batch of tasks ready in a loader process."""
+class _Asks:
+    """Reads what a batch of tasks needs, in a loader process; a class, as those are handed over by pickling."""
 
-    def __init__(self, ballot: VoterTasks) -> None:
-        self.ballot = ballot
+    def __init__(self, voter_tasks: VoterTasks) -> None:
+        self.voter_tasks = voter_tasks
 
     def __call__(self, tasks: list[Task]) -> list[Ask]:
-        return [self.ballot.ask(task) for task in tasks]
+        return [self.voter_tasks.ask(task) for task in tasks]
 
 
-def finish_job(job: LabelJob, answers: Mapping[str, str]) -> dict[str, Any]:
-    """Labels, statistics and report from the voters' answer tables."""
+def finish_job(job: LabelJob, questions: Questions, answers: Mapping[str, str]) -> dict[str, Any]:
+    """Writes labels, statistics and report; returns counts of the labels and where they are.
+
+    answers: voter -> its answer table.
+    """
     folder = Path(job.out)
     about = {
         "conditions": job.conditions,
@@ -204,41 +231,42 @@ def finish_job(job: LabelJob, answers: Mapping[str, str]) -> dict[str, Any]:
         "seed": job.seed,
     }
     labels = folder / "labels.arrow"
-    table = read_table(job.index)
-    table = table.take(table.where(job.pool))
+    table = questions.table.take(questions.rows)
     options: dict[str, Any] = {"index": job.index, "rule": job.rule, "condition": job.condition, "about": about}
     counts = label(dict(answers), str(labels), allow_missing=job.allow_missing, only=table.uid, **options)
     tallies = {name: read_tallies(path) for name, path in answers.items()}
-    found = describe_jury(tallies, table, parse_rule(job.rule), job.condition, job.bootstrap)
-    found |= {"title": job.title, "about": read_about(labels), "index": job.index}
+    jury = describe_jury(tallies, table, parse_rule(job.rule), job.condition, job.bootstrap)
+    jury |= {"title": job.title, "about": read_about(labels), "index": job.index}
     if job.judge is not None:
-        found["categories"] = _categories(job, job.judge, labels)
-    (folder / "jury.json").write_text(json.dumps(_finite(found), indent=1, default=str, allow_nan=False))
+        jury["categories"] = _categories(job.judge, questions.reader, labels)
+    (folder / "jury.json").write_text(json.dumps(_finite(jury), indent=1, default=str, allow_nan=False))
     from ..reports.label_page import build_jury_page
 
-    page = build_jury_page(found, job, answers, folder / "report.html")
+    page = build_jury_page(jury, questions.reader, labels, answers, folder / "report.html")
     return counts | {"labels": str(labels), "report": str(page)}
 
 
 def _finite(value: Any) -> Any:
-    """Null where a number is missing: JSON has no NaN."""
+    """The value with None for every number that is missing: JSON has no NaN."""
     if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
+        return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _categories(job: LabelJob, judge: Endpoint, labels: Path) -> dict[str, Any]:
-    """Why the weak questions need no audio: counts, and a table of every judgement; judged ones are not asked again."""
+def _categories(judge: Endpoint, reader: ShardReader, labels: Path) -> dict[str, Any]:
+    """Why the weak questions need no audio: counts per category; every judgement is kept in a table.
+
+    labels: the label table; what is judged already is not asked again.
+    """
     from ..lightning_modules.voters.judge import CATEGORIES, PROMPT, judge_questions
 
-    reader = ShardReader(job.index, Reading(shards=job.shards))
     table = read_arrow(labels)
     weak = {
         u for u, name in zip(*(table.column(c).to_pylist() for c in ("uid", "label")), strict=True) if name == "weak"
     }
-    store = AnswerStore(Path(job.out) / "answers" / "categories.arrow")
+    store = AnswerStore(labels.parent / "answers" / "categories.arrow")
     asked = {name: getattr(judge, name) for name in ("model", "system", "temperature", "max_tokens", "body")}
     asked |= {"prompt": PROMPT, "content": reader.content()}
     store.refuse_changed("the judge", asked)
@@ -266,8 +294,3 @@ def _categories(job: LabelJob, judge: Endpoint, labels: Path) -> dict[str, Any]:
         "undecided": len(weak) - named,
         "implicit": [counts[CATEGORIES[1]] / max(1, named), *wilson_interval(counts[CATEGORIES[1]], named)],
     }
-
-
-def totals_line(totals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What was asked in this run, over all voters."""
-    return {key: sum(found[key] for found in totals.values()) for key in ("asked", "failed")} if totals else {}

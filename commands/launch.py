@@ -1,4 +1,4 @@
-"""`lightning run`: starts the processes of a run, or runs in this one."""
+"""The command `lightning run`: starts the processes of a run, or runs in this one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def lightning_main(argv: Sequence[str] | None = None) -> Any:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] != ["run"]:
         try:
-            from lightning_sdk.cli.entrypoint import main_cli  # type: ignore[import-not-found]
+            from lightning_sdk.cli.entrypoint import main_cli
         except ImportError:
             sys.exit(
                 "usage: lightning run [--devices N] [--num-nodes N] [--] {fit,validate,test,predict} --config FILE"
@@ -26,10 +26,10 @@ def lightning_main(argv: Sequence[str] | None = None) -> Any:
         return main_cli()
     parser = argparse.ArgumentParser("lightning run", allow_abbrev=False)
     parser.add_argument("--devices", "--nproc-per-node", help="processes per node; started by torchrun")
-    parser.add_argument("--num-nodes", type=int, default=1)
-    parser.add_argument("--node-rank", type=int, default=0)
-    parser.add_argument("--main-address", default="127.0.0.1")
-    parser.add_argument("--main-port", type=int, default=29400)
+    parser.add_argument("--num-nodes", type=int, default=1, help="nodes; the same command runs on each of them")
+    parser.add_argument("--node-rank", type=int, default=0, help="number of this node, from 0")
+    parser.add_argument("--main-address", default="127.0.0.1", help="address of node 0")
+    parser.add_argument("--main-port", type=int, default=29400, help="free port of node 0")
     if "--" in argv:
         split = argv.index("--")
         options, rest = parser.parse_args(argv[1:split]), argv[split + 1 :]

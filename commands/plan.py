@@ -1,87 +1,41 @@
-"""Knows `earwitness plan`: what a curriculum will deal, and what differs between arms, before any model is loaded."""
+"""`earwitness plan`: which questions a curriculum would train on, stage by stage; curricula side by side."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
+import argparse
 
-from ..configs.files import find_file, read_curriculum, read_yaml, resolved
-from ..curriculum.plan.plan import Plan
-from ..curriculum.preview.compare import arms_of, compare, comparison_lines
-from ..curriculum.preview.preview import describe, lines
-from ..curriculum.preview.synthetic import audiomcq_table
-from ..curriculum.schedule.stages import parse_curriculum
-from ..curriculum.table import Table, read_table
 from ..errors import InputError
 
 
-def show_plan(curriculum: str, index: str | None, labels: str | None = None, out: str | None = None) -> None:
-    """Prints the plan of a curriculum over the training rows; writes plan.json and plan.png into a folder."""
-    path = find_file(curriculum)
-    if "arms" in read_yaml(path):
-        raise InputError(f"{path}: holds arms of an experiment; show them with --compare")
-    found = describe(Plan(parse_curriculum(read_curriculum(curriculum)), training_rows(index, labels)))
-    print("\n".join(lines(found)))
-    folder = _folder(out, path.stem)
-    (folder / "plan.json").write_text(json.dumps(found, indent=1))
-    from ..reports.figures import composition_over_time
-
-    (folder / "plan.png").write_bytes(composition_over_time(found))
-    print(f"\nwritten: {folder / 'plan.json'}, {folder / 'plan.png'}")
-
-
-def show_comparison(
-    curricula: Sequence[str],
-    index: str | None,
-    labels: str | None = None,
-    out: str | None = None,
-    match: str | None = None,
-) -> None:
-    """Prints the control sheet of several curricula, or of the arms in one file; writes compare.json."""
-    arms: dict[str, Mapping[str, Any]] = {}
-    for name in curricula:
-        path = find_file(name)
-        spec = read_yaml(path)
-        if "arms" in spec:
-            content = resolved(spec, path)
-            match = match or content.get("match")
-            found = arms_of(content, partial(_read_beside, path))
-        else:
-            found = {path.stem: read_curriculum(name)}
-        twice = set(found) & set(arms)
-        if twice:
-            raise InputError(f"{path}: there are two arms {sorted(twice)[0]!r}; rename one of the files")
-        arms |= found
-    if len(arms) < 2:
-        raise InputError("--compare needs at least two curricula, or a file with `arms`")
-    sheet = compare(arms, training_rows(index, labels), match or "none")
-    print("\n".join(comparison_lines(sheet)))
-    folder = _folder(out, "-".join(Path(name).stem for name in curricula)[:80])
-    (folder / "compare.json").write_text(json.dumps(sheet, indent=1))
-    print(f"\nwritten: {folder / 'compare.json'}")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument(
+        "curricula",
+        nargs="+",
+        metavar="curriculum",
+        help="YAML file with `curriculum` (a recipe will do) or with `arms`, or a shipped name (weak_to_strong)",
+    )
+    table = parser.add_mutually_exclusive_group(required=True)
+    table.add_argument("--index", help="index.arrow, or any table with uid and the curriculum's columns")
+    table.add_argument("--synthetic", action="store_true", help="a made-up table with AudioMCQ's published counts")
+    parser.add_argument("--labels", help="label table, joined by uid")
+    parser.add_argument("--out", help="folder for plan.json and plan.png; default runs/plans/NAME")
+    parser.add_argument("--compare", action="store_true", help="compares curricula, or the arms of one, side by side")
+    parser.add_argument(
+        "--match",
+        choices=("none", "samples", "steps", "tokens", "flops"),
+        help="scales the budgets of compared arms until they cost the same in this",
+    )
 
 
-def training_rows(index: str | None, labels: str | None) -> Table:
-    """The rows of a table that a curriculum may deal: the split "train" where the table has splits.
+def run(args: argparse.Namespace) -> None:
+    """Prints the plans or their comparison; see `show_plan` and `show_comparison`."""
+    from .planning import show_comparison, show_plan
 
-    Without an index, a made-up table with AudioMCQ's published counts.
-    """
-    if index is None:
-        return audiomcq_table()
-    table = read_table(index, labels)
-    return table.take(table.where({"split": "train"})) if "split" in table.columns else table
-
-
-def _read_beside(path: Path, name: str) -> dict[str, Any]:
-    """A curriculum named in a file: one beside it, or a path or a shipped name as on the command line."""
-    near = path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
-    return read_curriculum(str(near) if near.is_file() else name)
-
-
-def _folder(out: str | None, name: str) -> Path:
-    folder = Path(out) if out else Path("runs") / "plans" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    if args.compare:
+        show_comparison(args.curricula, args.index, args.labels, args.out, args.match)
+        return
+    if args.match:
+        raise InputError("--match equalises the arms of an experiment; add --compare")
+    for curriculum in args.curricula:
+        show_plan(curriculum, args.index, args.labels, args.out)

@@ -1,21 +1,21 @@
-"""Knows how a recipe runs: named steps in order, checked before the first starts, each done once.
+"""A recipe: named steps in order, all of them checked before the first starts, each done once.
 
 A recipe is a YAML file: free keys to interpolate (`name`, `seed`, `out`, `curriculum`, ...) and `steps`, a mapping from
 a step's name to `do: VERB` and the verb's arguments. For fit, validate, test and predict the arguments are a complete
-LightningCLI configuration; for the other verbs those of a function. A finished step is recorded with a fingerprint of
-its arguments and of the steps before it, and is not run again unless one of them changes.
+LightningCLI configuration; for the other verbs, one of FUNCTIONS or an import path like `my_lab.steps.clean`, those of
+the function. A finished step is recorded with a fingerprint of its arguments and of the steps before it, and is not run
+again unless one of them changes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import __version__
+from ..configs.files import read_yaml
+from ..configs.plugins import function_named, nearest
+from ..configs.typed import arguments, mapping
 from ..errors import InputError
+from .checks import Written, checked_curriculum, function_reads, missing_path, trainer_reads
 
+SHIPPED = Path(__file__).parents[1] / "configs" / "recipes"
 TRAINER_VERBS = ("fit", "validate", "test", "predict")
 FUNCTIONS = {
     "build_sounds": "earwitness.datamodules.corpora.sounds",
@@ -43,15 +48,13 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> tuple[dict[str, A
     """The resolved recipe and where it came from; a name without a path is one of the shipped recipes."""
     path = Path(recipe)
     if not path.is_file() and "/" not in recipe:
-        path = Path(__file__).parents[1] / "configs" / "recipes" / f"{path.stem}.yaml"
+        path = SHIPPED / f"{path.stem}.yaml"
     if not path.is_file():
-        shipped = sorted(p.stem for p in (Path(__file__).parents[1] / "configs" / "recipes").glob("*.yaml"))
-        raise InputError(f"{recipe}: no such recipe; shipped are {', '.join(shipped)}")
-    try:
-        spec = OmegaConf.load(path)
-    except Exception as error:  # every YAML library error is about this file
-        raise InputError(f"{path}: not a YAML mapping ({' '.join(str(error).split())})") from None
-    if not isinstance(spec, DictConfig) or not isinstance(spec.get("steps"), DictConfig):
+        raise InputError(
+            f"{recipe}: no such recipe; shipped are {', '.join(sorted(p.stem for p in SHIPPED.glob('*.yaml')))}"
+        )
+    spec = read_yaml(path)
+    if not isinstance(spec.get("steps"), DictConfig):
         raise InputError(f"{path}: a recipe is a mapping with `steps`")
     for override in overrides:
         key, mark, _ = override.partition("=")
@@ -74,104 +77,143 @@ def _known_override(spec: DictConfig, key: str, path: Path) -> None:
         if not isinstance(node, DictConfig) or (parts[0] == "steps" and depth >= 2):
             return
         if part not in list(node.keys()):  # OmegaConf's `in` denies a key whose value is still missing
-            near = get_close_matches(part, [str(k) for k in node], 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(str, node))}"
-            raise InputError(f"{path}: no key {key!r} to override; {hint}")
+            raise InputError(f"{path}: no key {key!r} to override; {nearest(part, map(str, node), 'there are')}")
         node = None if OmegaConf.is_missing(node, part) or OmegaConf.is_interpolation(node, part) else node[part]
 
 
 def run_recipe(recipe: str, overrides: Sequence[str] = (), dry_run: bool = False) -> None:
-    """Checks all steps, then runs those that are not done; prints one line per step and what it found."""
+    """Checks all steps, then runs those that are not done; prints one line per step and what it found.
+
+    recipe: a YAML file or a shipped name. overrides: words like `steps.grpo.threads=1`. dry_run: only lists the steps.
+    Raises InputError before the first step starts where any step has a wrong key or value, or reads a path that is not
+    there and that no step before it writes.
+    """
     spec, origin = load_recipe(recipe, overrides)
     if not spec.get("out"):
         raise InputError(f"{origin}: a recipe names its folder, `out`")
-    out = Path(spec["out"])
-    steps: dict[str, dict[str, Any]] = spec["steps"]
-    jobs = {name: _checked(name, dict(step), out, origin) for name, step in steps.items()}
-    print(f"{spec.get('name', origin)}: {len(jobs)} steps into {out}/", flush=True)
+    steps = {name: Step(name, step, Path(spec["out"]), origin) for name, step in spec["steps"].items()}
+    chain, written = hashlib.blake2b(__version__.encode(), digest_size=8), Written()
+    for name, step in steps.items():
+        chain.update(json.dumps([name, spec["steps"][name]], sort_keys=True).encode())
+        step.fingerprint = chain.hexdigest()
+        if not step.done:  # what a step that is done read may be gone by now
+            step.check_paths(written)
+    print(f"{spec.get('name', origin)}: {len(steps)} steps into {spec['out']}/", flush=True)
     if dry_run:
-        print("\n".join(f"  {name}: {steps[name]['do']}" for name in jobs))
+        print("\n".join(f"  {name}: {step.verb}" for name, step in steps.items()))
         return
-    chain, started = hashlib.blake2b(__version__.encode(), digest_size=8), time.monotonic()
-    for number, (name, job) in enumerate(jobs.items(), 1):
-        chain.update(json.dumps([name, steps[name]], sort_keys=True).encode())
-        record = out / ".steps" / f"{name}.json"
-        head = f"[{number:>2}/{len(jobs)}] {name:<18}"
-        done = json.loads(record.read_text()) if record.is_file() else {}
-        if done.get("fingerprint") == chain.hexdigest():
-            print(f"{head} done before    {_shown(done['result'])}", flush=True)
-            continue
-        print(f"{head} {steps[name]['do']} ...", flush=True)
-        begin = time.monotonic()
-        started_before = done.get("started") == chain.hexdigest()
-        _write(record, {"started": chain.hexdigest()})
-        result = job(resume=started_before) if steps[name]["do"] == "fit" else job()
-        seconds = time.monotonic() - begin
-        _write(record, {"fingerprint": chain.hexdigest(), "seconds": round(seconds, 1), "result": result})
-        print(f"{head} {seconds:6.1f} s       {_shown(result)}", flush=True)
+    started = time.monotonic()
+    for number, step in enumerate(steps.values(), 1):
+        step.run(f"[{number:>2}/{len(steps)}] {step.name:<18}")
     print(f"finished in {time.monotonic() - started:.0f} s", flush=True)
     for step in steps.values():
-        if step["do"] == "build_report":
+        if step.verb == "build_report":
             from ..reports.run_page import show
 
-            show(step["results"], step.get("out"))
+            show(step.given["results"], step.given.get("out"))
+
+
+class Step:
+    """One step of a recipe; its verb and all its arguments are known to be right.
+
+    verb: of `do`. given: its arguments; for a trainer verb the whole configuration, defaults included. fingerprint: of
+    its text and that of all steps before it.
+    """
+
+    def __init__(self, name: str, spec: Any, out: Path, origin: str) -> None:
+        spec = mapping(spec, f"{origin}: step {name!r}")
+        self.name, self.where, self.folder = name, f"{origin}: step {name!r}: ", out / name
+        self.record, self.fingerprint = out / ".steps" / f"{name}.json", ""
+        self.verb, self.spec = spec.pop("do", None), spec
+        self.trains = self.verb in TRAINER_VERBS
+        self.given = self._checked_trainer() if self.trains else self._checked_function()
+
+    def _checked_function(self) -> dict[str, Any]:
+        if not isinstance(self.verb, str):
+            raise InputError(f"{self.where}`do` must name a verb, got {self.verb!r}")
+        found = function_named(self.verb, FUNCTIONS | dict.fromkeys(TRAINER_VERBS, ""), f"{self.where}do")
+        self.function: Callable[..., Any] = found if callable(found) else getattr(import_module(found), self.verb)
+        given = arguments(self.function, self.spec, self.where)
+        if self.verb == "evaluate" and given.get("curriculum") is not None:
+            checked_curriculum(given["curriculum"], f"{self.where}curriculum")
+        return given
+
+    def _checked_trainer(self) -> dict[str, Any]:
+        from .trainer import check
+
+        with tempfile.TemporaryDirectory() as scratch:
+            config = Path(scratch) / "config.yaml"
+            OmegaConf.save(OmegaConf.create(self.spec), config)
+            try:
+                return check([self.verb, "--config", str(config)])
+            except InputError as error:
+                raise type(error)(self.where + str(error)) from error
+
+    def check_paths(self, written: Written) -> None:
+        """Raises InputError for a path that is not there and not `written` before; adds what this step writes."""
+        ours = self.verb in FUNCTIONS
+        reads = trainer_reads(self.verb, self.given) if self.trains else function_reads(self.given if ours else {})
+        if missing := missing_path(reads, written):
+            raise InputError(self.where + missing)
+        if self.trains:
+            written.add_trainer(self.given)
+        else:
+            written.add_function(self.verb, self.given, ours)
+
+    @property
+    def done(self) -> bool:
+        """Whether it ran to its end before, with the same arguments after the same steps."""
+        return bool(self.fingerprint) and self._recorded().get("fingerprint") == self.fingerprint
+
+    def _recorded(self) -> dict[str, Any]:
+        return json.loads(self.record.read_text()) if self.record.is_file() else {}
+
+    def run(self, head: str) -> None:
+        """Runs the step unless it is done, and records that it is; head: how its printed lines begin."""
+        before = self._recorded()
+        if self.done:
+            print(f"{head} done before    {_shown(before['result'])}", flush=True)
+            return
+        print(f"{head} {self.verb} ...", flush=True)
+        begin = time.monotonic()
+        _write(self.record, {"started": self.fingerprint})
+        result: Any = None
+        if self.trains:
+            self._train(before.get("started") == self.fingerprint)
+        else:
+            result = self.function(**self.given)
+        seconds = time.monotonic() - begin
+        _write(self.record, {"fingerprint": self.fingerprint, "seconds": round(seconds, 1), "result": result})
+        print(f"{head} {seconds:6.1f} s       {_shown(result)}", flush=True)
+
+    def _train(self, resume: bool) -> None:
+        """Runs a trainer verb: in this process for one device, in one of its own for more, as launchers fork it."""
+        config, last = self.folder / "config.yaml", self.folder / "checkpoints" / "last.ckpt"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(self.spec), config)
+        words = [self.verb, "--config", str(config)]
+        if resume and self.verb == "fit" and last.is_file():
+            words += ["--ckpt_path", str(last)]
+        if self.spec.get("trainer", {}).get("devices", 1) in (1, "1"):
+            from .trainer import main
+
+            main(words)
+            return
+        finished = subprocess.run([sys.executable, "-m", "earwitness", *words], check=False)
+        if finished.returncode:
+            raise InputError(f"{config}: {self.verb} ended with code {finished.returncode}; its messages are above")
 
 
 def _shown(result: Any) -> str:
+    """What a step returned, for a printed line."""
     if isinstance(result, dict):
         return ", ".join(f"{key} {value}" for key, value in result.items())
     return str(result or "")
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON beside the target and renames, so that a record is never half there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".partial")
-    scratch.write_text(json.dumps(content, indent=1))
+    scratch.write_text(json.dumps(content, indent=1, default=str))  # a lab's function may return anything
     scratch.replace(path)
-
-
-def _checked(name: str, step: dict[str, Any], out: Path, origin: str) -> Callable[..., Any]:
-    """The step as a call, once its verb and all its arguments are known to be right."""
-    verb = step.pop("do", None)
-    if verb in FUNCTIONS:
-        function = getattr(import_module(FUNCTIONS[verb]), verb)
-        known = inspect.signature(function).parameters
-        for key in step:
-            if key not in known:
-                near = get_close_matches(key, known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}"
-                raise InputError(f"{origin}: step {name!r}: {verb} has no argument {key!r}; {hint}")
-        for key, parameter in known.items():
-            if parameter.default is inspect.Parameter.empty and key not in step:
-                raise InputError(f"{origin}: step {name!r}: {verb} needs the argument {key!r}")
-        return lambda: function(**step)
-    if verb not in TRAINER_VERBS:
-        verbs = [*FUNCTIONS, *TRAINER_VERBS]
-        near = get_close_matches(str(verb), verbs, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the verbs are {', '.join(verbs)}"
-        raise InputError(f"{origin}: step {name!r}: unknown verb `do: {verb}`; {hint}")
-    from .trainer import check
-
-    folder = out / name
-    config = folder / "config.yaml"
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(step), config)
-    check([verb, "--config", str(config)])
-    return lambda resume=False: _train(verb, config, step, resume)
-
-
-def _train(verb: str, config: Path, step: dict[str, Any], resume: bool) -> Any:
-    """Runs a trainer verb: here with one device, in a process of its own with more, as launchers fork the command."""
-    arguments = [verb, "--config", str(config)]
-    last = config.parent / "checkpoints" / "last.ckpt"
-    if resume and last.is_file():
-        arguments += ["--ckpt_path", str(last)]
-    if step.get("trainer", {}).get("devices", 1) in (1, "1"):
-        from .trainer import main
-
-        main(arguments)
-        return None
-    finished = subprocess.run([sys.executable, "-m", "earwitness", *arguments], check=False)
-    if finished.returncode:
-        raise InputError(f"{config}: {verb} ended with code {finished.returncode}; its messages are above")
-    return None

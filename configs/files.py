@@ -1,4 +1,4 @@
-"""Knows how a curriculum is written in a file: safe YAML with a `curriculum` mapping, alone or in a recipe."""
+"""The reader of YAML files: safe YAML as mappings, and curricula in files of their own or in a recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ SHIPPED = Path(__file__).parent / "curricula"
 
 
 def find_file(name: str) -> Path:
-    """A path, or the name of a shipped curriculum such as `weak_to_strong`."""
+    """The file of a curriculum: a path, or the name of a shipped one such as `weak_to_strong`.
+
+    InputError where there is neither; it lists the shipped ones.
+    """
     path = Path(name)
     if path.is_file():
         return path
@@ -27,7 +30,7 @@ def find_file(name: str) -> Path:
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """The mapping of a YAML file, not resolved yet."""
+    """The mapping in a YAML file, its interpolations still open; InputError where it holds none."""
     try:
         spec = OmegaConf.load(path)
     except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
@@ -38,7 +41,10 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def resolved(node: Any, path: Path) -> dict[str, Any]:
-    """A part of a file as plain mappings and lists; values that are missing elsewhere in the file are no matter."""
+    """A part of a file as plain mappings and lists, interpolated; InputError for a value in it that is missing.
+
+    path: of the file, for messages. What is missing elsewhere in the file does not matter.
+    """
     try:
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
@@ -46,7 +52,10 @@ def resolved(node: Any, path: Path) -> dict[str, Any]:
 
 
 def read_curriculum(name: str) -> dict[str, Any]:
-    """The curriculum's mapping: under the key `curriculum` (a recipe will do), or the whole file."""
+    """The mapping of a curriculum, by a path or a shipped name: under the key `curriculum`, or the whole file.
+
+    InputError where there is no such file or mapping.
+    """
     path = find_file(name)
     spec = read_yaml(path)
     chosen = OmegaConf.select(spec, "curriculum", default=spec)

@@ -26,9 +26,15 @@ def function_named(name: str, known: Mapping[str, Value], where: str) -> Value |
             f"{where}: unknown name {name!r}; {nearest(name, known, 'there are')} (or give an import path)"
         )
     try:
-        function = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two for names like `..x`
+        holder = import_module(module)
+        function = getattr(holder, attribute)
+    except (ImportError, TypeError, ValueError) as error:  # the last two for names like `..x`
         raise InputError(f"{where}: cannot import {name!r} ({error})") from None
+    except AttributeError:
+        near = get_close_matches(attribute, getattr(holder, "__all__", dir(holder)), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        reason = f"module {module!r} has no attribute {attribute!r}"
+        raise InputError(f"{where}: cannot import {name!r} ({reason}){hint}") from None
     if not callable(function):
         raise InputError(f"{where}: {name!r} is not a function")
     return function  # type: ignore[no-any-return]

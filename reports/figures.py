@@ -1,4 +1,4 @@
-"""Knows the pictures of a report: what was dealt, how it was learnt, what the audio was worth."""
+"""The pictures of the reports: which questions each stage trained on, how it learnt, what the audio was worth."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = {"weak": "#d98c21", "strong": "#2463a8", "unlabelled": "#9a9a9a"}
 AUDIO, SILENCE = "#2463a8", "#c3c9d1"
@@ -29,6 +31,7 @@ STYLE: Any = {
 
 
 def _svg(figure: Any) -> str:
+    """The figure as an SVG element, the same text for the same figure."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
@@ -36,7 +39,7 @@ def _svg(figure: Any) -> str:
 
 
 def composition(stages: Mapping[str, Mapping[str, int]]) -> str:
-    """Stacked bars: how many questions of each label every stage deals."""
+    """SVG: stacked bars of how many questions of each label every stage trains on; stages: name -> label -> count."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 0.6 + 0.5 * len(stages)))
         names = list(stages)[::-1]
@@ -56,7 +59,10 @@ def composition(stages: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def read_log(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
-    """Metric name -> (step, value), over all versions of a CSV log; a resumed run's values win."""
+    """Metric name -> (optimizer step, value), over all versions of a CSV log; a resumed run's values win.
+
+    folder: of a CSVLogger, with version_0, version_1, ... in it.
+    """
     series: dict[str, dict[int, float]] = {}
     for path in sorted(Path(folder).rglob("metrics.csv"), key=lambda p: (len(p.parent.name), p.parent.name)):
         with path.open(newline="") as file:
@@ -68,7 +74,10 @@ def read_log(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def learning_curves(logs: Mapping[str, str]) -> str:
-    """Validation accuracy with audio by label, over the stages laid end to end, and the training reward."""
+    """SVG: accuracy with audio by label, in validation and of sampled completions, over the stages end to end.
+
+    logs: stage name -> folder of its CSV log.
+    """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(8.6, 3.4))
         offset = 0
@@ -106,7 +115,10 @@ def _smooth(points: list[tuple[int, float]], window: int = 5) -> list[tuple[int,
 
 
 def accuracies(models: Mapping[str, Mapping[str, Any]], groups: Mapping[str, str]) -> str:
-    """Accuracy with and without audio of every model, one panel per group, with 95 % intervals."""
+    """SVG: accuracy with and without audio of every model, one panel per group, with 95 % intervals.
+
+    models: name -> group -> summary from `evaluate`. groups: group -> title of its panel.
+    """
     with plt.rc_context(STYLE):
         shown = {group: title for group, title in groups.items() if all(group in m for m in models.values())}
         figure, panels = plt.subplots(1, len(shown), figsize=(3.3 * len(shown) + 0.6, 3.2), sharey=True, squeeze=False)
@@ -129,7 +141,10 @@ def accuracies(models: Mapping[str, Mapping[str, Any]], groups: Mapping[str, str
 
 
 def composition_over_time(plan: Mapping[str, Any]) -> bytes:
-    """PNG of a described plan: stacked areas of each axis's values over every stage, a column per stage."""
+    """PNG: stacked areas of each axis's values over every stage, a column of panels per stage.
+
+    plan: what `describe` returns.
+    """
     stages = {name: stage for name, stage in plan["stages"].items() if stage["over_time"]["edges"][-1]}
     axes = list(dict.fromkeys(axis for stage in stages.values() for axis in stage["over_time"]["axes"]))
     values = {
@@ -163,6 +178,7 @@ def _bin_start(name: str) -> tuple[float, str] | None:
 
 
 def _colours(names: list[str]) -> dict[str, Any]:
+    """A colour per value: those of the labels, a scale where all are bins, else distinct ones."""
     if set(names) <= set(COLOURS):
         return {name: COLOURS[name] for name in names}
     bins = all(_bin_start(name) for name in names)
@@ -172,6 +188,7 @@ def _colours(names: list[str]) -> dict[str, Any]:
 
 
 def _stacked(panel: Any, over_time: Mapping[str, Any], axis: str, names: list[str], colours: Mapping[str, Any]) -> None:
+    """Draws one panel: shares of the axis's values [blocks] between the edges [blocks + 1], in rows."""
     edges, groups = over_time["edges"], over_time["axes"].get(axis, {})
     total = [sum(parts) or 1 for parts in zip(*groups.values(), strict=True)]
     lower = [0.0] * len(total)
@@ -181,19 +198,22 @@ def _stacked(panel: Any, over_time: Mapping[str, Any], axis: str, names: list[st
             panel.stairs(upper, edges, baseline=lower, fill=True, color=colours[name], lw=0)
             lower = upper
     panel.set(xlim=(edges[0], edges[-1]), ylim=(0, 1))
-    panel.xaxis.set_major_locator(plt.MaxNLocator(4))
+    panel.xaxis.set_major_locator(MaxNLocator(4))
     panel.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
 
 
 def _legend(figure: Any, panel: Any, names: list[str], colours: Mapping[str, Any]) -> None:
     """A swatch per value, or a colour bar's ends where there are many bins."""
     shown = names if len(names) <= 8 else [names[k * (len(names) - 1) // 5] for k in range(6)]
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colours[name]) for name in shown]
+    handles = [Rectangle((0, 0), 1, 1, color=colours[name]) for name in shown]
     panel.legend(handles[::-1], shown[::-1], frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def corpus(seconds: Any, counted: Mapping[str, Mapping[str, int]]) -> bytes:
-    """A PNG of an index: a histogram of the recordings' lengths, and bars of how many questions have each value."""
+    """PNG: a histogram of the recordings' lengths, and bars of how many questions have each value.
+
+    seconds: [clips]. counted: column -> value -> questions; ten values are shown, the others together.
+    """
     with plt.rc_context(STYLE):
         panels = len(counted) + 1
         figure, axes = plt.subplots(-(-panels // 2), 2, figsize=(10, 2.6 * -(-panels // 2)), squeeze=False)
@@ -201,20 +221,20 @@ def corpus(seconds: Any, counted: Mapping[str, Mapping[str, int]]) -> bytes:
         flat[0].hist(seconds, bins=40, color=AUDIO)
         flat[0].set_xlabel("length of a recording (s)")
         flat[0].set_ylabel("recordings")
-        for panel, (name, counts) in zip(flat[1:], counted.items(), strict=False):
+        for panel, (column, counts) in zip(flat[1:], counted.items(), strict=False):
             shown = list(counts.items())[:10]
             rest = sum(count for _, count in list(counts.items())[10:])
             shown += [(f"{len(counts) - 10} more", rest)] if rest else []
             names = [value if len(value) <= 24 else value[:23] + "…" for value, _ in shown][::-1]
             bars = [count for _, count in shown][::-1]
-            panel.barh(range(len(bars)), bars, color=[COLOURS.get(each, AUDIO) for each in names], height=0.7)
+            panel.barh(range(len(bars)), bars, color=[COLOURS.get(name, AUDIO) for name in names], height=0.7)
             panel.set_yticks(range(len(bars)), names)
             panel.set_ylim(max(len(bars), 4) * -1 + len(bars) - 0.6, len(bars) - 0.4)
             panel.grid(False)
             for place, count in enumerate(bars):
                 panel.text(count, place, f" {count:,}", va="center", fontsize=9)
             panel.set_xlim(0, max(bars) * 1.2)
-            panel.set_title(name.replace("_", " "), loc="left", fontsize=10)
+            panel.set_title(column.replace("_", " "), loc="left", fontsize=10)
         for panel in flat[panels:]:
             panel.set_visible(False)
         figure.tight_layout()
@@ -224,11 +244,11 @@ def corpus(seconds: Any, counted: Mapping[str, Mapping[str, int]]) -> bytes:
         return buffer.getvalue()
 
 
-def histogram(found: Mapping[str, Any], title: str) -> str:
-    """Bars of a histogram that was counted already."""
+def histogram(counted: Mapping[str, Any], title: str) -> str:
+    """SVG: bars of a histogram that was counted already; counted: edges [bins + 1] and counts [bins]."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 2.4))
-        edges, counts = found["edges"], found["counts"]
+        edges, counts = counted["edges"], counted["counts"]
         axes.bar(edges[:-1], counts, width=edges[1] - edges[0], align="edge", color=AUDIO, edgecolor="white", lw=0.5)
         axes.set(xlabel=title, ylabel="questions", xlim=(edges[0], edges[-1]))
         return _svg(figure)

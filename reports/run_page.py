@@ -1,4 +1,4 @@
-"""Knows how a run is told: one self-contained HTML file with the tables and pictures of `results.json`."""
+"""The report of a run: one self-contained HTML file with the tables and pictures of its `results.json`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .page import html_of, page_of, points, row_of, share, table_of
 
-CSS = """
-body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:66rem;margin:2.5rem auto;padding:0 1.2rem}
-h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem}
-p.lead{color:#555;margin-top:0}table{border-collapse:collapse;margin:.6rem 0 1.2rem}
-th,td{padding:.28rem .8rem;text-align:right;border-bottom:1px solid #e6e6e6;font-variant-numeric:tabular-nums}
-th{font-weight:600;border-bottom:1px solid #999}th:first-child,td:first-child{text-align:left}
-td small{color:#777}td{white-space:nowrap}tr.sum td{border-top:1px solid #999}svg{max-width:100%;height:auto}
-td.good{color:#1c6b34;font-weight:600}td.bad{color:#a32020;font-weight:600}
-"""
 _TITLES = {
     "all": "all questions",
     "label=weak": "labelled weak",
@@ -27,8 +19,11 @@ _TITLES = {
 }
 
 
-def build_report(results: str, out: str | None = None) -> dict:
-    """Writes the report of a `results.json`; default `report.html` beside it."""
+def build_report(results: str, out: str | None = None) -> dict[str, str]:
+    """Writes the report of a `results.json`, by default as `report.html` beside it; returns where it is.
+
+    InputError where there are no results.
+    """
     path = Path(results)
     if not path.is_file():
         raise InputError(f"{results}: no such results; run the recipe's evaluate step first")
@@ -40,18 +35,18 @@ def build_report(results: str, out: str | None = None) -> dict:
 
 
 def show(results: str, report: str | None = None) -> None:
-    """Prints the result table and where the report is."""
+    """Prints the table of a `results.json`, and where its report is; report: the path, default beside the results."""
     print("\n" + "\n".join(summary_lines(json.loads(Path(results).read_text()))))
     print(f"\nreport: {report or Path(results).with_name('report.html')}")
 
 
 def render(result: dict[str, Any]) -> str:
-    """The HTML text."""
+    """The page of what `evaluate` wrote, as HTML."""
     from . import figures
 
     models = result["models"]
     groups = {g: t for g, t in _TITLES.items() if g != "all" and any(g in m for m in models.values())}
-    parts = [f"<h1>{escape(result['title'])}</h1>", '<p class="lead">', _lead(result), "</p>"]
+    parts = ['<p class="lead">', _lead(result), "</p>"]
     parts += ["<h2>Accuracy with and without the audio</h2>", figures.accuracies(models, groups)]
     parts += [_accuracy_table(models)]
     parts += ["<h2>What each stage added</h2>", "<p>Accuracy with audio, same questions, paired 95 % intervals.</p>"]
@@ -62,8 +57,7 @@ def render(result: dict[str, Any]) -> str:
         parts += ["<h2>What each stage was dealt</h2>", figures.composition(result["composition"])]
     if result.get("labels"):
         parts += ["<h2>Labels against the planted truth</h2>", _label_table(result["labels"])]
-    head = f'<meta charset="utf-8"><title>{escape(result["title"])}</title><style>{CSS}</style>'
-    return f"<!doctype html><html lang=en><head>{head}</head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    return page_of(result["title"], parts)
 
 
 def summary_lines(result: dict[str, Any]) -> list[str]:
@@ -90,6 +84,7 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
 
 
 def _lead(result: dict[str, Any]) -> str:
+    """The sentence under the heading: the first and the last model on what can only be heard, where that is known."""
     names = list(result["models"])
     first, last = result["models"][names[0]], result["models"][names[-1]]
     group = next((g for g in ("planted=heard", "label=strong", "all") if g in first), "all")
@@ -102,6 +97,7 @@ def _lead(result: dict[str, Any]) -> str:
 
 
 def _accuracy_table(models: dict[str, Any]) -> str:
+    """Every group of questions with every model; models: name -> group -> summary."""
     rows = []
     for group in next(iter(models.values())):
         for number, (name, summary) in enumerate(models.items()):
@@ -109,13 +105,13 @@ def _accuracy_table(models: dict[str, Any]) -> str:
             title = _TITLES.get(group, group.replace("=", ": ").replace("_", " ")) if number == 0 else ""
             cells = [escape(title), escape(name), str(g["questions"]), html_of(share(g["audio"]))]
             cells += [html_of(share(g["silence"])), html_of(points(g["contribution"])), str(g["silence_only"])]
-            cls = ' class="sum"' if number == 0 else ""
-            rows.append(f"<tr{cls}>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+            rows.append(row_of(cells, "sum" if number == 0 else ""))
     head = ("questions", "model", "n", "with audio", "with silence", "contribution", "audio hurts")
     return table_of(head, rows)
 
 
 def _gain_table(gains: list[dict[str, Any]]) -> str:
+    """What changed from one model to the next, on the same questions."""
     rows = []
     for gain in gains:
         low, high = gain["difference"][1:]
@@ -128,9 +124,10 @@ def _gain_table(gains: list[dict[str, Any]]) -> str:
 
 
 def _label_table(labels: dict[str, Any]) -> str:
+    """Labels against how each question was built to be answered."""
     rows = [
-        f"<tr><td>leaks in the text</td><td>{labels['weak_and_leaks']}</td><td>{labels['strong_but_leaks']}</td></tr>",
-        f"<tr><td>can only be heard</td><td>{labels['weak_but_heard']}</td><td>{labels['strong_and_heard']}</td></tr>",
+        row_of(["leaks in the text", str(labels["weak_and_leaks"]), str(labels["strong_but_leaks"])]),
+        row_of(["can only be heard", str(labels["weak_but_heard"]), str(labels["strong_and_heard"])]),
     ]
     heard = labels["weak_but_heard"] + labels["strong_and_heard"]
     text = f"Agreement {share(labels['agreement'])} over {labels['questions']} questions."
@@ -140,26 +137,3 @@ def _label_table(labels: dict[str, Any]) -> str:
             f"independent guessing alone would give {100 * labels['weak_by_luck_expected']:.1f} %."
         )
     return table_of(("planted truth", "labelled weak", "labelled strong"), rows) + f"<p>{text}</p>"
-
-
-def table_of(head: tuple[str, ...], rows: list[str]) -> str:
-    """An HTML table of rows that are made already."""
-    return "<table><tr>" + "".join(f"<th>{h}</th>" for h in head) + "</tr>\n" + "\n".join(rows) + "</table>"
-
-
-def share(value: list[float]) -> str:
-    """A share with its interval, in percent."""
-    share, low, high = (100 * v for v in value)
-    return f"{share:.1f} % [{low:.1f}, {high:.1f}]"
-
-
-def points(value: list[float]) -> str:
-    """A difference with its interval, in points."""
-    mean, low, high = (100 * v for v in value)
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def html_of(text: str) -> str:
-    """The interval in small letters."""
-    number, _, interval = text.partition(" [")
-    return f"{number} <small>[{interval}</small>"

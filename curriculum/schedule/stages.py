@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
+from ...configs.typed import known_keys, read, value_of
 from ...errors import InputError
-from .allocation import MASSES
 from .budget import Budget, Cost
 from .cells import Axis, parse_axes
 from .columns import check_changes
@@ -17,7 +16,6 @@ from .feedback import Feedback, parse_feedback
 from .paces import parse_pace
 from .weights import Weight, parse_weight
 
-ALGORITHMS = ("sft", "grpo")
 DISJOINT = ("uid", "clip")
 UNIFORM = parse_weight("uniform", "weight")
 
@@ -30,15 +28,12 @@ class Probe:
     """
 
     rate: float = 0.25
-    condition: str = "silence"
-    how: str = "option_logprob"
+    condition: Literal["silence"] = "silence"
+    how: Literal["option_logprob", "rollout"] = "option_logprob"
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1 or self.condition != "silence" or self.how not in ("option_logprob", "rollout"):
-            raise InputError(
-                "probe: rate lies in (0, 1], condition is 'silence' and how is 'option_logprob' or 'rollout'; got "
-                f"{self.rate}, {self.condition!r}, {self.how!r}"
-            )
+        if not 0 < self.rate <= 1:
+            raise InputError(f"probe: rate lies in (0, 1], got {self.rate}")
 
 
 @dataclass(frozen=True)
@@ -64,39 +59,28 @@ class Stage:
     """
 
     name: str
-    algorithm: str
+    algorithm: Literal["sft", "grpo"]
     budget: Budget
     batch_size: int
     pool: Mapping[str, Any] = field(default_factory=dict)
     weight: Weight = UNIFORM
-    mass: str | None = None
+    mass: Literal["remaining", "size", "share"] | None = None
     loss_weight: Weight | None = None
     block: int | None = None
-    mix: str = "spread"
+    mix: Literal["spread", "shuffle"] = "spread"
     claim: int = 0
-    on_short: str = "error"
+    on_short: Literal["error", "stop", "repeat"] = "error"
     window: int | None = None
     lag: int = 1
     feedback: Feedback | None = None
     probe: Probe | None = None
-    on_zero_advantage: str = "keep"
+    on_zero_advantage: Literal["keep", "drop", "refill_same_cell"] = "keep"
 
     def __post_init__(self) -> None:
-        _one_of(self, "algorithm", ALGORITHMS)
-        _one_of(self, "mix", ("spread", "shuffle"))
-        _one_of(self, "on_short", ("error", "stop", "repeat"))
-        _one_of(self, "on_zero_advantage", ("keep", "drop", "refill_same_cell"))
-        _one_of(self, "mass", (None, *MASSES))
         for name in ("batch_size", "block", "window", "lag"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is not None and value < 1:
                 raise InputError(f"stage {self.name!r}: {name} must be a whole number of at least 1, got {value!r}")
-        if isinstance(self.claim, bool) or not isinstance(self.claim, int):
-            raise InputError(f"stage {self.name!r}: claim must be a whole number or 'first', got {self.claim!r}")
-        if not isinstance(self.name, str):
-            raise InputError(f"a stage's name must be a text, got {self.name!r}")
-        if not isinstance(self.pool, Mapping):
-            raise InputError(f"stage {self.name!r}: pool must map columns to values, got {self.pool!r}")
         if self.window is None and (self.feedback or self.probe or self.weight.adapts):
             raise InputError(f"stage {self.name!r}: what follows observations needs a `window`, a number of steps")
         if self.window is not None:
@@ -171,8 +155,6 @@ class Curriculum:
         adaptive = [stage.name for stage in self.stages if stage.window is not None]
         if adaptive and adaptive != [self.stages[-1].name]:
             raise InputError(f"only the last stage may adapt to what is observed, got {', '.join(adaptive)}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise InputError(f"curriculum: seed must be a whole number, got {self.seed!r}")
 
     def stage(self, name: str) -> Stage:
         """The stage of that name; an InputError lists the names there are."""
@@ -214,12 +196,11 @@ class Curriculum:
 
 
 def parse_curriculum(spec: Mapping[str, Any]) -> Curriculum:
-    """A curriculum from the mapping of a YAML file; InputError names a misspelt key with its nearest neighbour."""
-    known = ("seed", "stages", "cells", "disjoint", "columns", "cost")
-    given = _known(spec, known, "curriculum")
+    """A curriculum from the mapping of a YAML file; an InputError names the key that is wrong, with its path."""
+    given = known_keys(spec, ("seed", "stages", "cells", "disjoint", "columns", "cost"), "curriculum")
     stages: list[Stage] = []
     interleaves: list[Interleave] = []
-    listed = given.pop("stages", ())
+    listed = given.get("stages", ())
     if not isinstance(listed, Sequence) or isinstance(listed, str):
         raise InputError("curriculum: `stages` must be a list of stages")
     for number, entry in enumerate(listed):
@@ -230,7 +211,9 @@ def parse_curriculum(spec: Mapping[str, Any]) -> Curriculum:
             stages += members
         else:
             stages.append(_stage(entry, where))
-    more: dict[str, Any] = {key: given[key] for key in ("seed",) if key in given}
+    more: dict[str, Any] = {}
+    if "seed" in given:
+        more["seed"] = value_of(given["seed"], int, "curriculum.seed")
     if "cells" in given:
         more["cells"] = parse_axes(given["cells"])
     if "disjoint" in given:
@@ -240,45 +223,40 @@ def parse_curriculum(spec: Mapping[str, Any]) -> Curriculum:
         more["disjoint"] = tuple(disjoint)
     if "columns" in given:
         more["columns"] = check_changes(given["columns"])
-    if "cost" in given:
-        names = [f.name for f in fields(Cost)]
-        more["cost"] = Cost(**_known(given["cost"], names, "curriculum.cost"))
+    if "cost" in given:  # not by its annotations: a cost may be any number, and 1 or 0 for true and false
+        more["cost"] = Cost(**known_keys(given["cost"], [f.name for f in fields(Cost)], "curriculum.cost"))
     return Curriculum(tuple(stages), tuple(interleaves), spec=dict(spec), **more)
 
 
 def _stage(entry: Any, where: str, budget: Budget | None = None) -> Stage:
-    given = _known(entry, [*(f.name for f in fields(Stage)), "objective"], where)
+    """The stage of one entry of the list; members of an interleave are given their budget."""
+    given = known_keys(entry, [*(f.name for f in fields(Stage)), "objective"], where)
     if "objective" in given:
         if "algorithm" in given:
             raise InputError(f"{where}: `objective` is the older spelling of `algorithm`; give one of them")
         given["algorithm"] = given.pop("objective")
-    if budget is None:
-        names = [f.name for f in fields(Budget)]
-        budget = Budget(**_known(given.pop("budget", {}), names, f"{where}.budget"))
-    elif "budget" in given:
+    if budget is not None and "budget" in given:
         raise InputError(f"{where}: the interleave says how many steps a member has; drop its budget")
-    if "name" not in given or "algorithm" not in given or "batch_size" not in given:
-        missing = next(key for key in ("name", "algorithm", "batch_size") if key not in given)
-        raise InputError(f"{where}: needs {missing!r}")
+    given["budget"] = budget or read(Budget, given.get("budget", {}), f"{where}.budget")
     if "weight" in given:
         given["weight"] = parse_weight(given["weight"], f"{where}.weight")
     if given.get("loss_weight") is not None:
         given["loss_weight"] = parse_weight(given["loss_weight"], f"{where}.loss_weight")
     if given.get("feedback") is not None:
         given["feedback"] = parse_feedback(given["feedback"], f"{where}.feedback")
-    if given.get("probe") is not None:
-        given["probe"] = Probe(**_known(given["probe"], [f.name for f in fields(Probe)], f"{where}.probe"))
-    if given.get("claim") == "first":
+    if value_of(given.get("claim", 0), int | Literal["first"], f"{where}.claim") == "first":
         given["claim"] = -1
-    return Stage(budget=budget, **given)
+    return read(Stage, given, where)
 
 
 def _interleave(entry: Mapping[str, Any], where: str) -> tuple[Interleave, list[Stage]]:
-    given = _known(entry, ("name", "interleave", "stages"), where)
-    turns = _known(given["interleave"], ("steps", "share"), f"{where}.interleave")
-    steps, share = turns.get("steps"), turns.get("share", {})
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError(f"{where}.interleave: steps must be a whole number of at least 1, got {steps!r}")
+    """The stages that take turns, and how: an entry of the list with the key `interleave`."""
+    given = known_keys(entry, ("name", "interleave", "stages"), where)
+    where_turns = f"{where}.interleave"
+    turns = known_keys(given["interleave"], ("steps", "share"), where_turns)
+    steps = value_of(turns.get("steps"), int, f"{where_turns}.steps")
+    if steps < 1:
+        raise InputError(f"{where_turns}: steps must be a whole number of at least 1, got {steps!r}")
     # The members' own steps follow from the shares; the budget is set when the plan is compiled.
     members = [
         _stage(one, f"{where}.stages[{number}]", Budget(steps=steps))
@@ -289,27 +267,8 @@ def _interleave(entry: Mapping[str, Any], where: str) -> tuple[Interleave, list[
         raise InputError(f"{where}: an interleave needs at least two `stages`")
     if any(stage.window for stage in members):
         raise InputError(f"{where}: an adaptive stage cannot take turns with others")
-    paces = _known(share, names, f"{where}.interleave.share")
+    paces = known_keys(turns.get("share", {}), names, f"{where_turns}.share")
     if not paces:
-        raise InputError(
-            f"{where}.interleave: `share` says which share of the steps a member has, e.g. {names[-1]}: 0.5"
-        )
-    shares = {name: parse_pace(value, f"{where}.interleave.share.{name}") for name, value in paces.items()}
-    return Interleave(str(given.get("name", "+".join(names))), names, steps, shares, dict(paces)), members
-
-
-def _one_of(stage: Stage, name: str, allowed: Sequence[Any]) -> None:
-    if getattr(stage, name) not in allowed:
-        listed = ", ".join(repr(a) for a in allowed if a is not None)
-        raise InputError(f"stage {stage.name!r}: {name} must be one of {listed}, got {getattr(stage, name)!r}")
-
-
-def _known(spec: Any, names: Sequence[str], where: str) -> dict[str, Any]:
-    if not isinstance(spec, Mapping):
-        raise InputError(f"{where} must be a mapping, got {type(spec).__name__}")
-    for key in spec:
-        if key not in names:
-            near = get_close_matches(str(key), names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(names)}"
-            raise InputError(f"{where}: unknown key {key!r}; {hint}")
-    return dict(spec)
+        raise InputError(f"{where_turns}: `share` says which share of the steps a member has, e.g. {names[-1]}: 0.5")
+    shares = {name: parse_pace(value, f"{where_turns}.share.{name}") for name, value in paces.items()}
+    return Interleave(str(given.get("name", "+".join(names))), names, steps, shares, paces), members

@@ -95,15 +95,9 @@ def build_index(
     if remote and out is None:
         raise InputError(f"{redacted(shards)}: remote shards need a place for their index; give `out`")
     root, names = _common_root(addresses)
-    target = Path(out) if out else Path(root) / "index.arrow"
-    if target.suffix == ".parquet" or target.is_dir() or _NO_TEXT.search(str(target)):
-        raise InputError(f"{str(target)!r}: the index is an Arrow file; give `out` a path such as data/index.arrow")
-    how: dict[str, Any] = {
-        "ignore": tuple(e.lower() for e in ignore),
-        "decoded": decode,
-        "stop_at_fault": on_bad == "stop",
-    }
-    scan_one = partial(_scan, fields=fields, **how)
+    target = _index_file(out, root)
+    ignored, stop = tuple(e.lower() for e in ignore), on_bad == "stop"
+    scan_one = partial(_scan, ignore=ignored, decoded=decode, stop_at_fault=stop, fields=fields)
     known: dict[str, Shard] = {}
     scans: list[Scan] = []
     for scan, shard in track(scan_all(root, names, scan_one, workers, remote), "indexing", len(names)):
@@ -112,11 +106,7 @@ def build_index(
             known[scan.shard] = shard
         if not scan.members and not scan.damaged:
             print(f"warning: {redacted(joined(root, scan.shard))} holds no sample", file=sys.stderr)
-    everything = merged([scan.table for scan in scans if scan.table is not None and len(scan.table)] or [_table([])])
-    for scan in scans:
-        scan.table = None
-    rows, new_faults = checked_rows(root, everything, shares, on_bad == "stop")
-    del everything
+    rows, new_faults = checked_rows(root, _taken_tables(scans), shares, stop)
     faults = [fault for scan in scans for fault in scan.faults] + new_faults
     if not len(rows):
         raise InputError(f"{redacted(shards)}: the shards hold no question that can be used")
@@ -128,6 +118,14 @@ def build_index(
     write_index(_in_order(rows), about | {"fields": fields.record()}, target)
     _report(faults, target)
     return counts_of(rows, scans, faults)
+
+
+def _taken_tables(scans: Sequence[Scan]) -> pa.Table:
+    """The rows of all scans as one table; the scans let go of theirs, so that they are not in memory twice."""
+    whole = merged([scan.table for scan in scans if scan.table is not None and len(scan.table)] or [_table([])])
+    for scan in scans:
+        scan.table = None
+    return whole
 
 
 def check_kept_names(fields: Fields) -> None:
@@ -159,6 +157,14 @@ def _in_order(table: pa.Table) -> pa.Table:
         kind = pa.string() if pa.types.is_null(column.type) else column.type
         columns[name] = column.fill_null(False) if name == UNANSWERED else column.cast(kind)
     return pa.table(columns)
+
+
+def _index_file(out: str | None, root: str) -> Path:
+    """Where the index goes: beside local shards by default; InputError for what cannot be an Arrow file."""
+    target = Path(out) if out else Path(root) / "index.arrow"
+    if target.suffix == ".parquet" or target.is_dir() or _NO_TEXT.search(str(target)):
+        raise InputError(f"{str(target)!r}: the index is an Arrow file; give `out` a path such as data/index.arrow")
+    return target
 
 
 def _common_root(addresses: list[str]) -> tuple[str, list[str]]:

@@ -96,7 +96,8 @@ def _texts(table: pa.Table, name: str) -> np.ndarray:
     """[N] a text column as objects, few of which differ."""
     column = table.column(name).combine_chunks()
     names = np.array([*column.dictionary.to_pylist(), ""], object)
-    return names[column.indices.to_numpy(zero_copy_only=False)]
+    texts: np.ndarray = names[column.indices.to_numpy(zero_copy_only=False)]
+    return texts
 
 
 def _conflicts(root: str, table: pa.Table, stop: bool) -> tuple[np.ndarray, list[Fault]]:

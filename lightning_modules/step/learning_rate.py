@@ -1,4 +1,4 @@
-"""Knows the learning rate of every step."""
+"""The learning rate of every step: a warm-up, then a cosine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Knows how long the phases of a step take."""
+"""How long the phases of a step take: rollout, rewards, log-probs, update."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Phases:
         self._seconds: dict[str, float] = {}
 
     def begin(self) -> None:
-        """A new step."""
+        """Forgets the last step's times."""
         self._seconds = {}
 
     @contextmanager
@@ -26,7 +26,7 @@ class Phases:
         self._seconds[name] = self._seconds.get(name, 0.0) + _now() - start
 
     def seconds(self) -> dict[str, float]:
-        """`time/{phase}_s`."""
+        """`time/{phase}_s` -> seconds since `begin`, for the log."""
         return {f"time/{name}_s": value for name, value in self._seconds.items()}
 
 

@@ -1,4 +1,4 @@
-"""Knows the reference policy: adapters switched off, or a frozen copy, or none where the KL has no weight."""
+"""The reference policy: adapters switched off, or a frozen copy, or none where the KL has no weight."""
 
 from __future__ import annotations
 

@@ -15,8 +15,11 @@ LIGHT = [
     ["--version"],
     ["run", "--help"],
     ["index", "--help"],
+    ["shard", "--help"],
+    ["inspect", "--help"],
     ["label", "--help"],
     ["plan", "--help"],
+    ["serve", "--help"],
     ["report", "--help"],
 ]
 

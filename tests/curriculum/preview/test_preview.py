@@ -682,7 +682,7 @@ WRONG = {
     [
         ("disjoint: 3", "curriculum: disjoint is a list of uid, clip, got 3"),
         ("pool: {label: 3}", "stage 'sft': label is never 3; it is one of ['strong', 'weak']"),
-        ("name: [sft]", "a stage's name must be a text, got ['sft']"),
+        ("name: [sft]", "curriculum.stages[0].name must be a text, got ['sft']"),
         ("edges: 3", "cells.duration_s: edges must be a list of numbers, got 3"),
         ("edges: [a]", "cells.duration_s: edges must be a list of numbers, got ['a']"),
     ],

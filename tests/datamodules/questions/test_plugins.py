@@ -85,7 +85,7 @@ def test_letters_can_be_scored_where_a_style_says_that_it_shows_them(folder):
 def test_a_batch_is_prompted_in_a_style_of_ones_own(folder):
     stage = {"name": "first", "algorithm": "sft", "batch_size": 4, "budget": {"epochs": 1}}
     data = module(folder, curriculum={"seed": 3, "cells": ["split"], "stages": [stage]})
-    request = data.training_request(0)
+    request = data.training_data.request(0)
     batch = data.builder.batch(replace(request, style=LAB + "style"))
     for ids, mask, sample in zip(batch.prompts.suffix_ids, batch.prompts.suffix_mask, batch.samples, strict=True):
         text = data.processor.tokenizer.decode(ids[mask.bool()])

@@ -1,0 +1,196 @@
+"""What must be there before a step starts: the stage it trains on, and every path that it reads."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..configs.files import read_curriculum
+from ..configs.plugins import function_named, nearest
+from ..configs.typed import placed
+from ..curriculum.schedule.stages import Curriculum, parse_curriculum
+from ..errors import InputError
+
+_CORPUS = ("questions.jsonl", "planted.jsonl")
+# The files that a function leaves in its folder `out`; others leave `out` itself.
+_INSIDE = {"build_sounds": _CORPUS, "build_spoken_digits": _CORPUS, "shard": ("index.arrow",)}
+_READ = ("source", "annotations", "audio_root", "index", "labels", "planted", "votes", "answers", "logs", "results")
+_MODELS = ("processor_from",)
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+class Read(NamedTuple):
+    """A path that is read: the key it stands under, and whether it is a model, which may be on the hub."""
+
+    key: str
+    path: str
+    model: bool
+
+
+@dataclass
+class Written:
+    """The paths that the steps before a step write: `exact` ones, and anything `below` a folder."""
+
+    exact: set[str] = field(default_factory=set)
+    below: set[str] = field(default_factory=set)
+
+    def has(self, path: str) -> bool:
+        """Whether a step before writes the path."""
+        whole = os.path.abspath(path)
+        return whole in self.exact or any(whole == top or whole.startswith(f"{top}{os.sep}") for top in self.below)
+
+    def begins(self, path: str) -> bool:
+        """Whether the first folder of a relative path is one that is written into: then it is no hub id."""
+        top = os.path.abspath(path.split("/", maxsplit=1)[0])
+        return any(whole.startswith(f"{top}{os.sep}") for whole in self.exact | self.below)
+
+    def add_function(self, verb: str, given: Mapping[str, Any], ours: bool) -> None:
+        """Adds what a function writes; given: its arguments.
+
+        Of one that is not ours nothing is known: whatever stands below a text that it is given may be its work.
+        """
+        if not ours:
+            self.below |= {os.path.abspath(text) for _, text in _texts("", given)}
+        elif verb == "build_index":
+            self.exact.add(os.path.abspath(given.get("out") or Path(given["shards"]) / "index.arrow"))
+        elif given.get("out"):
+            self.exact |= {os.path.abspath(Path(given["out"]) / name) for name in ("", *_INSIDE.get(verb, ()))}
+
+    def add_trainer(self, config: Mapping[str, Any]) -> None:
+        """Adds what a trainer command writes: by its callbacks, its loggers and its data module.
+
+        A callback's texts may be folders; of ExportPolicy and AnswerTable it is known that they write just those.
+        """
+        trainer = config.get("trainer") or {}
+        for made in _objects(trainer.get("callbacks")):
+            just = str(made["class_path"]).endswith((".ExportPolicy", ".AnswerTable"))
+            (self.exact if just else self.below).update(os.path.abspath(text) for _, text in _texts("", made))
+        for made in _objects(trainer.get("logger")):
+            given = made.get("init_args") or {}
+            if given.get("save_dir"):
+                self.below.add(os.path.abspath(Path(given["save_dir"]) / (given.get("name") or "lightning_logs")))
+        data = (config.get("data") or {}).get("init_args") or {}
+        for part, name in (("training", "record"), ("reading", "quarantine")):
+            if (data.get(part) or {}).get(name):
+                self.below.add(os.path.abspath(data[part][name]))
+
+
+def missing_path(reads: Iterable[Read], written: Written | None = None) -> str | None:
+    """A sentence about the first path that is read and not there, None where all are.
+
+    written: by the steps before, in a recipe. Addresses (s3://...) and what may be on the hub are not looked up.
+    """
+    also = "" if written is None else ", and no step that is still to be done before writes it"
+    written = written or Written()
+    for key, path, model in reads:
+        if "://" in path or os.path.exists(path) or written.has(path):
+            continue
+        if model and _HUB_ID.fullmatch(path) and not written.begins(path):
+            continue
+        what = "neither a folder here nor a hub id like Qwen/Qwen2.5-Omni-7B" if model else "not there"
+        return f"{key}: {path} is {what}{also}"
+    return None
+
+
+def function_reads(given: Mapping[str, Any]) -> Iterator[Read]:
+    """What a function of ours reads; given: its arguments."""
+    for name in (*_READ, *_MODELS):
+        for key, path in _texts(name, given.get(name)):
+            yield Read(key, path, name in _MODELS)
+
+
+def trainer_reads(verb: str, config: Mapping[str, Any]) -> Iterator[Read]:
+    """What our data module and our policy read, and a checkpoint to resume."""
+    from ..datamodules.module import AudioQuestions
+    from ..lightning_modules.policy.omni import OmniPolicy
+
+    data = _arguments_of(config["data"], AudioQuestions) or {}
+    parts = {"": ("index", "labels", "checkpoint"), "reading": ("shards",), "training": ("replan",)}
+    for part, names in parts.items():
+        given = (data.get(part) or {}) if part else data
+        for name in names:
+            if given.get(name) and (part != "training" or verb == "fit"):
+                yield Read(".".join(filter(None, ["data.init_args", part, name])), given[name], name == "checkpoint")
+    model = (config["model"] or {}).get("init_args") or {}
+    policy = _arguments_of(model.get("policy"), OmniPolicy)
+    if policy and policy.get("checkpoint"):
+        yield Read("model.init_args.policy.init_args.checkpoint", policy["checkpoint"], True)
+    resumed = config.get("ckpt_path")
+    if resumed and "/" in resumed:  # other words, like `last`, are Lightning's
+        yield Read("ckpt_path", resumed, False)
+
+
+def check_questions(verb: str, config: Mapping[str, Any]) -> None:
+    """Raises InputError for a condition that is not there, and where `fit` has no stage that its model can train."""
+    from ..datamodules.batches.conditions import parse_condition
+    from ..datamodules.module import AudioQuestions
+
+    data = _arguments_of(config.get("data"), AudioQuestions)
+    for part in ("training", "validation", "evaluation"):
+        asked = (data or {}).get(part) or {}
+        for number, condition in enumerate(asked.get("conditions") or ()):
+            try:
+                parse_condition(condition)
+            except InputError as error:
+                raise InputError(f"data.init_args.{part}.conditions[{number}]: {error}") from error
+    if verb == "fit" and data is not None:
+        _check_stage(data.get("training"), config["model"]["class_path"])
+
+
+def _check_stage(training: Mapping[str, Any] | None, model: str) -> None:
+    """Raises InputError where the curriculum cannot be, or the stage is not in it or not for the model's class."""
+    where = "data.init_args.training"
+    if not training:
+        raise InputError(f"{where}: `fit` needs a curriculum and one of its stages")
+    curriculum = checked_curriculum(training["curriculum"], f"{where}.curriculum")
+    stage = training["stage"]
+    turns = {group.name: group.members for group in curriculum.interleaves}
+    names = [*(one.name for one in curriculum.stages), *turns]
+    if stage not in names:
+        raise InputError(f"{where}.stage: no stage {stage!r} in the curriculum; {nearest(stage, names, 'it has')}")
+    kind = function_named(model, {}, "model.class_path")
+    trained = getattr(kind, "algorithms", None)
+    for member in turns.get(stage, (stage,)):
+        algorithm = curriculum.stage(member).algorithm
+        if trained is not None and algorithm not in trained:
+            raise InputError(
+                f"{where}.stage: {member!r} is for the algorithm {algorithm!r}, {kind.__name__} trains "
+                f"{' and '.join(trained) or 'nothing'}; name another stage or another model class"
+            )
+
+
+def checked_curriculum(spec: Mapping[str, Any] | str, where: str) -> Curriculum:
+    """A curriculum from its mapping or from the file of that name; an InputError begins with `where`."""
+    try:
+        return parse_curriculum(read_curriculum(spec) if isinstance(spec, str) else spec)
+    except InputError as error:
+        raise InputError(placed(str(error), where)) from error
+
+
+def _arguments_of(made: Any, kind: type) -> dict[str, Any] | None:
+    """The init_args of an object that is of that class, else None."""
+    if not isinstance(made, Mapping) or "." not in str(made.get("class_path")):
+        return None
+    found = function_named(made["class_path"], {}, "class_path")
+    return dict(made.get("init_args") or {}) if isinstance(found, type) and issubclass(found, kind) else None
+
+
+def _objects(given: Any) -> list[Mapping[str, Any]]:
+    listed = given if isinstance(given, list) else [given]
+    return [one for one in listed if isinstance(one, Mapping) and "class_path" in one]
+
+
+def _texts(key: str, given: Any) -> Iterator[tuple[str, str]]:
+    """(key, text) of all texts in a value, lists and mappings included."""
+    if isinstance(given, str):
+        yield key, given
+    elif isinstance(given, Mapping):
+        for name, value in given.items():
+            yield from _texts(f"{key}.{name}", value)
+    elif isinstance(given, (list, tuple)):
+        for number, value in enumerate(given):
+            yield from _texts(f"{key}[{number}]", value)

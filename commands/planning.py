@@ -1,0 +1,95 @@
+"""What `earwitness plan` shows: the questions a curriculum would train on, and how the arms of an experiment differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..configs.files import find_file, read_curriculum, read_yaml, resolved
+from ..curriculum.plan.plan import Plan
+from ..curriculum.preview.compare import arms_of, compare, comparison_lines
+from ..curriculum.preview.preview import describe, lines
+from ..curriculum.preview.synthetic import audiomcq_table
+from ..curriculum.schedule.stages import parse_curriculum
+from ..curriculum.table import Table, read_table
+from ..errors import InputError
+
+
+def show_plan(curriculum: str, index: str | None, labels: str | None = None, out: str | None = None) -> None:
+    """Prints the plan of a curriculum over the training rows; writes plan.json and plan.png into a folder.
+
+    curriculum, index, labels: paths or a shipped name; without an index a made-up table. InputError where the file
+    holds arms, or where the curriculum does not fit the table.
+    """
+    path = find_file(curriculum)
+    if "arms" in read_yaml(path):
+        raise InputError(f"{path}: holds arms of an experiment; show them with --compare")
+    described = describe(Plan(parse_curriculum(read_curriculum(curriculum)), training_rows(index, labels)))
+    print("\n".join(lines(described)))
+    folder = _folder(out, path.stem)
+    (folder / "plan.json").write_text(json.dumps(described, indent=1))
+    from ..reports.figures import composition_over_time
+
+    (folder / "plan.png").write_bytes(composition_over_time(described))
+    print(f"\nwritten: {folder / 'plan.json'}, {folder / 'plan.png'}")
+
+
+def show_comparison(
+    curricula: Sequence[str],
+    index: str | None,
+    labels: str | None = None,
+    out: str | None = None,
+    match: str | None = None,
+) -> None:
+    """Prints several curricula, or the arms in one file, side by side; writes compare.json.
+
+    match: what the arms' budgets are scaled to cost the same in; by default as the file says. InputError for fewer than
+    two arms, or two of one name.
+    """
+    arms: dict[str, Mapping[str, Any]] = {}
+    for name in curricula:
+        path = find_file(name)
+        spec = read_yaml(path)
+        if "arms" in spec:
+            content = resolved(spec, path)
+            match = match or content.get("match")
+            more = arms_of(content, partial(_read_beside, path))
+        else:
+            more = {path.stem: read_curriculum(name)}
+        twice = set(more) & set(arms)
+        if twice:
+            raise InputError(f"{path}: there are two arms {sorted(twice)[0]!r}; rename one of the files")
+        arms |= more
+    if len(arms) < 2:
+        raise InputError("--compare needs at least two curricula, or a file with `arms`")
+    sheet = compare(arms, training_rows(index, labels), match or "none")
+    print("\n".join(comparison_lines(sheet)))
+    folder = _folder(out, "-".join(Path(name).stem for name in curricula)[:80])
+    (folder / "compare.json").write_text(json.dumps(sheet, indent=1))
+    print(f"\nwritten: {folder / 'compare.json'}")
+
+
+def training_rows(index: str | None, labels: str | None) -> Table:
+    """The rows of a table that may be trained on: the split "train" where the table has splits.
+
+    Without an index, a made-up table with AudioMCQ's published counts.
+    """
+    if index is None:
+        return audiomcq_table()
+    table = read_table(index, labels)
+    return table.take(table.where({"split": "train"})) if "split" in table.columns else table
+
+
+def _read_beside(path: Path, name: str) -> dict[str, Any]:
+    """A curriculum named in a file: one beside it, or a path or a shipped name as on the command line."""
+    near = path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    return read_curriculum(str(near) if near.is_file() else name)
+
+
+def _folder(out: str | None, name: str) -> Path:
+    folder = Path(out) if out else Path("runs") / "plans" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,19 @@
+"""`earwitness run`: a recipe from its first step to its report."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("recipe", help="YAML file, or the name of a shipped recipe (demo, spoken_digits, grpo_alone)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=2 steps.grpo.threads=1")
+    parser.add_argument("--dry-run", action="store_true", help="checks every step, lists them, and runs nothing")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the recipe; see `run_recipe`."""
+    from .recipe import run_recipe
+
+    run_recipe(args.recipe, args.overrides, dry_run=args.dry_run)
