@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time `_PUBLIC` n
     from .datamodules.batches.requests import TrainingSpec as TrainingSpec
     from .datamodules.module import AudioQuestions as AudioQuestions
     from .datamodules.shards.reader import IndexedSamples as IndexedSamples
+    from .datamodules.shards.reader import QuestionDataset as QuestionDataset
     from .datamodules.shards.reader import ShardReader as ShardReader
     from .datamodules.storage.files import Reading as Reading
     from .errors import InputError as InputError
@@ -58,6 +59,7 @@ _PUBLIC = {
     "Paced": "curriculum.schedule.components",
     "Plan": "curriculum.plan.plan",
     "PolicyModule": "lightning_modules.base",
+    "QuestionDataset": "datamodules.shards.reader",
     "Reading": "datamodules.storage.files",
     "Rollout": "lightning_modules.rollout.engine",
     "SFT": "lightning_modules.sft",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -11,15 +12,28 @@ Item = TypeVar("Item")
 
 
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-    """Yields the items and shows on a terminal how many of `total` have come; a log file gets nothing."""
+    """Yields the items and says on stderr how many of `total` have come: a bar on a terminal, lines in a log.
+
+    In a log there is a line for every tenth, at most every 10 s, and one after 30 s without; work of less than 10 s
+    leaves none. total: None where it is not known.
+    """
     from rich.console import Console
     from rich.progress import track as rich_track
 
     console = Console(file=sys.stderr)
     if console.is_terminal:
         yield from rich_track(items, what, total, console=console, transient=True)
-    else:
-        yield from items
+        return
+    said, tenths = time.monotonic(), 0
+    for count, item in enumerate(items, 1):
+        yield item
+        since = time.monotonic() - said
+        if since < 10 or count == total:
+            continue
+        reached = count * 10 // total if total else 0
+        if reached > tenths or since >= 30:
+            said, tenths = said + since, reached
+            print(f"{what}: {count:,}" + (f" of {total:,}" if total else ""), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -58,11 +58,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             trainer_main(argv)
         else:
             _run_command(argv)
+        sys.stdout.flush()
     except InputError as error:
         if os.environ.get("EARWITNESS_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)

@@ -37,11 +37,35 @@ def add_indexing(parser: argparse.ArgumentParser) -> None:
         help="shares of the recordings for questions that name no split, e.g. val=0.02 test=0.02",
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; default one per CPU")
+    _add_fields(parser)
+
+
+def _add_fields(parser: argparse.ArgumentParser) -> None:
+    """Adds how the columns of annotations, or of the json in foreign tars, are read."""
+    for name, shape, what in (
+        ("--column", "OURS=THEIRS", "e.g. answer=gold choices=A,B,C,D"),
+        ("--constant", "OURS=VALUE", "e.g. source_dataset=lab"),
+        ("--keep", "COLUMN", "columns for pools, cells and reports; NEW=OLD renames"),
+        ("--split-map", "NAME=SPLIT", "e.g. extra=train; NAME=skip leaves it out"),
+    ):
+        parser.add_argument(name, nargs="+", default=(), metavar=shape, help=what)
+    parser.add_argument("--answer", help="how answers are written: text, letter, index (from 0), index1, none")
+    parser.add_argument("--layout", default="audiomcq", help="a benchmark's: mmau, mmar, mmsu, dcase2025, dcase2026")
+
+
+def _fields(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `Fields` that were given."""
+    fields: dict[str, Any] = {"layout": args.layout}
+    fields["columns"] = {name: value.split(",") if "," in value else value for name, value in pairs(args.column)}
+    fields["constants"], fields["splits"] = dict(pairs(args.constant)), dict(pairs(args.split_map))
+    fields["keep"] = {new: old or new for new, _, old in (word.partition("=") for word in args.keep)}
+    return fields | ({"answer": args.answer} if args.answer else {})
 
 
 def indexing(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `add_indexing` as those of `build_index` and `shard`."""
-    return {"on_bad": args.on_bad, "holdout": _shares(args.holdout), "workers": args.workers}
+    shared = {"on_bad": args.on_bad, "holdout": _shares(args.holdout), "workers": args.workers}
+    return shared | {"fields": _fields(args)}
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

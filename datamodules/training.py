@@ -43,6 +43,7 @@ class TrainingData:
         given = spec.curriculum
         curriculum = parse_curriculum(read_curriculum(given) if isinstance(given, str) else given)
         self.rows: np.ndarray = table.where(spec.pool)
+        builder.reader.check_answered(self.rows, "trained on")
         chosen = table.take(self.rows)
         origin = read_state(spec.replan) if spec.replan else None
         self.plan = Plan(curriculum, chosen, None if origin is None else fork(origin, chosen), origin)

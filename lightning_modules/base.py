@@ -208,7 +208,10 @@ class PolicyModule(L.LightningModule):
         return silent_accuracy(self.net, batch, rows, self.ranks, how, self.rollout)
 
     def answer(self, batch: Batch) -> list[dict[str, Any]]:
-        """Answers to a batch: one record per question, without the padding of a last batch."""
+        """Answers to a batch: one record per question, without the padding of a last batch.
+
+        `correct` is None where the question's answer is not known.
+        """
         uids = [s.question.uid for s in batch.samples]
         keys = completion_keys(uids, 1, self.seed, "answer", batch.samples[0].condition)
         length, temperature = self.max_new_tokens, self.temperature
@@ -222,7 +225,7 @@ class PolicyModule(L.LightningModule):
                 "label": s.label,
                 "raw": text,
                 "answer": extract_answer(text),
-                "correct": is_right(text, s.question.answer),
+                "correct": is_right(text, s.question.answer) if s.question.answer else None,
                 "num_tokens": tokens,
                 "finished": finished,
             }
@@ -234,6 +237,8 @@ class PolicyModule(L.LightningModule):
 
     def _count(self, metric: AccuracyByLabel, batch: Batch) -> None:
         for record in self.answer(batch):
+            if record["correct"] is None:
+                raise InputError(f"{record['key']} has no answer to judge by; `predict` writes down what is said to it")
             metric.update(record["condition"], record["label"], record["correct"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -76,8 +76,8 @@ def read_answers(path: str | Path) -> Answers:
     """
     table = read_arrow(path)
     condition = np.asarray(table.column("condition").to_pylist())
-    if table.column("correct").null_count:
-        raise InputError(f"{path}: {table.column('correct').null_count} answers were not judged; ask them again")
+    if count := table.column("correct").null_count:
+        raise InputError(f"{path}: {count} answers were not judged; ask again, or give questions that have an answer")
     uid = table.column("uid").to_numpy().astype(np.uint64)
     right = table.column("correct").cast(pa.float64()).to_numpy()
     correct, questions = {}, np.unique(uid)

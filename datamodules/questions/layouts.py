@@ -1,10 +1,15 @@
 """Layouts: the question files of public benchmarks, read as records of the AudioMCQ layout (see `question.py`).
 
-    mmau   MMAU: JSON list with audio_id, question, choices, answer, task
-    mmar   MMAR: JSONL with audio_path, question, choices, answer, modality
-    mmsu   MMSU: choice_a to choice_d (the last two may be empty), answer_gt, task_name, and audio or audio_path
+    mmau       MMAU: JSON list or Parquet with audio_id, question, choices, answer, task
+    mmar       MMAR: JSONL with audio_path, question, choices (empty ones at the end are none), answer, modality
+    mmsu       MMSU: choice_a to choice_d (the last two may be empty), answer_gt, task_name, and audio or audio_path
+    dcase2025  DCASE 2025 task 5: one JSON per question or a list, with audio_url, question, choice, answer
+    dcase2026  DCASE 2026 task 5: JSONL with id, audio_path, question_text, multi_choice, answer
 
-Every question is of the split "test". 27 questions of MMAU-test-mini show one option twice; here it is shown once.
+Every question is of the split "test" (of DCASE, that of its file's name, if it has one). Files without answers are read
+where all answers are missing. Options of MMAU, MMAR and MMSU stay as published: 27 questions of MMAU-test-mini show one
+option twice, in the prompt and in its chance level, and the official scorer calls both right. DCASE writes "A. text",
+whose letters are taken off where all options have theirs.
 
 A layout of your own is a function named by its import path (`layout: my_lab.layouts.ours`):
 
@@ -22,53 +27,93 @@ from typing import Any
 from .plugins import plugin_named
 
 
-def _distinct(choices: Any) -> Any:
-    """Options without repetitions, in their order; anything that is no list is left for the check of questions."""
-    return list(dict.fromkeys(choices)) if isinstance(choices, list) else choices
+def _audiomcq(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    return record
+
+
+def _local(path: Any) -> Any:
+    """A path without the "./" that it begins with."""
+    return path.removeprefix("./") if isinstance(path, str) else path
+
+
+def _filled(choices: Any) -> Any:
+    """The options without empty ones at the end; what is no list is left for the check of questions."""
+    if not isinstance(choices, list):
+        return choices
+    last = max((place for place, choice in enumerate(choices, 1) if choice not in (None, "")), default=0)
+    return choices[:last]
 
 
 def _mmau(record: Mapping[str, Any]) -> dict[str, Any]:
-    path = record.get("audio_id")
     return {
         "source_dataset": "MMAU",
         "id": record.get("id"),
         "question_type": record.get("task", "unknown"),
-        "audio_path": path.removeprefix("./") if isinstance(path, str) else path,
+        "audio_path": _local(record.get("audio_id", record.get("audio_path"))),
         "question": record.get("question"),
         "answer": record.get("answer"),
-        "choices": _distinct(record.get("choices")),
+        "choices": _filled(record.get("choices")),
         "split": "test",
+        "as_published": True,
     }
 
 
 def _mmar(record: Mapping[str, Any]) -> dict[str, Any]:
-    path = record.get("audio_path")
-    return _mmau(record) | {
-        "source_dataset": "MMAR",
-        "question_type": record.get("modality", "unknown"),
-        "audio_path": path.removeprefix("./") if isinstance(path, str) else path,
-    }
+    changed = {"source_dataset": "MMAR", "question_type": record.get("modality", "unknown")}
+    return _mmau(record) | changed | {"audio_path": _local(record.get("audio_path"))}
 
 
 def _mmsu(record: Mapping[str, Any]) -> dict[str, Any]:
     options = [record.get(f"choice_{letter}") for letter in "abcd"]
-    return {
+    return _mmau(record) | {
         "source_dataset": "MMSU",
-        "id": record.get("id"),
         "question_type": record.get("task_name", "unknown"),
-        "audio_path": record.get("audio_path", record.get("audio")),
-        "question": record.get("question"),
+        "audio_path": _local(record.get("audio_path", record.get("audio"))),
         "answer": record.get("answer_gt"),
-        "choices": _distinct([option for option in options if option]),
-        "split": "test",
+        "choices": [option for option in options if option],
+    }
+
+
+def _dcase2025(record: Mapping[str, Any]) -> dict[str, Any]:
+    path = record.get("audio_url", record.get("audio_path"))
+    return {
+        "source_dataset": "DCASE2025",
+        "id": record.get("id", record.get("question_id")),
+        "question_type": record.get("question_type", "unknown"),
+        "audio_path": _local(path),
+        "question": record.get("question"),
+        "answer": record.get("answer"),
+        "choices": _filled(record.get("choice", record.get("choices"))),
+        "split": record.get("split"),
+    }
+
+
+def _dcase2026(record: Mapping[str, Any]) -> dict[str, Any]:
+    return _dcase2025(record) | {
+        "source_dataset": "DCASE2026",
+        "audio_path": _local(record.get("audio_path")),
+        "question": record.get("question_text", record.get("question")),
+        "choices": _filled(record.get("multi_choice", record.get("choices"))),
     }
 
 
 LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
-    "audiomcq": lambda record: record,
+    "audiomcq": _audiomcq,
     "mmau": _mmau,
     "mmar": _mmar,
     "mmsu": _mmsu,
+    "dcase2025": _dcase2025,
+    "dcase2026": _dcase2026,
+}
+_MMAU = ("id", "question", "answer", "choices", "split")
+_DCASE = ("id", "audio_path", "question", "question_type", "answer", "choices", "split")
+# The columns that a layout reads; those of the AudioMCQ layout are the fields themselves.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "mmau": (*_MMAU, "task", "audio_id", "audio_path"),
+    "mmar": (*_MMAU, "modality", "audio_path"),
+    "mmsu": (*_MMAU, "task_name", "audio", "audio_path", "answer_gt", *(f"choice_{letter}" for letter in "abcd")),
+    "dcase2025": (*_DCASE, "audio_url", "question_id", "choice"),
+    "dcase2026": (*_DCASE, "question_text", "multi_choice"),
 }
 
 

@@ -2,7 +2,8 @@
 
 Columns: uid, key, clip (hash of the audio bytes, also their checksum), question (hash of text, answer and options),
 split, question_type, source, num_choices, duration_s, num_samples (at 16 kHz), shard, json_offset, json_size,
-question_no, audio_offset, audio_size, audio_ext, audio_contribution (as published, or null).
+question_no, audio_offset, audio_size, audio_ext, audio_contribution (as published, or null). Behind them stand columns
+that were kept of the questions (texts, numbers, bools), and `unanswered` where some of them have no answer.
 Any uncompressed WebDataset tar of json + audio pairs can be indexed; labels live in a table of their own.
 """
 
@@ -19,16 +20,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ...curriculum.identity import hash64
 from ...curriculum.table import read_arrow, write_arrow
 from ...errors import InputError
 from ...progress import track
 from ..audio.waves import MAX_SAMPLES
-from ..questions.question import SPLITS
+from ..questions.fields import Fields
 from ..storage.address import joined, list_shards, redacted, scheme_of, split_address
 from ..storage.ranges import Shard
-from .scan import Fault, Scan, scan_all, scan_shard
+from .merging import checked_holdout, checked_rows, counts_of, kept_column, merged
+from .sample import question_reader
+from .scan import KEPT, UNANSWERED, Fault, Scan, scan_all, scan_shard
 
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 _ABOUT = b"earwitness"
@@ -65,6 +68,7 @@ def build_index(
     ignore: Sequence[str] = (),
     decode: bool = False,
     workers: int = 1,
+    fields: Fields | Mapping[str, Any] | None = None,
 ) -> dict[str, int | float]:
     """Indexes tars, local or remote, and writes `index.arrow` beside them or at `out`.
 
@@ -77,24 +81,23 @@ def build_index(
         ignore: extensions of members that are no part of a sample, e.g. ("txt", "cls").
         decode: decode every recording instead of reading its header; finds damage inside, at 20 times the cost.
         workers: processes.
+        fields: how the columns of the questions are read, as in `shard`; answers are texts where it does not say.
 
     Every member is accounted for: members = indexed + ignored + quarantined. Returns the counts.
     Raises InputError for bad arguments, for shards that cannot be read or hold no question, and at faults.
     """
     if on_bad not in ("stop", "quarantine"):
         raise InputError(f"on_bad must be 'stop' or 'quarantine', got {on_bad!r}")
-    shares = _checked_holdout(holdout or {})
+    shares, fields = checked_holdout(holdout or {}), Fields.of(fields)
+    check_kept_names(fields)
     addresses = list_shards(shards)
     remote = bool(scheme_of(addresses[0]))
     if remote and out is None:
         raise InputError(f"{redacted(shards)}: remote shards need a place for their index; give `out`")
     root, names = _common_root(addresses)
-    target = Path(out) if out else Path(root) / "index.arrow"
-    if target.suffix == ".parquet" or target.is_dir() or _NO_TEXT.search(str(target)):
-        raise InputError(f"{str(target)!r}: the index is an Arrow file; give `out` a path such as data/index.arrow")
-    scan_one = partial(
-        scan_shard, ignore=tuple(e.lower() for e in ignore), decoded=decode, stop_at_fault=on_bad == "stop"
-    )
+    target = _index_file(out, root)
+    ignored, stop = tuple(e.lower() for e in ignore), on_bad == "stop"
+    scan_one = partial(_scan, ignore=ignored, decoded=decode, stop_at_fault=stop, fields=fields)
     known: dict[str, Shard] = {}
     scans: list[Scan] = []
     for scan, shard in track(scan_all(root, names, scan_one, workers, remote), "indexing", len(names)):
@@ -103,16 +106,65 @@ def build_index(
             known[scan.shard] = shard
         if not scan.members and not scan.damaged:
             print(f"warning: {redacted(joined(root, scan.shard))} holds no sample", file=sys.stderr)
-    rows, faults = _merged(root, scans, shares, on_bad == "stop")
-    if not rows:
+    rows, new_faults = checked_rows(root, _taken_tables(scans), shares, stop)
+    faults = [fault for scan in scans for fault in scan.faults] + new_faults
+    if not len(rows):
         raise InputError(f"{redacted(shards)}: the shards hold no question that can be used")
+    _say_what_is_unused(fields, scans, redacted(shards))
     about = {
         "root": "" if not remote and target.resolve().parent == Path(root).resolve() else root,
         "shards": {name: [shard.size, shard.etag] for name, shard in known.items()},
     }
-    write_index(_table(rows), about, target)
+    write_index(_in_order(rows), about | {"fields": fields.record()}, target)
     _report(faults, target)
-    return _counts(rows, scans, faults)
+    return counts_of(rows, scans, faults)
+
+
+def _taken_tables(scans: Sequence[Scan]) -> pa.Table:
+    """The rows of all scans as one table; the scans let go of theirs, so that they are not in memory twice."""
+    whole = merged([scan.table for scan in scans if scan.table is not None and len(scan.table)] or [_table([])])
+    for scan in scans:
+        scan.table = None
+    return whole
+
+
+def check_kept_names(fields: Fields) -> None:
+    """Raises InputError for a column that cannot be kept under its name, because the index has one of that name."""
+    for name, theirs in fields.kept.items():
+        if name in (*SCHEMA.names, UNANSWERED) or name.startswith("live."):
+            raise InputError(
+                f"keep: the index has a column {name!r} of its own; give another name: --keep my_{name}={theirs}"
+            )
+
+
+def _say_what_is_unused(fields: Fields, scans: Sequence[Scan], shards: str) -> None:
+    """Names on stderr the columns that nobody asked for; raises InputError for one to keep that is nowhere."""
+    reader = question_reader(fields)
+    for scan in scans:
+        for name, count in scan.seen.items():
+            reader.seen[name] = reader.seen.get(name, 0) + count
+    reader.check_kept()
+    for line in reader.notes():
+        print(f"{shards}: {line}", file=sys.stderr)
+
+
+def _in_order(table: pa.Table) -> pa.Table:
+    """The table with the columns of SCHEMA first and the others by name; who has an answer is never missing."""
+    more = sorted(set(table.column_names) - set(SCHEMA.names))
+    columns = {name: table.column(name).cast(SCHEMA.field(name).type) for name in SCHEMA.names}
+    for name in more:
+        column = table.column(name)
+        kind = pa.string() if pa.types.is_null(column.type) else column.type
+        columns[name] = column.fill_null(False) if name == UNANSWERED else column.cast(kind)
+    return pa.table(columns)
+
+
+def _index_file(out: str | None, root: str) -> Path:
+    """Where the index goes: beside local shards by default; InputError for what cannot be an Arrow file."""
+    target = Path(out) if out else Path(root) / "index.arrow"
+    if target.suffix == ".parquet" or target.is_dir() or _NO_TEXT.search(str(target)):
+        raise InputError(f"{str(target)!r}: the index is an Arrow file; give `out` a path such as data/index.arrow")
+    return target
 
 
 def _common_root(addresses: list[str]) -> tuple[str, list[str]]:
@@ -128,67 +180,19 @@ def _common_root(addresses: list[str]) -> tuple[str, list[str]]:
     return folders[0], list(names)
 
 
-def _merged(
-    root: str, scans: list[Scan], holdout: dict[str, float], stop: bool
-) -> tuple[list[dict[str, Any]], list[Fault]]:
-    """All rows with their splits, and all faults: no identity occurs twice, and no recording in two splits.
-
-    Questions without a split get that of their recording, or one by `holdout`. stop: raise the first fault.
-    """
-    rows: list[dict[str, Any]] = []
-    faults = [fault for scan in scans for fault in scan.faults]
-    seen: dict[int, str] = {}
-    split_of: dict[int, tuple[str, str]] = {}
-    everything = [row for scan in scans for row in scan.rows]
-    places = {scan.shard: redacted(joined(root, scan.shard)) for scan in scans}
-    for row in everything:
-        where, reason = f"{places[row['shard']]}:{row['key']}", ""
-        if row["uid"] in seen:
-            reason = f"{where}: this question is already in {seen[row['uid']]}"
-        elif row["split"]:
-            split, first = split_of.setdefault(row["clip"], (row["split"], where))
-            if row["split"] != split:
-                reason = f"{where}: its recording is in split {split} too ({first}); a recording belongs to one split"
-        if reason and stop:
-            raise InputError(reason)
-        if reason:
-            faults.append(Fault(row["shard"], row["key"], reason, question=row["key"]))
-            continue
-        seen[row["uid"]] = where
-        rows.append(row)
-    for row in rows:  # only now: the split of a recording may be given by a question further on
-        row["split"] = row["split"] or split_of.get(row["clip"], ("",))[0] or _held_out(row["clip"], holdout)
-    kept = {(row["shard"], row["json_offset"]) for row in rows}
-    lost = {(r["shard"], r["json_offset"]): r for r in everything if (r["shard"], r["json_offset"]) not in kept}
-    for row in lost.values():
-        members = [f"text at {row['json_offset']}", f"recording at {row['audio_offset']}"]
-        faults.append(Fault(row["shard"], row["key"], "none of the sample's questions can be used", members))
-    return rows, faults
-
-
-def _checked_holdout(holdout: Mapping[str, float]) -> dict[str, float]:
-    """The shares of val and test, in this order; raises InputError for anything else."""
-    for split, share in holdout.items():
-        if split not in SPLITS[1:] or not isinstance(share, int | float) or not 0 <= share < 1:
-            raise InputError(f"holdout takes val and test with a share below 1, got {split}={share}")
-    if sum(holdout.values()) >= 1:
-        raise InputError(f"holdout leaves nothing to train on: {dict(holdout)}")
-    return {split: holdout[split] for split in SPLITS[1:] if split in holdout}
-
-
-def _held_out(clip: int, holdout: Mapping[str, float]) -> str:
-    """The split of a recording, by its hash alone: the same in every corpus that contains it."""
-    place = hash64("holdout", clip) / 2**64
-    for split, share in holdout.items():
-        if place < share:
-            return split
-        place -= share
-    return "train"
+def _scan(path: str, name: str, **how: Any) -> Scan:
+    """The scan of a shard with its rows as columns: what a process sends back, and what is kept of many shards."""
+    scan = scan_shard(path, name, **how)
+    scan.table, scan.rows = _table(scan.rows), []
+    return scan
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows of `scan_shard` as columns: those of SCHEMA, then the columns that were kept."""
     columns = {name: pa.array([row[name] for row in rows], SCHEMA.field(name).type) for name in SCHEMA.names}
-    return pa.table(columns, SCHEMA)
+    for name in dict.fromkeys(name for row in rows for name in row[KEPT]):
+        columns[name] = kept_column([row[KEPT].get(name) for row in rows])
+    return pa.table(columns)
 
 
 def _report(faults: list[Fault], target: Path) -> None:
@@ -202,28 +206,12 @@ def _report(faults: list[Fault], target: Path) -> None:
     path.write_text("\n".join(lines) + "\n", "utf-8", "backslashreplace")
 
 
-def _counts(rows: list[dict[str, Any]], scans: list[Scan], faults: list[Fault]) -> dict[str, int | float]:
-    """Numbers of questions, recordings, hours and members for the log."""
-    clips = {row["clip"]: row["duration_s"] for row in rows}
-    indexed = 2 * len({(row["shard"], row["json_offset"]) for row in rows})
-    members, ignored = sum(scan.members for scan in scans), sum(scan.ignored for scan in scans)
-    quarantined = sum(len(fault.members) for fault in faults)
-    assert members == indexed + ignored + quarantined, (members, indexed, ignored, quarantined)
-    hours = round(sum(clips.values()) / 3600, 3)
-    counts: dict[str, int | float] = {"questions": len(rows), "clips": len(clips), "hours": hours}
-    counts |= {"members": members, "indexed": indexed}
-    if ignored:
-        counts["ignored"] = ignored
-    if faults:
-        bad_questions = sum(bool(fault.question) for fault in faults)
-        counts |= {"quarantined": quarantined, "bad_questions": bad_questions}
-        counts["damaged_shards"] = sum(scan.damaged for scan in scans)
-    return counts
-
-
 def write_index(table: pa.Table, about: Mapping[str, Any], path: str | Path) -> None:
-    """Writes the index: its table, and in the metadata the root and shards of `about` and a hash over all of it."""
-    about = {"root": about["root"], "shards": dict(about["shards"])}
+    """Writes the index: its table, and in the metadata root, shards and fields of `about` and a hash over all of it."""
+    about = {name: about[name] for name in ("root", "shards", "fields") if name in about}
+    about["shards"] = dict(about["shards"])
+    if not about.get("fields"):
+        about.pop("fields", None)
     about["sha256"] = _digest(table, about)
     write_arrow(table.replace_schema_metadata({_ABOUT: json.dumps(about)}), path)
 
@@ -238,20 +226,26 @@ def read_index(path: str | Path) -> tuple[pa.Table, str, dict[str, Shard]]:
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a readable table ({error!s:.200}); index again") from None
-    if not table.schema.equals(SCHEMA):
+    if table.schema.names[: len(SCHEMA.names)] != SCHEMA.names or not table.select(SCHEMA.names).schema.equals(SCHEMA):
         missing = [f"no column {name!r}" for name in SCHEMA.names if name not in table.column_names]
         reason = missing[0] if missing else "it has other columns"
         raise InputError(f"{path}: not an index, or one of an older version: {reason}; index again")
     try:
         about = json.loads((table.schema.metadata or {})[_ABOUT])
-        right = about["sha256"] == _digest(table, {"root": about["root"], "shards": about["shards"]})
+        right = about["sha256"] == _digest(table, {name: about[name] for name in about if name != "sha256"})
         known = {name: Shard(int(size), str(etag)) for name, (size, etag) in about["shards"].items()}
+        fields_of(table)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InputError(f"{path}: the index does not say where its shards are ({error!r:.200}); index again") from None
     if not right:
         raise InputError(f"{path}: the index was changed after it was written (its hash differs); index again")
     _check_ranges(table, known, path)
     return table, str(about["root"]), known
+
+
+def fields_of(table: pa.Table) -> Fields:
+    """How the columns of the questions in an index's shards are read."""
+    return Fields.of(json.loads((table.schema.metadata or {})[_ABOUT]).get("fields"))
 
 
 def _check_ranges(table: pa.Table, known: Mapping[str, Shard], path: str | Path) -> None:
@@ -281,7 +275,7 @@ def _digest(table: pa.Table, about: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _values(column: pa.Array) -> Iterator[bytes]:
+def _values(column: pa.Array) -> Iterator[bytes | memoryview]:
     """A column's values as bytes, without ambiguity: missing is not empty, and the length of each text is included."""
     yield column.is_null().to_numpy(zero_copy_only=False).tobytes()
     if pa.types.is_dictionary(column.type):
@@ -289,8 +283,11 @@ def _values(column: pa.Array) -> Iterator[bytes]:
         yield from _values(column.dictionary)
         column = column.indices
     if pa.types.is_string(column.type):
-        texts = [(text or "").encode() for text in column.to_pylist()]
-        yield np.array([len(text) for text in texts], "<i8").tobytes()
-        yield b"".join(texts)
+        texts = pa.concat_arrays([column.fill_null("")])  # begins at the beginning of its buffers
+        yield pc.binary_length(texts).to_numpy(zero_copy_only=False).astype("<i8").tobytes()
+        offsets, data = np.frombuffer(texts.buffers()[1], np.int32), texts.buffers()[2]
+        if data is not None and len(texts):
+            yield memoryview(data)[offsets[texts.offset] : offsets[texts.offset + len(texts)]]
     else:
+        column = column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
         yield column.fill_null(0).to_numpy(zero_copy_only=False).tobytes()

@@ -12,7 +12,6 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,51 +25,14 @@ from ...curriculum.identity import hash64
 from ...errors import InputError
 from ...progress import track
 from ..audio.waves import SAMPLE_RATE, whole
-from ..questions.annotations import Annotation, ColumnMap, load_saved_dataset, read_annotations
-from .index import build_index
-from .scan import AUDIO_EXTENSIONS, MAX_JSON
-
-_LAYOUT = 2  # version of what is in the tars; shards of another one are packed anew
-
-
-@dataclass
-class _Clip:
-    """One recording to pack: its path as annotated, its questions with their keys, and its rows of a saved dataset."""
-
-    path: str
-    questions: list[dict[str, Any]] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-
-
-@dataclass
-class _Job:
-    """One shard to write."""
-
-    target: str  # its path
-    root: str  # folder of the recordings
-    dataset: str  # folder of a saved dataset that holds them, or ""
-    dataset_print: str  # hash of that dataset's files
-    original: bool  # keep the files' bytes
-    stop: bool  # raise the first fault
-    clips: list[_Clip]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of all that the shard is made of; recordings count by size and time of change."""
-        parts: list[object] = [_LAYOUT, self.original, self.dataset_print]
-        for clip in self.clips:
-            parts += [clip.path, json.dumps(clip.questions, ensure_ascii=False)]
-            parts.append(clip.rows or _stamp(Path(self.root) / clip.path))
-        return f"{hash64(*parts):016x}"
-
-
-def _stamp(path: Path) -> tuple[int, int] | str:
-    try:
-        state = path.stat()
-    except OSError:
-        return "missing"
-    return state.st_size, state.st_mtime_ns
+from ..questions.datasets import Source, load_saved_dataset
+from ..questions.fields import Fields
+from .done import Done
+from .index import build_index, check_kept_names
+from .jobs import LAYOUT, Job, jobs_of
+from .recordings import spool_recordings, spooled_recordings
+from .sample import AUDIO_EXTENSIONS, MAX_JSON
+from .spool import Clip, Spool
 
 
 def flac_bytes(wave: np.ndarray) -> bytes:
@@ -86,27 +48,25 @@ def shard(
     out: str,
     audio_root: str | None = None,
     samples_per_shard: int = 1_000,
-    column_map: ColumnMap | None = None,
+    fields: Fields | Mapping[str, Any] | None = None,
     audio: Literal["flac", "original"] = "flac",
     on_bad: Literal["stop", "quarantine"] = "stop",
     holdout: Mapping[str, float] | None = None,
     workers: int = 1,
-    layout: str = "audiomcq",
 ) -> dict[str, int | float]:
     """Packs annotations into `out/shard-000000.tar` ... and writes `out/index.arrow`.
 
     Args:
-        annotations: JSON list, JSONL or CSV in the AudioMCQ layout, or a Hugging Face dataset saved on disk; several
-            questions may name the same `audio_path`.
+        annotations: JSON, JSONL, CSV, TSV or Parquet file, a folder as on the Hugging Face hub, or a dataset saved on
+            disk; several questions may name the same `audio_path`.
         out: folder of the shards and the index.
-        audio_root: folder the audio paths are relative to; default the annotation file's own.
+        audio_root: folder the audio paths are relative to; default the annotation file's own, or the hub folder.
         samples_per_shard: recordings per tar.
-        column_map: our field name -> the file's, see `read_annotations`.
+        fields: how the file's columns are read, as `Fields` or as a mapping of its arguments.
         audio: "flac" converts to 16 kHz mono flac, "original" keeps the files' bytes.
         on_bad: "stop" at the first fault, or "quarantine": leave it out and list it in `packing.quarantine.jsonl`.
         holdout: split -> share of the recordings, for questions that name no split.
         workers: processes.
-        layout: "audiomcq", the benchmark whose question file it is (mmau, mmar, mmsu), or an import path.
 
     Every question is accounted for: questions = packed + left out. Returns the counts of `build_index`, and `shards`.
     Raises InputError for bad arguments and, with "stop", for the first bad question or recording.
@@ -115,47 +75,36 @@ def shard(
         raise InputError(f"audio is 'flac' or 'original', on_bad 'stop' or 'quarantine'; got {audio!r}, {on_bad!r}")
     if samples_per_shard < 1:
         raise InputError(f"samples_per_shard must be at least 1, got {samples_per_shard}")
-    stop, folder = on_bad == "stop", Path(out)
-    left_out: list[dict[str, str]] = []
-    faults: list[str] = []
-    questions = read_annotations(annotations, column_map, None if stop else faults, layout)
-    clips = _clips(questions, stop, left_out)
-    left_out += [{"question": "", "reason": reason} for reason in faults]
+    fields, folder = Fields.of(fields), Path(out)
+    check_kept_names(fields)
+    source = Source(annotations, fields.encoding)
     folder.mkdir(parents=True, exist_ok=True)
-    root = str(audio_root or Path(annotations).parent)
-    dataset = annotations if Path(annotations).is_dir() else ""
-    stamps = [(str(path), _stamp(path)) for path in sorted(Path(dataset).rglob("*.arrow"))] if dataset else []
-    made_of, kept = f"{hash64(*stamps):016x}", audio == "original"
-    jobs = [
-        _Job(f"{folder}/shard-{n:06d}.tar", root, dataset, made_of, kept, stop, clips[at : at + samples_per_shard])
-        for n, at in enumerate(range(0, len(clips), samples_per_shard))
-    ]
-    done = _pack_all(jobs, folder, workers)
-    for job in jobs:
-        left_out += done[Path(job.target).name]["left_out"]
+    root = str(audio_root or (annotations if source.is_folder else Path(annotations).parent))
+    how = [LAYOUT, root, samples_per_shard, fields.record(), audio, on_bad, dict(holdout or {}), annotations]
+    done = Done(folder, f"{hash64(json.dumps(how), source.stamps()):016x}", root)
+    if (counts := done.counts()) is not None and "." not in fields.layout:  # a user's layout may have changed
+        return counts
+    left_out: list[dict[str, str]] = []
+    spool = Spool(folder / "questions.spool", root, str(Path(annotations).parent))
+    try:
+        jobs = jobs_of(
+            spool, source, fields, folder, samples_per_shard, audio == "original", on_bad == "stop", left_out
+        )
+        done.remember(spool)
+        packed = _pack_all(jobs, folder, workers)
+        for job in jobs:
+            left_out += packed[Path(job.target).name]["left_out"]
+    finally:
+        spool.close()
+        (folder / "recordings.spool").unlink(missing_ok=True)
     _write_left_out(left_out, folder / "packing.quarantine.jsonl")
     counts = build_index(str(folder), on_bad=on_bad, holdout=holdout, workers=workers) | {"shards": len(jobs)}
-    return counts | ({"left_out": len(left_out)} if left_out else {})
+    counts |= {"left_out": len(left_out)} if left_out else {}
+    done.write(counts)
+    return counts
 
 
-def _clips(questions: list[Annotation], stop: bool, left_out: list[dict[str, str]]) -> list[_Clip]:
-    """The recordings with their questions, in the order of a hash of their paths."""
-    by_path: dict[str, _Clip] = {}
-    for question, path, row in questions:
-        if Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
-            reason = f"{question.key}: audio_path {path!r} must be relative and stay in its folder"
-            if stop:
-                raise InputError(reason)
-            left_out.append({"question": question.key, "reason": reason})
-            continue
-        clip = by_path.setdefault(path, _Clip(path))
-        clip.questions.append(question.record())
-        clip.keys.append(question.key)
-        clip.rows += [row] if row >= 0 else []
-    return sorted(by_path.values(), key=lambda clip: hash64("shard order", clip.path))
-
-
-def _pack_all(jobs: list[_Job], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
+def _pack_all(jobs: list[Job], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
     """Writes the shards that are not there yet; returns by name what each was made of, its size and what it left out.
 
     After each shard this record is written to `packing.json`, so that an interrupted packing continues there.
@@ -169,6 +118,8 @@ def _pack_all(jobs: list[_Job], folder: Path, workers: int) -> dict[str, dict[st
             stale.unlink()
     done = {name: entry for name, entry in done.items() if name in names and _is_whole(folder / name, entry)}
     todo = [job for job in jobs if not _is_done(job, prints[job.target], done.get(Path(job.target).name))]
+    if todo and todo[0].recordings:
+        spool_recordings(Path(todo[0].dataset), Path(todo[0].recordings))
     for job, left_out in track(_packed(todo, workers), f"packing {len(todo)} shards", len(todo)):
         target = Path(job.target)
         done[target.name] = {"made_of": prints[job.target], "size": target.stat().st_size, "left_out": left_out}
@@ -190,12 +141,12 @@ def _is_whole(path: Path, entry: dict[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == entry["size"]
 
 
-def _is_done(job: _Job, made_of: str, entry: dict[str, Any] | None) -> bool:
+def _is_done(job: Job, made_of: str, entry: dict[str, Any] | None) -> bool:
     """Whether the shard is already packed; where this run stops at faults, one that left out anything is not."""
     return entry is not None and entry["made_of"] == made_of and not (job.stop and entry["left_out"])
 
 
-def _packed(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, list[dict[str, str]]]]:
+def _packed(jobs: list[Job], workers: int) -> Iterator[tuple[Job, list[dict[str, str]]]]:
     """Packs the jobs; yields each, as it is done, with the questions that had to be left out."""
     if workers <= 1 or len(jobs) <= 1:
         yield from ((job, _pack(job)) for job in jobs)
@@ -209,12 +160,12 @@ def _packed(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, list[dict[st
             pool.shutdown(cancel_futures=True)
 
 
-def _pack(job: _Job) -> list[dict[str, str]]:
+def _pack(job: Job) -> list[dict[str, str]]:
     """Writes one shard beside its place, then renames it; returns the questions that had to be left out."""
     left_out: list[dict[str, str]] = []
     scratch = Path(job.target + ".partial")
     with scratch.open("wb") as file, wds.TarWriter(file, encoder=False, mtime=0) as writer:
-        for clip in job.clips:
+        for clip in job.clips():
             try:
                 content, (extension, data) = _content(clip), _recording(job, clip)
             except InputError as error:
@@ -231,7 +182,7 @@ def _pack(job: _Job) -> list[dict[str, str]]:
     return left_out
 
 
-def _content(clip: _Clip) -> bytes:
+def _content(clip: Clip) -> bytes:
     """The sample's json; raises InputError where it is longer than readers accept."""
     content = {"audio_path": clip.path, "questions": clip.questions}
     data = json.dumps(content, ensure_ascii=False).encode()
@@ -240,7 +191,7 @@ def _content(clip: _Clip) -> bytes:
     return data
 
 
-def _recording(job: _Job, clip: _Clip) -> tuple[str, bytes]:
+def _recording(job: Job, clip: Clip) -> tuple[str, bytes]:
     """Extension and bytes of a recording as they go into the shard; raises InputError where it cannot be used."""
     where = f"{job.dataset}[{clip.rows[0]}]" if clip.rows else str(Path(job.root) / clip.path)
     data = _row_bytes(job, clip.rows[0]) if clip.rows else _file_bytes(Path(where))
@@ -269,15 +220,18 @@ def _file_bytes(path: Path) -> bytes:
 
 
 @lru_cache(maxsize=2)
-def _saved(dataset: str, dataset_print: str) -> tuple[list[int], list[Any]]:
-    """(last row + 1 of each part, parts) of a saved dataset; dataset_print: so that one saved anew is read anew."""
-    parts = [part.select_columns(["audio"]) for _, part in load_saved_dataset(Path(dataset))]
+def _saved(dataset: str, recordings: str, dataset_print: str) -> tuple[list[int], list[Any]]:
+    """(last row + 1 of each part, parts) of a dataset; dataset_print: so that one saved anew is read anew."""
+    if recordings:
+        parts: list[Any] = spooled_recordings(recordings)
+    else:
+        parts = [part.select_columns(["audio"]) for _, part in load_saved_dataset(Path(dataset))]
     return list(np.cumsum([len(part) for part in parts])), parts
 
 
-def _row_bytes(job: _Job, row: int) -> bytes:
+def _row_bytes(job: Job, row: int) -> bytes:
     """The recording in a row of a saved dataset; raises InputError where it is not embedded."""
-    ends, parts = _saved(job.dataset, job.dataset_print)
+    ends, parts = _saved(job.dataset, job.recordings, job.dataset_print)
     part = int(np.searchsorted(ends, row, side="right"))
     try:
         audio = parts[part][int(row - (ends[part - 1] if part else 0))]["audio"]

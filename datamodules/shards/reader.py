@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ...errors import InputError
 from ..audio.waves import decode
@@ -21,8 +22,9 @@ from ..questions.question import Question
 from ..storage.address import joined, redacted, scheme_of
 from ..storage.files import LocalFiles, Reading, RemoteFiles
 from ..storage.ranges import Range
-from .index import read_index
-from .scan import clip_of, parse_questions, question_at
+from .index import fields_of, read_index
+from .sample import parse_questions, question_at, question_reader
+from .scan import UNANSWERED, clip_of
 
 Fetched = Mapping[Range, "bytes | InputError"]
 _NUMBERS = (
@@ -35,7 +37,8 @@ _TEXTS = ("shard", "audio_ext", "split", "source", "question_type")
 class ShardReader:
     """Questions and recordings of one index by row. Cheap to pickle: files open on first use.
 
-    numbers: [N] columns of the index by name. Raises InputError where the index is missing, damaged or changed.
+    numbers: [N] columns of the index by name. unanswered: [N] bool, questions whose answer is not known.
+    Raises InputError where the index is missing, damaged or changed.
     """
 
     def __init__(self, index: str | Path, reading: Reading | None = None) -> None:
@@ -49,6 +52,9 @@ class ShardReader:
         }
         self._names: dict[str, list[str]] = {name: column.dictionary.to_pylist() for name, column in texts.items()}
         self._keys: pa.ChunkedArray = table.column("key")
+        self._questions = question_reader(fields_of(table))
+        held = UNANSWERED in table.column_names
+        self.unanswered: np.ndarray = table.column(UNANSWERED).to_numpy() if held else np.zeros(len(table), bool)
         self.files: LocalFiles | RemoteFiles = (
             RemoteFiles(self.root, shards, reading) if scheme_of(self.root) else LocalFiles(self.root, shards)
         )
@@ -74,6 +80,15 @@ class ShardReader:
             near = get_close_matches(key, keys, 3) or keys[:3]
             raise InputError(f"{self.path}: no sample {key!r}; there are {', '.join(near)}, ...")
         return keys.index(key)
+
+    def check_answered(self, rows: np.ndarray, what: str) -> None:
+        """Raises InputError where rows [n] hold questions without an answer; what: is wanted of them, for its words."""
+        lacking = rows[self.unanswered[rows]]
+        if len(lacking):
+            raise InputError(
+                f"{self.path}: {len(lacking):,} of {len(rows):,} questions have no answer, {self.key(int(lacking[0]))} "
+                f"the first: they can be asked, not {what}; give a pool of questions that have one"
+            )
 
     @property
     def place(self) -> str:
@@ -133,9 +148,9 @@ class ShardReader:
 
     def _question(self, row: int, data: bytes) -> Question:
         where = self.where(row)
-        question = question_at(data, int(self.numbers["question_no"][row]), where)
+        question = question_at(data, int(self.numbers["question_no"][row]), where, self._questions)
         if question is None or question.uid != self.uid(row):
-            held = ", ".join(question.key for question in parse_questions(data, where))
+            held = ", ".join(question.key for question in parse_questions(data, where, self._questions))
             raise InputError(f"{where}: holds {held}; the index expects {self.key(row)}; re-index the shard")
         if question.content != self.numbers["question"][row]:
             raise InputError(f"{where}: the text of {self.key(row)} changed since it was indexed; re-index the shard")
@@ -175,7 +190,9 @@ class IndexedSamples(IterableDataset[dict[str, Any]]):
     """Source stage of a `webdataset.DataPipeline`: WebDataset samples of these rows, in this order.
 
     Yields {"__key__", "__url__", "json", "flac"} with bytes, `json` holding the one question. Loader workers take
-    turns, so that the order does not depend on their number. ahead: rows that are fetched together from a server.
+    turns, so that the order does not depend on their number; where the pipeline has `wds.split_by_worker`, that divides
+    the rows. Ranks get the rows that they are given: all of them, for `wds.split_by_node` to divide, or their own.
+    ahead: rows that are fetched together from a server.
     """
 
     def __init__(self, reader: ShardReader, rows: Iterable[int], ahead: int = 64) -> None:
@@ -186,7 +203,8 @@ class IndexedSamples(IterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
-        rows = self.rows if info is None else self.rows[info.id :: info.num_workers]
+        mine = info is not None and not _split_by_webdataset()
+        rows = self.rows[info.id :: info.num_workers] if mine and info is not None else self.rows
         for start in range(0, len(rows), self.ahead):
             part = rows[start : start + self.ahead]
             fetched = self.reader.fetch(part, part) if self.reader.files.remote else None
@@ -198,6 +216,49 @@ class IndexedSamples(IterableDataset[dict[str, Any]]):
                     "json": question.encode(),
                     self.reader.text("audio_ext", row): self.reader.sound(row, fetched),
                 }
+
+
+def _split_by_webdataset() -> bool:
+    """Whether `wds.split_by_worker` asks for the next sample: a part of a part would lose samples without a word."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "split_by_worker" and frame.f_globals.get("__name__", "").startswith("webdataset"):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+class QuestionDataset(Dataset[tuple[np.ndarray, Question]]):
+    """A plain map-style dataset of (wave, question) pairs: rows of an index, in this order, for any PyTorch loop.
+
+    wave: [n] mono float32 at 16 kHz. rows: all of the index where None. Its items are those of a list: negative numbers
+    count from the end, and one beyond it is an IndexError. Raises InputError for what cannot be read.
+    """
+
+    def __init__(self, reader: ShardReader | str | Path, rows: Iterable[int] | None = None) -> None:
+        self.reader = reader if isinstance(reader, ShardReader) else ShardReader(reader)
+        self.rows = np.arange(len(self.reader)) if rows is None else np.asarray(list(rows), np.int64)
+        if len(self.rows) and not -1 < self.rows.min() <= self.rows.max() < len(self.reader):
+            raise InputError(f"{self.reader.path}: rows go from 0 to {len(self.reader) - 1}, got {self.rows.max()}")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> tuple[np.ndarray, Question]:
+        """The wave and the question of a row; IndexError where there is none."""
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"place {place} of {len(self)} questions")
+        return self._read([place])[0]
+
+    def __getitems__(self, places: Sequence[int]) -> list[tuple[np.ndarray, Question]]:
+        """Several at once, as loaders ask for batches; from a server they are fetched together."""
+        return self._read(places)
+
+    def _read(self, places: Sequence[int]) -> list[tuple[np.ndarray, Question]]:
+        rows = [int(self.rows[place]) for place in places]
+        fetched = self.reader.fetch(rows, rows) if self.reader.files.remote else None
+        return [(self.reader.wave(row, fetched), self.reader.question(row, fetched)) for row in rows]
 
 
 def share(rows: np.ndarray, rank: int, world: int) -> np.ndarray:

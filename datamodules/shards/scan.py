@@ -16,19 +16,21 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pyarrow as pa
 import xxhash
 
 from ...curriculum.identity import hash64
 from ...errors import InputError
 from ..audio.waves import SAMPLE_RATE, probe, whole
-from ..questions.question import Question, parse_json, parse_question
+from ..questions.fields import FieldReader, Fields
 from ..storage.address import joined, redacted
 from ..storage.files import Reading, RemoteFiles
 from ..storage.ranges import Shard
+from .sample import SORT, pair_of, question_reader, questions_of
 from .tar import Member, walk_tar
 
-AUDIO_EXTENSIONS = ("flac", "wav", "mp3", "ogg", "opus")
-MAX_JSON = 1 << 20
+KEPT = "kept"  # of a row: the columns that were kept of its question, {name: value}
+UNANSWERED = "unanswered"  # the column of an index that has questions without answers
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Fault:
 class Scan:
     """What one shard holds: rows of its good questions, faults of the rest, and the numbers of its members.
 
+    table: the rows as columns of the index, once they are. seen: columns of its questions -> how many have them.
     size: bytes. damaged: the archive itself is, and none of it is used.
     """
 
@@ -59,6 +62,8 @@ class Scan:
     members: int = 0
     ignored: int = 0
     damaged: bool = False
+    seen: dict[str, int] = field(default_factory=dict)
+    table: pa.Table | None = None
 
 
 def clip_of(data: bytes) -> int:
@@ -113,16 +118,23 @@ def _scan_remote(root: str, folder: str, scan: Scanner, name: str) -> tuple[Scan
 
 
 def scan_shard(
-    path: str, name: str, ignore: Sequence[str] = (), decoded: bool = False, stop_at_fault: bool = True
+    path: str,
+    name: str,
+    ignore: Sequence[str] = (),
+    decoded: bool = False,
+    stop_at_fault: bool = True,
+    fields: Fields | None = None,
 ) -> Scan:
     """The scan of one tar; name: what the index calls it.
 
     ignore: extensions of members that are not read. decoded: decode every recording. stop_at_fault: raise the first
     fault as an InputError; otherwise faults are listed, and a damaged archive is one that loses all its members.
+    fields: how the questions' columns are read.
     """
     if not Path(path).is_file():  # never quarantined: nobody meant it to be missing; and a pipe would be read for ever
         raise InputError(f"{path}: no such shard")
     scan = Scan(name, Path(path).stat().st_size)
+    reader = question_reader(fields or Fields())
     finished: set[str] = set()
     try:
         with open(path, "rb") as file:
@@ -130,8 +142,9 @@ def scan_shard(
                 key = members[0].key
                 try:
                     if key in finished:
-                        raise InputError(f"{path}: members of sample {key!r} do not stand together; repack the shard")
-                    scan.rows += _sample_rows(path, file, members, scan, decoded, stop_at_fault)
+                        raise InputError(f"{path}: members of sample {key!r} do not stand together; {SORT}")
+                    text, sound = pair_of(path, members)
+                    scan.rows += _sample_rows(path, file, text, sound, scan, reader, decoded, stop_at_fault)
                 except InputError as error:
                     if stop_at_fault:
                         raise
@@ -141,6 +154,7 @@ def scan_shard(
         if stop_at_fault or isinstance(error, OSError):
             raise InputError(str(error)) from None
         return _damaged(path, scan, str(error))
+    scan.seen = reader.seen
     return scan
 
 
@@ -160,7 +174,7 @@ def _samples(path: str, scan: Scan, ignore: Sequence[str]) -> Iterator[list[Memb
     sample: list[Member] = []
     for member in walk_tar(path):
         scan.members += 1
-        if member.extension in ignore:
+        if member.is_junk or member.extension in ignore:
             scan.ignored += 1
             continue
         if sample and member.key != sample[0].key:
@@ -172,12 +186,21 @@ def _samples(path: str, scan: Scan, ignore: Sequence[str]) -> Iterator[list[Memb
 
 
 def _sample_rows(
-    path: str, file: BinaryIO, members: list[Member], scan: Scan, decoded: bool, stop_at_fault: bool
+    path: str,
+    file: BinaryIO,
+    text: Member,
+    sound: Member,
+    scan: Scan,
+    reader: FieldReader,
+    decoded: bool,
+    stop_at_fault: bool,
 ) -> list[dict[str, Any]]:
     """Rows of the index for a sample's good questions; faults of the others are added to the scan."""
-    where = f"{path}:{members[0].key}"
-    text, sound = _pair(members, where)
-    questions, bad = _questions(_read(file, text, path), where, stop_at_fault)
+    where = f"{path}:{text.key}"
+    questions, bad = questions_of(_read(file, text, path), where, reader, stop_at_fault)
+    if not questions and not bad:  # all of splits that are left out
+        scan.ignored += 2
+        return []
     data = _read(file, sound, path)
     sound_where = f"{where}.{sound.extension}"
     num_samples = len(whole(data, sound_where)) if decoded else probe(data, sound_where)
@@ -203,64 +226,10 @@ def _sample_rows(
             "audio_size": sound.size,
             "audio_ext": sound.extension,
             "audio_contribution": question.audio_contribution or None,
+            KEPT: dict(question.columns) | ({} if question.answer else {UNANSWERED: True}),
         }
         for number, question in questions
     ]
-
-
-def _pair(members: list[Member], where: str) -> tuple[Member, Member]:
-    """The .json and the recording of a sample; raises InputError where it has anything else."""
-    extensions = [m.extension for m in members]
-    unknown = [e for e in extensions if e != "json" and e not in AUDIO_EXTENSIONS]
-    if unknown:
-        raise InputError(
-            f"{where}: member type .{unknown[0]} is not read; a sample is one .json and one recording, "
-            "other members can be ignored by name"
-        )
-    pairs = list(zip(members, extensions, strict=True))
-    texts, sounds = ([m for m, e in pairs if (e == "json") == is_text] for is_text in (True, False))
-    if len(texts) != 1 or len(sounds) != 1:
-        raise InputError(f"{where}: a sample is one .json and one recording, got {[m.name for m in members]}")
-    return texts[0], sounds[0]
-
-
-def _questions(
-    data: bytes, where: str, stop_at_fault: bool
-) -> tuple[list[tuple[int, Question]], list[tuple[int, str]]]:
-    """Good questions of a sample and reasons against the others, both numbered; InputError where none is good."""
-    good: list[tuple[int, Question]] = []
-    bad: list[tuple[int, str]] = []
-    for number, record in enumerate(_question_records(data, where)):
-        try:
-            good.append((number, parse_question(record, f"{where}.json")))
-        except InputError as error:
-            if stop_at_fault:
-                raise
-            bad.append((number, str(error)))
-    if not good:
-        raise InputError(bad[0][1] + (f" (none of its {len(bad)} questions can be used)" if len(bad) > 1 else ""))
-    return good, bad
-
-
-def parse_questions(data: bytes, where: str) -> list[Question]:
-    """The questions of a sample's json, `{"questions": [record, ...]}` or one record; InputError for a bad one."""
-    return [parse_question(record, f"{where}.json") for record in _question_records(data, where)]
-
-
-def question_at(data: bytes, number: int, where: str) -> Question | None:
-    """Question `number` of a sample's json, from 0 on; None where it has fewer. Raises InputError for a bad one."""
-    records = _question_records(data, where)
-    return parse_question(records[number], f"{where}.json") if number < len(records) else None
-
-
-def _question_records(data: bytes, where: str) -> list[Any]:
-    if len(data) > MAX_JSON:
-        raise InputError(f"{where}.json: {len(data)} bytes is more than the {MAX_JSON} allowed")
-    content = parse_json(data, f"{where}.json")
-    records = content.get("questions", [content]) if isinstance(content, dict) else None
-    if not isinstance(records, list) or not records:
-        raise InputError(f"{where}.json: must be a question or an object with a list of `questions`")
-    return records
 
 
 def _read(file: BinaryIO, member: Member, path: str) -> bytes:

@@ -20,6 +20,9 @@ _MAX_NAME = 1_024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UNUSED = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))  # mode, owners, time, device
 _NUMBER = re.compile(rb" *[0-7]* *(\0.*)?|[\x80\xff].*", re.DOTALL)  # octal, or binary as GNU tar writes what is large
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+# What macOS adds: attributes and times that say nothing of the content.
+_HARMLESS_PREFIXES = ("LIBARCHIVE.xattr.com.apple.", "SCHILY.xattr.com.apple.", "LIBARCHIVE.creationtime")
 _HARMLESS_PAX = {"mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment"}
 
 
@@ -30,6 +33,12 @@ class Member:
     name: str
     offset: int
     size: int
+
+    @property
+    def is_junk(self) -> bool:
+        """Whether macOS or Windows left it there: `._x` beside every x, .DS_Store, Thumbs.db, __MACOSX."""
+        folders, base = self.name.split("/")[:-1], self.name.rpartition("/")[2]
+        return base.startswith("._") or base in (".DS_Store", "Thumbs.db", "desktop.ini") or "__MACOSX" in folders
 
     @property
     def key(self) -> str:
@@ -49,6 +58,10 @@ def walk_tar(path: str | Path) -> Iterator[Member]:
     if not path.is_file():
         raise InputError(f"{path}: no such shard")
     size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(6)
+    if packed := next((name for mark, name in _PACKED.items() if start.startswith(mark)), None):
+        raise InputError(f"{path}: is compressed ({packed}); parts of a shard are read by place: unpack it to .tar")
     if size < 2 * BLOCK or size % BLOCK:
         raise InputError(f"{path}: {size} bytes is not a whole tar; it is empty or cut off")
     # Not memory-mapped: a file that shrinks meanwhile would kill the process.
@@ -138,7 +151,7 @@ def _pax_name(records: bytes, path: Path, name: str) -> str | None:
         key = field.decode("utf-8", "replace")
         if key == "path":
             member_name = _gnu_name(value, path, name)
-        elif key not in _HARMLESS_PAX:
+        elif key not in _HARMLESS_PAX and not key.startswith(_HARMLESS_PREFIXES):
             raise InputError(f"{path}: extended header {key!r} of {name!r} is not supported; repack with short names")
         records = records[int(length) :]
     return member_name

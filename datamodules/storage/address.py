@@ -21,6 +21,7 @@ from ...errors import InputError
 
 Result = TypeVar("Result")
 SCHEMES = ("http", "https", "s3", "gs", "hf")
+_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
 # Up to the last @ before the path; where what stands before the path has a colon but no port, a password holds a slash.
@@ -92,9 +93,18 @@ def list_shards(where: str) -> list[str]:
         for address in addresses:
             scheme_of(address)  # refuses what is none
         return addresses
-    if (where.partition("?")[0] if scheme else where).endswith(".tar"):
+    plain = where.partition("?")[0] if scheme else where
+    if plain.endswith(".tar"):
         return [where]
-    addresses = _listed(where, scheme) if scheme else [str(path) for path in sorted(Path(where).glob("*.tar"))]
+    packed = [plain] if plain.endswith(_PACKED) else []
+    if scheme:
+        addresses = [] if packed else _listed(where, scheme)
+    else:  # macOS leaves `._x.tar` beside what it copies
+        paths = [path for path in sorted(Path(where).glob("*")) if not path.name.startswith("._")]
+        addresses = [str(path) for path in paths if path.suffix == ".tar"]
+        packed = packed or [str(path) for path in paths if path.name.endswith(_PACKED)]
+    if packed and not addresses:
+        raise InputError(f"{redacted(packed[0])}: is compressed; parts of a shard are read by place: unpack it to .tar")
     if not addresses:
         raise InputError(f"{redacted(where)}: no *.tar to index there")
     return addresses

@@ -123,10 +123,12 @@ class VoterTasks:
     def tasks(self, rows: Iterable[int], conditions: Sequence[str]) -> list[Task]:
         """All tasks, by condition; questions about one recording, and the orders of one question, stand together.
 
-        Raises InputError for an unknown condition.
+        Raises InputError for an unknown condition, and where questions have no answer.
         """
         for condition in conditions:
             self._condition(condition)
+        rows = np.fromiter(rows, np.int64)
+        self.reader.check_answered(rows, "voted on")
         order = sorted((int(row) for row in rows), key=lambda row: (self.reader.clip(row), row))
         return [
             Task(AnswerId(self.reader.uid(row), condition, rotation, draw), row)
@@ -193,8 +195,9 @@ class VoterTasks:
         record |= {"raw": text, "answer": self._said(text, ask.choices), "correct": right}
         record |= {"num_tokens": reply.completion_tokens, "finished": reply.finished}
         if scores is not None:
+            same = [place for place, choice in enumerate(question.choices) if choice == question.answer]
             by_option = _by_option(scores, self._orders(ask.task.row)[ask.task.id.rotation])
-            record |= {"scores": by_option, "p_right": _share(by_option, truth)}
+            record |= {"scores": by_option, "p_right": _share(by_option, same)}
         return record
 
     def _said(self, text: str, choices: Sequence[str]) -> str:
@@ -224,10 +227,13 @@ def _by_option(scores: Sequence[float], order: Sequence[int]) -> list[float]:
     return by_option
 
 
-def _share(scores: Sequence[float], option: int) -> float:
-    """The probability of one option, in [0, 1]: the softmax over the options' log-probs."""
+def _share(scores: Sequence[float], options: Sequence[int]) -> float:
+    """The probability of some options together, in [0, 1]: the softmax over the options' log-probs.
+
+    A benchmark may show the right option twice.
+    """
     shifted = np.exp(np.asarray(scores) - max(scores))
-    return float(shifted[option] / shifted.sum())
+    return float(shifted[list(options)].sum() / shifted.sum())
 
 
 def price(

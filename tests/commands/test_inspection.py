@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +138,15 @@ def test_shards_that_were_moved_are_found_where_they_are_said_to_be(corpus, caps
     assert "the shard is missing" in capsys.readouterr().err
     main([*words, "--shards", str(corpus / "moved")])
     assert (corpus / "look" / "s-1.wav").read_bytes() == wav(ord("a"), 0.5)
+
+
+@pytest.mark.parametrize("shown", [0, 3, 20])
+def test_a_reader_that_has_enough_leaves_no_word_of_it(corpus, shown):
+    """As `inspect ... | head` does: it closes the pipe while there is more to write."""
+    words = [sys.executable, "-m", "earwitness", "inspect", str(corpus / "index.arrow"), "--out", str(corpus / "look")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
+        for _ in range(shown):
+            assert command.stdout.readline()
+        command.stdout.close()
+        said = command.stderr.read()
+        assert (command.wait(), said) == (0, "")

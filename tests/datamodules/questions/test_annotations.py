@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from earwitness.curriculum.table import read_arrow
-from earwitness.datamodules.questions.annotations import Annotation, read_annotations
+from earwitness.datamodules.questions.annotations import Annotation, iter_annotations, read_annotations
+from earwitness.datamodules.questions.fields import Fields
 from earwitness.datamodules.questions.question import OPTIONAL, REQUIRED, Question, parse_question
 from earwitness.datamodules.shards.packing import shard
 from earwitness.errors import InputError
@@ -94,16 +95,16 @@ def test_the_hyphenated_name_of_the_published_files_is_read(tmp_path, kind):
 def test_a_column_map_reads_the_reasoning_from_columns_of_any_name(tmp_path):
     ours = {"structured_cot": "cot", "unstructured_cot": "thoughts", "split": "part", "audio_contribution": "label"}
     path = as_csv(RECORDS, tmp_path / "q.csv", **ours)
-    assert read_annotations(path, ours) == EXPECTED
+    assert read_annotations(path, Fields(ours)) == EXPECTED
     saved(RECORDS, tmp_path / "d", cot=[r.get("structured_cot") for r in RECORDS], structured_cot=[])
-    assert read_annotations(tmp_path / "d", {"structured_cot": "cot"}) == EXPECTED
+    assert read_annotations(tmp_path / "d", Fields({"structured_cot": "cot"})) == EXPECTED
 
 
 def test_a_column_map_of_an_optional_field_that_a_record_lacks_leaves_it_out(tmp_path):
     """Also where the record has a column of our name, which means something else there."""
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps(record(0, structured_cot="not this")))
-    (found,) = read_annotations(path, {"structured_cot": "cot"})
+    (found,) = read_annotations(path, Fields({"structured_cot": "cot"}))
     assert found.question == parse_question(record(0, structured_cot=None), "")
 
 
@@ -123,27 +124,27 @@ def test_several_columns_become_the_choices_and_empty_ones_are_none(tmp_path, ki
         path.write_text("\n".join(map(json.dumps, rows)))
     else:
         datasets.Dataset.from_list(rows).save_to_disk(str(path))
-    found = read_annotations(path, {"choices": letters})
+    found = read_annotations(path, Fields({"choices": letters}))
     assert [r.question.choices for r in found] == [("x", "y", "z", "w"), ("x", "y")]
 
 
 def test_a_csv_whose_list_of_choices_has_another_name_is_read(tmp_path):
     path = as_csv(RECORDS, tmp_path / "q.csv", choices="options")
-    assert read_annotations(path, {"choices": "options"}) == EXPECTED
+    assert read_annotations(path, Fields({"choices": "options"})) == EXPECTED
 
 
 def test_a_text_field_is_not_made_of_several_columns(tmp_path):
     path = as_csv(RECORDS, tmp_path / "q.csv")
     with pytest.raises(InputError, match=r"split must be one of .*, got \['train', 'sound'\]"):
-        read_annotations(path, {"split": ["split", "question_type"]})
+        read_annotations(path, Fields({"split": ["split", "question_type"]}))
 
 
 @pytest.mark.parametrize("theirs", ["", [], 7, [7], None, [["A"]]], ids=str)
 def test_a_column_map_to_what_is_no_name_is_refused(tmp_path, theirs):
     path = tmp_path / "q.json"
     path.write_text(json.dumps(RECORDS))
-    with pytest.raises(InputError, match=r"^column_map: choices must be a column's name or a list of names, got "):
-        read_annotations(path, {"choices": theirs})
+    with pytest.raises(InputError, match=r"^columns: choices must be a column's name or a list of names, got "):
+        read_annotations(path, Fields({"choices": theirs}))
 
 
 # Faults.
@@ -223,7 +224,7 @@ def test_a_csv_that_cannot_be_read_on_is_one_error_with_its_line(tmp_path, data,
 def test_a_json_file_that_is_no_text_is_named_by_its_line(tmp_path):
     path = tmp_path / "q.json"
     path.write_bytes(b'[\n{"id": "a"},\n{"id": "caf\xe9"}\n]')
-    with pytest.raises(InputError, match=rf"^{path}:3: not UTF-8 \(invalid continuation byte\)$"):
+    with pytest.raises(InputError, match=rf"^{path}:3: not UTF-8 \(invalid continuation byte\); --encoding cp1252"):
         read_annotations(path, faults=[])
 
 
@@ -243,7 +244,7 @@ def test_the_names_of_a_strangers_columns_are_told_on_one_line_of_bounded_length
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({odd: 1}))
     with pytest.raises(InputError, match=r":1: no column 'text' for question; there are \\x1b\[2Jxxx") as error:
-        read_annotations(path, {"question": "text"})
+        read_annotations(path, Fields({"question": "text"}))
     assert str(error.value).isprintable() and len(str(error.value)) < 400 + len(str(path))
 
 
@@ -321,11 +322,22 @@ def test_a_split_column_wins_over_the_name_of_the_part_and_an_empty_one_does_not
     assert [r.question.split for r in read_annotations(tmp_path / "d")] == ["test", "train"]
 
 
-def test_an_unknown_part_of_a_dataset_is_refused(tmp_path):
-    part = datasets.load_from_disk(str(saved(RECORDS, tmp_path / "part")))
-    datasets.DatasetDict({"dev": part}).save_to_disk(str(tmp_path / "d"))
-    with pytest.raises(InputError, match=r"d: unknown split 'dev'; the splits are train, validation, val, test$"):
+def test_an_unknown_part_of_a_dataset_is_mapped_or_left_out_by_name_and_never_silently(tmp_path, capsys):
+    part = datasets.load_from_disk(str(saved([record(n, split=None) for n in range(2)], tmp_path / "part")))
+    more = datasets.load_from_disk(str(saved([record(n, split=None) for n in (7, 8)], tmp_path / "more")))
+    datasets.DatasetDict({"dev": part, "extra": more}).save_to_disk(str(tmp_path / "d"))
+    with pytest.raises(InputError, match=r"d\[2\] \(clotho/7\): split must be .*; --split-map extra=train reads it, "):
         read_annotations(tmp_path / "d")
+    rows = read_annotations(tmp_path / "d", Fields(splits={"extra": "test"}))
+    assert [(r.question.id, r.question.split) for r in rows] == [
+        ("0", "val"),
+        ("1", "val"),
+        ("7", "test"),
+        ("8", "test"),
+    ]
+    left = list(iter_annotations(tmp_path / "d", Fields(splits={"extra": "skip"}), notes=True))
+    assert [r.question.id for r in left] == ["0", "1"]
+    assert "2 records are of splits that are left out" in capsys.readouterr().err
 
 
 def test_a_dataset_with_paths_alone_reads_the_files_beside_it(tmp_path):
@@ -343,7 +355,9 @@ def test_a_column_audio_of_paths_can_be_mapped(tmp_path):
     saved([record(0, audio_path=None)], tmp_path / "d", audio=["0.wav"])
     with pytest.raises(InputError, match="field 'audio_path' must be a non-empty text"):
         read_annotations(tmp_path / "d")
-    assert shard(str(tmp_path / "d"), str(tmp_path / "out"), column_map={"audio_path": "audio"})["questions"] == 1
+    assert (
+        shard(str(tmp_path / "d"), str(tmp_path / "out"), fields={"columns": {"audio_path": "audio"}})["questions"] == 1
+    )
 
 
 def test_a_dataset_saved_in_the_format_of_arrays_gives_the_same_questions(tmp_path):

@@ -34,7 +34,9 @@ def annotated(folder, tmp_path, records) -> str:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_shards_are_packed_from_records_of_a_layout_of_ones_own(folder, tmp_path, workers):
-    counts = shard(annotated(folder, tmp_path, RECORDS), str(tmp_path / "out"), layout=LAB + "layout", workers=workers)
+    counts = shard(
+        annotated(folder, tmp_path, RECORDS), str(tmp_path / "out"), fields={"layout": LAB + "layout"}, workers=workers
+    )
     reader = ShardReader(tmp_path / "out" / "index.arrow")
     questions = [reader.question(row) for row in range(len(reader))]
     assert counts["questions"] == 3 and [question.key for question in questions] == ["lab/0", "lab/1", "lab/2"]
@@ -46,9 +48,9 @@ def test_what_a_layout_stumbles_over_is_a_fault_of_that_record(folder, tmp_path)
     path = annotated(folder, tmp_path, records)
     says = f"{path}:2: layout '{LAB}layout' cannot read the record (KeyError: 'file')"
     with pytest.raises(InputError) as stopped:
-        shard(path, str(tmp_path / "out"), layout=LAB + "layout")
+        shard(path, str(tmp_path / "out"), fields={"layout": LAB + "layout"})
     assert str(stopped.value) == says
-    counts = shard(path, str(tmp_path / "out"), layout=LAB + "layout", on_bad="quarantine")
+    counts = shard(path, str(tmp_path / "out"), fields={"layout": LAB + "layout"}, on_bad="quarantine")
     assert counts["questions"] == 2 and counts["left_out"] == 1
     assert json.loads((tmp_path / "out" / "packing.quarantine.jsonl").read_text())["reason"] == says
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from earwitness.datamodules.questions.annotations import read_annotations
+from earwitness.datamodules.questions.answers import is_right, is_well_formed, target_text
+from earwitness.datamodules.questions.fields import Fields
 from earwitness.datamodules.questions.question import REQUIRED, Question, parse_json, parse_question
 from earwitness.errors import InputError
 
@@ -207,7 +209,7 @@ def test_a_faulty_list_is_named_by_line_or_by_place(tmp_path):
     with pytest.raises(InputError, match=rf"^{path}\[1\] \(clotho/8\): choices must be"):
         read_annotations(path)
     path.write_text(json.dumps(GOOD))
-    with pytest.raises(InputError, match=f"^{path}: must hold a list of questions, got dict$"):
+    with pytest.raises(InputError, match=f"^{path}: must hold a list of questions, got dict; an object is read where"):
         read_annotations(path)
 
 
@@ -263,15 +265,15 @@ def test_a_column_map_renames_the_files_fields_and_wins_over_them(tmp_path):
     path = write(tmp_path / "q.json", [theirs])
     ours = {"source_dataset": "ds", "id": "uid", "audio_path": "file", "question": "text", "answer": "gold"}
     ours |= {"choices": "options", "split": "part", "question_type": "kind"}
-    assert read_annotations(path, ours) == [(parse_question(GOOD, ""), "clips/7.wav", -1)]
+    assert read_annotations(path, Fields(ours)) == [(parse_question(GOOD, ""), "clips/7.wav", -1)]
     with pytest.raises(InputError, match=rf"^{path}\[0\]: no column 'texts' for question; there are ds, "):
-        read_annotations(path, ours | {"question": "texts"})
+        read_annotations(path, Fields(ours | {"question": "texts"}))
 
 
 def test_a_column_map_of_an_unknown_field_is_refused(tmp_path):
     path = write(tmp_path / "q.json", [GOOD])
-    with pytest.raises(InputError, match=r"^column_map: unknown field 'audio'; the fields are source_dataset, id, "):
-        read_annotations(path, {"audio": "audio_path"})
+    with pytest.raises(InputError, match=r"^columns: unknown field 'audio'; the fields are source_dataset, id, "):
+        read_annotations(path, Fields({"audio": "audio_path"}))
 
 
 @pytest.mark.timeout(60)
@@ -292,3 +294,100 @@ def test_a_value_nested_deeply_is_shown_by_its_beginning():
         for fields in ({"id": value}, {"choices": value}, {"choices": [value, "Water"]}, {"split": value}):
             with pytest.raises(InputError, match=r"^here.*\[\[\[\.\.\.\]\]\]"):
                 parse_question(changed(**fields), "here")
+
+
+# What judging could not tell apart, and what other trainers leave in texts.
+
+
+@pytest.mark.parametrize(
+    ("choices", "says"),
+    [
+        (["tone", "Tone", "Water"], "choices that differ in case or outer spaces alone are judged equal"),
+        (["tone", "tone ", "Water"], "choices that differ in case or outer spaces alone are judged equal"),
+        (["É", "é", "Water"], "choices that differ in case or outer spaces alone are judged equal"),
+        (["a</answer>b", "Water"], "the choice 'a</answer>b' holds </answer>; remove or escape it"),
+        (["<answer>", "Water"], "the choice '<answer>' holds <answer>; remove or escape it"),
+        (["x </THINK>", "Water"], "the choice 'x </THINK>' holds </THINK>; remove or escape it"),
+        (["<audio>", "Water"], "the choice '<audio>' holds <audio>; remove or escape it"),
+        (["an <image>", "Water"], "the choice 'an <image>' holds <image>; remove or escape it"),
+    ],
+    ids=str,
+)
+def test_options_that_judging_confuses_are_refused_whether_right_or_wrong(choices, says):
+    for answer in choices:
+        with pytest.raises(InputError) as error:
+            parse_question(changed(choices=choices, answer=answer), "here")
+        assert str(error.value).startswith(f"here (clotho/7): {says}")
+
+
+def test_judging_the_target_of_every_accepted_question_finds_exactly_its_answer():
+    """By the rule itself, for options that look alike or odd but are told apart."""
+    for choices in (["tone", "tones"], ["<b>", "b"], ["a < b", "a > b"], ["x\ny", "x y"], ["ß", "ss"], ["1.", "1"]):
+        for answer in choices:
+            question = parse_question(changed(choices=choices, answer=answer), "here")
+            right = [c for c in question.choices if is_right(target_text(answer), c)]
+            assert right == [answer] and is_well_formed(target_text(answer))
+
+
+def test_a_benchmark_may_show_options_that_are_equal_and_its_record_says_so():
+    record = changed(choices=["Water", "Wind", "water", "Wind"], as_published=True)
+    question = parse_question(record, "here")
+    assert question.choices == ("Water", "Wind", "water", "Wind")
+    assert question.record()["as_published"] is True and parse_question(question.record(), "again") == question
+    assert "as_published" not in parse_question(changed(as_published=True), "here").record()
+    with pytest.raises(InputError, match="holds </answer>"):
+        parse_question(changed(choices=["Water", "</answer>"], as_published=True), "here")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "<audio>What is heard?",
+        "<audio>\nWhat is heard?",
+        "What is heard?<sound>",
+        "What is heard? <SpeechHere>",
+        "<audio></audio>What is heard?",
+        "<audio_1><audio2> What is heard?\n<audio>",
+        "[AUDIO] What is heard?",
+        "<audio_placeholder>\n\nWhat is heard?",
+    ],
+)
+def test_marks_of_the_recording_are_taken_off_a_questions_ends(question):
+    assert parse_question(changed(question=question), "here").question == "What is heard?"
+
+
+def test_a_mark_on_a_line_of_its_own_is_taken_out_and_the_text_around_it_stays():
+    question = parse_question(changed(question="Listen.\n<audio>\nWhat is heard?"), "here")
+    assert question.question == "Listen.\nWhat is heard?"
+    for plain in ("Is a <b> tag heard?", "a < b [music] c > d?", "<au dio> or <sounds like>?"):
+        assert parse_question(changed(question=plain), "here").question == plain
+
+
+@pytest.mark.parametrize(
+    ("question", "says"),
+    [
+        ("What is in <audio> here?", "holds the placeholder <audio> within its text"),
+        ("<image>What is heard?", "holds the placeholder <image> within its text"),
+        ("<video>\nWhat?", "holds the placeholder <video> within its text"),
+        ("<audio>x.wav</audio> What?", "holds the placeholder </audio> within its text"),
+        ("<audio>", "is nothing but <audio>"),
+        ("<|audio_bos|>What?", r"holds the special token <\|audio_bos\|>"),
+        ("<|audio_bos What?", r"holds the special token <\|audio_bos"),
+        ("audio_eos|> What?", r"holds the special token s\|>"),
+        ("</s> What?", "holds the special token </s>"),
+        ("[INST] What?", r"holds the special token \[INST\]"),
+    ],
+)
+def test_other_marks_in_a_question_are_refused_by_name(question, says):
+    with pytest.raises(InputError, match=rf"^here \(clotho/7\): .*{says}"):
+        parse_question(changed(question=question), "here")
+
+
+def test_a_question_without_an_answer_says_so_in_its_record():
+    record = {name: value for name, value in GOOD.items() if name != "answer"} | {"unanswered": True}
+    question = parse_question(record, "here")
+    assert question.answer == "" and parse_question(json.loads(json.dumps(question.record())), "again") == question
+    with pytest.raises(InputError, match="is marked as unanswered, and has the answer 'Water'"):
+        parse_question(record | {"answer": "Water"}, "here")
+    with pytest.raises(InputError, match="field 'answer' must be a non-empty text, got ''"):
+        parse_question(changed(answer=""), "here")

@@ -31,6 +31,7 @@ from earwitness.curriculum.identity import hash64
 from earwitness.curriculum.table import read_arrow
 from earwitness.datamodules.audio.waves import decode, probe, whole
 from earwitness.datamodules.questions.annotations import read_annotations
+from earwitness.datamodules.questions.fields import Fields
 from earwitness.datamodules.questions.question import parse_question
 from earwitness.datamodules.shards.index import SCHEMA, build_index, read_index, write_index
 from earwitness.datamodules.shards.reader import ShardReader
@@ -425,11 +426,11 @@ def one_annotation_file(dice: Dice, folder: Path) -> None:
     columns = dice.pick(COLUMNS) if not dice.below(4) else None
     faults: list[str] = []
     try:
-        read_annotations(path, columns)
+        read_annotations(path, Fields(columns or {}))
     except InputError as error:
         assert str(path) in str(error) and str(error).isprintable() and len(str(error)) < 2_000
     try:
-        rows = read_annotations(path, columns, faults)
+        rows = read_annotations(path, Fields(columns or {}), faults)
     except InputError:
         rows = []
     for question, audio_path, row in rows:

@@ -84,13 +84,16 @@ def test_the_bytes_depend_on_the_questions_alone(corpus):
     for source, out in (("q", "a"), ("q", "b"), ("other", "c"), ("q", "c")):
         shard(str(corpus / f"{source}.jsonl"), str(corpus / out), samples_per_shard=3)
         for first in (corpus / "a").iterdir():
+            if first.name == "packing.arrow":  # remembers the files that it was made of
+                continue
             assert (corpus / out / first.name).read_bytes() == first.read_bytes(), (source, out, first.name)
 
 
 def test_fewer_shards_leave_none_of_the_old_ones(corpus):
     shard(str(corpus / "q.jsonl"), str(corpus / "out"), samples_per_shard=1)
     shard(str(corpus / "q.jsonl"), str(corpus / "out"), samples_per_shard=4)
-    assert sorted(os.listdir(corpus / "out")) == ["index.arrow", "packing.json", "shard-000000.tar", "shard-000001.tar"]
+    made = ["index.arrow", "packing.arrow", "packing.json", "shard-000000.tar", "shard-000001.tar"]
+    assert sorted(os.listdir(corpus / "out")) == made
 
 
 def test_louder_than_full_scale_is_scaled_not_clipped():
@@ -142,10 +145,13 @@ FAULTS = {
     "apart": ([*A, *B, *A], r"x\.tar: members of sample 'a' do not stand together"),
     "a question twice": ([*A, ("b.json", text(1)), B[1]], r"x\.tar:s/1: this question is already in .*x\.tar:s/1"),
     "other members": ([*A, ("a.txt", b"x")], r"x\.tar:a: member type \.txt is not read"),
-    "dots in names": ([("a.1.json", text(1)), ("a.1.flac", A[1][1])], r"x\.tar:a: member type \.1\.json is not read"),
+    "dots in names": (
+        [("a.1.json", text(1)), ("a.1.flac", A[1][1])],
+        r"x\.tar:a: 'a\.1\.json' has a dot in its name: ",
+    ),
     "no json text": ([("a.json", b"{"), A[1]], r"x\.tar:a\.json: not JSON"),
-    "a json list": ([("a.json", b"[]"), A[1]], r"x\.tar:a\.json: must be a question or an object with"),
-    "no questions": ([("a.json", b'{"questions": []}'), A[1]], r"x\.tar:a\.json: must be a question or"),
+    "a json list": ([("a.json", b"[]"), A[1]], r"x\.tar:a\.json: must be a question, a list"),
+    "no questions": ([("a.json", b'{"questions": []}'), A[1]], r"x\.tar:a\.json: must be a question, "),
     "a bad question": ([("a.json", text(1).replace(b'"a", "b"', b'"a"')), A[1]], r"x\.tar:a\.json \(s/1\): choices"),
     "a deep json": ([("a.json", b"[" * 100_000), A[1]], r"x\.tar:a\.json: not JSON"),
     "a long json": ([("a.json", b" " * (1 << 20) + text(1)), A[1]], r"x\.tar:a\.json: \d+ bytes is more than"),

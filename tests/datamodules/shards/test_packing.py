@@ -100,7 +100,7 @@ def test_one_and_two_processes_give_the_same_bytes(tmp_path):
         shard(str(annotations), str(tmp_path / f"{workers}"), **how, holdout={"val": 0.3})
     one, two = files(tmp_path / "1"), files(tmp_path / "2")
     assert one == two
-    assert len(one) == 6 + 3 and len(report(tmp_path / "1")) == 2
+    assert len(one) == 6 + 4 and len(report(tmp_path / "1")) == 2
 
 
 def test_plain_webdataset_reads_json_before_audio_and_both_pair_up(tmp_path):
@@ -262,6 +262,32 @@ def test_a_repeated_packing_packs_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "_pack", None)
     assert shard(str(annotations), str(out), samples_per_shard=3) == first
     assert stamps(out) == before and files(out) == content
+
+
+def test_a_repeated_packing_reads_neither_annotations_nor_shards_until_something_changed(tmp_path, monkeypatch):
+    """What is compared: arguments, and sizes and times of annotations, recordings and results."""
+    annotations, out = corpus(tmp_path / "in"), tmp_path / "out"
+    first = shard(str(annotations), str(out), samples_per_shard=3)
+    reading = shards.jobs_of
+    calls = []
+    monkeypatch.setattr(shards, "jobs_of", lambda *how: calls.append(how) or reading(*how))
+    assert shard(str(annotations), str(out), samples_per_shard=3) == first and not calls
+    for number, change in enumerate(
+        (
+            lambda: os.utime(annotations, ns=(1, 1)),
+            lambda: os.utime(tmp_path / "in" / "4.wav", ns=(1, 1)),
+            lambda: (out / "index.arrow").unlink(),
+            lambda: (out / "packing.arrow").write_bytes(b"no table"),
+            lambda: (out / "index.quarantine.jsonl").write_text("{}"),
+        ),
+        1,
+    ):
+        change()
+        assert shard(str(annotations), str(out), samples_per_shard=3) == first and len(calls) == number
+        assert shard(str(annotations), str(out), samples_per_shard=3) == first and len(calls) == number
+    shard(str(annotations), str(out), samples_per_shard=3, holdout={"val": 0.5})
+    assert len(calls) == 6
+    assert not list(out.glob("*.spool")) and not list(out.glob("*.partial"))
 
 
 @pytest.mark.parametrize("what", ["recording", "question", "recording gone", "shard cut", "shard gone"])
@@ -445,3 +471,116 @@ def test_a_wrong_command_is_one_line_and_exit_code_1(tmp_path, capsys, words):
         main(words + (["--out", str(tmp_path / "o")] if words[0] == "inspect" else []))
     printed = capsys.readouterr()
     assert end.value.code == 1 and printed.err.count("\n") == 1 and printed.err.startswith("error: ")
+
+
+# Where recordings lie, and what goes along with the questions.
+
+
+def test_absolute_paths_and_paths_that_leave_the_annotations_are_taken_where_they_lead_into_the_root(tmp_path):
+    """The same recording under three names is packed once."""
+    (tmp_path / "data" / "audio").mkdir(parents=True)
+    (tmp_path / "data" / "notes").mkdir()
+    (tmp_path / "data" / "audio" / "x.wav").write_bytes(recording(1))
+    names = ["audio/x.wav", str(tmp_path / "data" / "audio" / "x.wav"), "../audio/x.wav", "audio/../audio/x.wav"]
+    path = write(tmp_path / "data" / "notes" / "q.jsonl", [question(n, name) for n, name in enumerate(names)])
+    root = str(tmp_path / "data")
+    assert shard(str(path), str(tmp_path / "out"), audio_root=root)["clips"] == 1
+    assert shard(str(path), str(tmp_path / "out"), audio_root=root)["questions"] == 4
+    says = (
+        r"^s/1: audio_path '/.*x\.wav' must be relative and .*; give --audio-root a folder that holds all recordings$"
+    )
+    with pytest.raises(InputError, match=says):
+        shard(str(write(path, [question(1, names[1])])), str(tmp_path / "none"))
+    for bad in ("/etc/passwd", "../../x.wav", "..", "audio/../../../x.wav", "a\0b"):
+        with pytest.raises(InputError, match=r"(must be relative and stay|must be one line)"):
+            shard(str(write(path, [question(1, bad)])), str(tmp_path / "none"), audio_root=root)
+
+
+def test_kept_columns_lie_in_the_samples_and_are_columns_for_pools_and_cells(tmp_path, capsys):
+    from earwitness.curriculum.table import Categorical, read_table
+
+    (tmp_path / "x.wav").write_bytes(recording(1))
+    (tmp_path / "y.wav").write_bytes(recording(2))
+    more = [
+        {"category": ["Reasoning"], "level": 3, "hard": True, "lang": "en", "odd": 1},
+        {"category": "Music", "level": 0.5, "hard": False, "odd": "one"},
+        {"category": ["a", "b"], "hard": True, "lang": "zh"},
+    ]
+    rows = [question(n, f"{'xyx'[n]}.wav", split="train", **fields) for n, fields in enumerate(more)]
+    path = write(tmp_path / "q.jsonl", rows)
+    keep = {"category": "category", "level": "level", "hard": "hard", "language": "lang", "odd": "odd"}
+    shard(str(path), str(tmp_path / "out"), samples_per_shard=1, fields={"keep": keep})
+    assert capsys.readouterr().err == ""
+    reader = ShardReader(tmp_path / "out" / "index.arrow")
+    table = read_table(tmp_path / "out" / "index.arrow")
+    rows_of = {reader.key(row): row for row in range(3)}
+    order = [rows_of[f"s/{n}"] for n in range(3)]
+
+    def values(name: str) -> list:
+        column = table.columns[name]
+        if isinstance(column, Categorical):
+            return [column.names[code] if code >= 0 else None for code in column.codes[order]]
+        return [None if np.isnan(value) else value for value in column[order]]
+
+    assert values("category") == ["Reasoning", "Music", "a, b"] and values("language") == ["en", None, "zh"]
+    assert values("level") == [3.0, 0.5, None] and values("hard") == [1.0, 0.0, 1.0]
+    assert values("odd") == ["1", "one", None], "a column of numbers and texts is text"
+    assert table.where({"language": "zh"}).tolist() == [order[2]]
+    assert dict(reader.question(order[0]).columns)["category"] == "Reasoning"
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
+        packed = json.load(tar.extractfile(next(m for m in tar if m.name.endswith(".json"))))
+    assert all("hard" in q["columns"] for q in packed["questions"])
+    index = (tmp_path / "out" / "index.arrow").read_bytes()
+    main(["index", str(tmp_path / "out"), "--workers", "1"])
+    assert (tmp_path / "out" / "index.arrow").read_bytes() == index, "indexing again keeps them"
+    with pytest.raises(InputError, match="keep: the index has a column 'source' of its own; give"):
+        shard(str(path), str(tmp_path / "out"), fields={"keep": ["source"]})
+    with pytest.raises(InputError, match="keep: no column 'langauge'; there are source_dataset, "):
+        shard(str(path), str(tmp_path / "out"), fields={"keep": ["langauge"]})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_recordings_inside_the_parquet_files_of_a_hub_folder_are_packed_each_with_its_question(tmp_path, workers):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    number = 0
+    for name, count in (("train-00000-of-00002", 20), ("train-00001-of-00002", 3), ("test-00000-of-00001", 2)):
+        rows = []
+        for n in range(number, number + count):
+            held = {"bytes": recording(n), "path": None}
+            rows.append({k: v for k, v in question(n, "").items() if k != "audio_path"} | {"audio": held})
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "hub" / "data" / f"{name}.parquet", row_group_size=7)
+        number += count
+    out = tmp_path / "out"
+    counts = shard(str(tmp_path / "hub"), str(out), samples_per_shard=9, audio="original", workers=workers)
+    assert (counts["questions"], counts["clips"], counts["shards"]) == (25, 25, 3)
+    reader = ShardReader(out / "index.arrow")
+    held = {reader.key(row): (reader.sound(row), reader.text("split", row)) for row in range(25)}
+    assert held == {f"s/{n}": (recording(n), "train" if n < 23 else "test") for n in range(25)}
+    assert not list(out.glob("*.spool"))
+    pq.write_table(pa.Table.from_pylist([question(99, "x.wav")]), tmp_path / "hub" / "data" / "more.parquet")
+    with pytest.raises(InputError, match=r"more\.parquet\[0\]: has no column `audio` of recordings"):
+        shard(str(tmp_path / "hub"), str(out))
+
+
+def test_every_flag_of_the_fields_reaches_the_packing(tmp_path, capsys):
+    (tmp_path / "x.wav").write_bytes(recording(1))
+    row = {"nr": 7, "text": "Quel bruit? Grün", "gold": 1, "a": "Wind", "b": "Water", "wav": "x.wav", "part": "dev 2"}
+    path = tmp_path / "q.jsonl"
+    path.write_text("\n".join(json.dumps(row | {"nr": n, "why": "?"}, ensure_ascii=False) for n in (7, 8)), "cp1252")
+    columns = ["id=nr", "question=text", "answer=gold", "choices=a,b", "audio_path=wav", "split=part"]
+    how = ["--constant", "source_dataset=lab", "--answer", "index", "--keep", "reason=why", "--encoding", "cp1252"]
+    out = str(tmp_path / "out")
+    main(["shard", str(path), out, "--column", *columns, *how, "--split-map", "dev 2=val", "--workers", "1"])
+    reader = ShardReader(tmp_path / "out" / "index.arrow")
+    asked = reader.question(reader.row_of("lab/7"))
+    assert (asked.question, asked.choices, asked.answer, asked.split) == (
+        row["text"],
+        ("Wind", "Water"),
+        "Water",
+        "val",
+    )
+    assert dict(asked.columns) == {"reason": "?"}
+    assert capsys.readouterr().err == ""
