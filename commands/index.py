@@ -49,6 +49,7 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
         ("--split-map", "NAME=SPLIT", "e.g. extra=train; NAME=skip leaves it out"),
     ):
         parser.add_argument(name, nargs="+", default=(), metavar=shape, help=what)
+    parser.set_defaults(encoding="")  # of text files, which only `shard` reads
     parser.add_argument("--answer", help="how answers are written: text, letter, index (from 0), index1, none")
     parser.add_argument("--layout", default="audiomcq", help="a benchmark's: mmau, mmar, mmsu, dcase2025, dcase2026")
 
@@ -59,13 +60,16 @@ def _fields(args: argparse.Namespace) -> dict[str, Any]:
     fields["columns"] = {name: value.split(",") if "," in value else value for name, value in pairs(args.column)}
     fields["constants"], fields["splits"] = dict(pairs(args.constant)), dict(pairs(args.split_map))
     fields["keep"] = {new: old or new for new, _, old in (word.partition("=") for word in args.keep)}
+    fields["encoding"] = args.encoding
     return fields | ({"answer": args.answer} if args.answer else {})
 
 
 def indexing(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `add_indexing` as those of `build_index` and `shard`."""
+    from ..datamodules.questions.fields import Fields
+
     shared = {"on_bad": args.on_bad, "holdout": _shares(args.holdout), "workers": args.workers}
-    return shared | {"fields": _fields(args)}
+    return shared | {"fields": Fields(**_fields(args))}
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ class Step:
             raise InputError(f"{self.where}`do` must name a verb, got {self.verb!r}")
         found = function_named(self.verb, FUNCTIONS | dict.fromkeys(TRAINER_VERBS, ""), f"{self.where}do")
         self.function: Callable[..., Any] = found if callable(found) else getattr(import_module(found), self.verb)
-        given = arguments(self.function, self.spec, self.where)
+        given = arguments(self.function, _present_spelling(self.verb, self.spec), self.where)
         if self.verb == "evaluate" and given.get("curriculum") is not None:
             checked_curriculum(given["curriculum"], f"{self.where}curriculum")
         return given
@@ -202,6 +202,16 @@ class Step:
         finished = subprocess.run([sys.executable, "-m", "earwitness", *words], check=False)
         if finished.returncode:
             raise InputError(f"{config}: {self.verb} ended with code {finished.returncode}; its messages are above")
+
+
+def _present_spelling(verb: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a step with `column_map` and `layout` of earlier recipes where they are now, in `fields`."""
+    if verb != "shard":
+        return dict(spec)
+    older = {"column_map": "columns", "layout": "layout"}
+    fields = {older[name]: value for name, value in spec.items() if name in older and value is not None}
+    given = {name: value for name, value in spec.items() if name not in older}
+    return given | {"fields": (given.get("fields") or {}) | fields} if fields else given
 
 
 def _shown(result: Any) -> str:

@@ -23,7 +23,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Packs the corpus; returns counts."""
     from ..datamodules.shards.packing import shard
 
-    options = indexing(args)
-    options["fields"]["encoding"] = args.encoding
     kind: Literal["flac", "original"] = "original" if args.original else "flac"
-    return shard(args.annotations, args.out, args.audio_root, args.samples_per_shard, audio=kind, **options)
+    places = (args.annotations, args.out, args.audio_root, args.samples_per_shard)
+    return shard(*places, audio=kind, **indexing(args))

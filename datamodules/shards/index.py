@@ -68,7 +68,7 @@ def build_index(
     ignore: Sequence[str] = (),
     decode: bool = False,
     workers: int = 1,
-    fields: Fields | Mapping[str, Any] | None = None,
+    fields: Fields | None = None,
 ) -> dict[str, int | float]:
     """Indexes tars, local or remote, and writes `index.arrow` beside them or at `out`.
 

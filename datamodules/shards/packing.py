@@ -48,7 +48,7 @@ def shard(
     out: str,
     audio_root: str | None = None,
     samples_per_shard: int = 1_000,
-    fields: Fields | Mapping[str, Any] | None = None,
+    fields: Fields | None = None,
     audio: Literal["flac", "original"] = "flac",
     on_bad: Literal["stop", "quarantine"] = "stop",
     holdout: Mapping[str, float] | None = None,
@@ -62,7 +62,7 @@ def shard(
         out: folder of the shards and the index.
         audio_root: folder the audio paths are relative to; default the annotation file's own, or the hub folder.
         samples_per_shard: recordings per tar.
-        fields: how the file's columns are read, as `Fields` or as a mapping of its arguments.
+        fields: how the file's columns are read.
         audio: "flac" converts to 16 kHz mono flac, "original" keeps the files' bytes.
         on_bad: "stop" at the first fault, or "quarantine": leave it out and list it in `packing.quarantine.jsonl`.
         holdout: split -> share of the recordings, for questions that name no split.

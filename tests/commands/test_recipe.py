@@ -217,3 +217,37 @@ def test_the_arguments_of_a_labs_function_are_checked_by_its_signature(cleaning,
     with pytest.raises(InputError) as error:
         run_recipe(str(cleaning), [setting], dry_run=True)
     assert said in str(error.value)
+
+
+def packing_of(tmp_path: Path, more: str) -> Path:
+    """A recipe that packs two questions whose file has names of its own."""
+    import numpy as np
+    import soundfile
+
+    record = {"source_dataset": "s", "question": "Which?", "choices": ["a", "b"], "audio_path": "a.wav"}
+    lines = [json.dumps(record | {"id": str(number), "gold": answer}) for number, answer in enumerate("ab")]
+    (tmp_path / "questions.jsonl").write_text("\n".join(lines))
+    soundfile.write(tmp_path / "a.wav", np.full(16_000, 0.1), 16_000)
+    step = f'{{do: shard, annotations: "{tmp_path}/questions.jsonl", out: "${{out}}/shards", {more}}}'
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"out: {tmp_path}/run\nsteps:\n  shards: {step}\n")
+    return recipe
+
+
+@pytest.mark.parametrize("more", ["fields: {columns: {answer: gold}}", "column_map: {answer: gold}, layout: audiomcq"])
+def test_columns_are_named_in_the_present_and_in_the_earlier_spelling(tmp_path, more) -> None:
+    run_recipe(str(packing_of(tmp_path, more)))
+    assert json.loads((tmp_path / "run/.steps/shards.json").read_text())["result"]["questions"] == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("fields: {colums: {answer: gold}}", "fields: unknown key 'colums'; did you mean 'columns'"),
+        ("fields: {answer: lettre}", "answer: did you mean 'letter'"),
+        ("column_map: {anser: gold}", "columns: unknown field 'anser'"),
+    ],
+)
+def test_a_dry_run_finds_what_is_wrong_with_the_fields(tmp_path, more, message) -> None:
+    with pytest.raises(InputError, match=message):
+        run_recipe(str(packing_of(tmp_path, more)), dry_run=True)
