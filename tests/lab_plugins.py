@@ -34,6 +34,12 @@ def rule(completion, answer, choices):
     return completion[::-1] == answer and answer in choices
 
 
+def first_word(completion, answer, choices):
+    """The first word counts; without one there is no answer."""
+    words = completion.replace("<answer>", "").replace("</answer>", "").split()
+    return words[0] == answer if words else None
+
+
 def no_text(question, choices):
     """A style that forgets to return."""
 

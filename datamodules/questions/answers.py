@@ -1,43 +1,45 @@
-"""How an answer is written, found in a completion, and judged right or wrong by one of several rules.
+"""How an answer is written, found in a completion, and judged by one of several rules.
 
 The paper does not say by which rule voters were judged; raw completions are therefore kept wherever they are judged.
 
     exact      the text in <answer> tags, or all of it, equals the answer in lower case (reward plugin of AudioMCQ)
     mmau       string match of the MMAU scorer: every word of the answer, no word that only wrong options have
-    letter     the letter of an option, as A, (A), "A." or "the answer is A"; an option's own text counts as its letter
+    letter     the letter of an option in many spellings, see `letters.py`; an option's own text counts as its letter
     contains   names the answer and no other option, as whole words
+
+A reply is right, wrong, unfinished or unreadable (`verdict`). Wrong is another option that the rule finds: for exact
+one whose text it equals, for mmau one that the same string match accepts, for letter the one whose letter it gives, for
+contains the only one it names. A finished reply in which the rule finds no option, or several, is unreadable: empty, or
+nothing but reasoning, or other words. One that was cut off at its greatest length is unfinished, unless its answer tags
+are closed, or it is an option's own text and no beginning of a longer one, or it names a letter outright.
 
 A rule of your own is a function named by its import path (`rule: my_lab.rules.ours`):
 
-    def ours(completion: str, answer: str, choices: Sequence[str]) -> bool: ...
+    def ours(completion: str, answer: str, choices: Sequence[str]) -> bool | None: ...
 
 `completion` is all that the model said, `answer` the right option's text, `choices` the options in the order shown.
+None says that no answer can be found. Of a reply that was cut off its True counts, its False only behind closed tags.
 """
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from string import ascii_uppercase
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ...errors import InputError
+from .letters import Choice, choice_of, own_text
 from .plugins import plugin_named
 
+Verdict = Literal["right", "wrong", "unfinished", "unreadable"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+_READING = 2  # raised whenever a rule comes to read stored replies otherwise
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _WORD = re.compile(r"\b\w+\b")
-# A letter that stands for an option: nothing, a line's end or punctuation follows, so "A man" and "I'm" name none; nor
-# do "A, B" and "(A) or (B)". The dash has spaces around it, as "B-flat" is a note.
-_LONE_LETTER = re.compile(
-    r"[\W_]*([A-Za-z])(?!\W*(?:,|\band\b|\bor\b)\W*[A-Z]\s*(?:$|[,.)]|and\b|or\b))"
-    r"(?:[\W_]*$|\s*[.):,;\]}]|[ \t]*\n|[\"'`*_]+(?!\w)|\s+[-\u2013\u2014]\s|\s+(?:because|since|as)\b)"
-)
-_LEAD = re.compile(
-    r"\b(answer|choice|option|letter)\b(?: to (?:the|this) question)?(?:\W*\b(?:is|would be|must be|should be)\b)?",
-    re.IGNORECASE,
-)
-_MARKED_LETTER = re.compile(r"\(([A-Za-z])\)|\b(?i:option|choice|letter)\W{1,3}([A-Z])\b")
 _LETTER_OR_DIGIT = "0-9a-z\u00df-\u052f"  # of alphabets that put spaces between words
 
 
@@ -101,72 +103,57 @@ def matches_words(prediction: str, answer: str, choices: Sequence[str]) -> bool:
     option with the same words as the answer is not wrong.
     """
     words, wanted = _words(prediction), _words(answer)
-    wrong = [_words(choice) for choice in choices if _words(choice) != wanted]
-    only_wrong = {word for option in wrong for word in option - wanted}
-    return bool(words) and wanted <= words and not words & only_wrong
+    return bool(words) and words & set().union(wanted, *map(_words, choices)) == wanted
 
 
 def _words(text: str) -> set[str]:
     return set(_WORD.findall(text.lower()))
 
 
-def letter_of(completion: str, choices: Sequence[str]) -> str:
+def letter_of(completion: str, choices: Sequence[str], lettered: bool = False) -> str:
     """The letter a completion chooses, "" where it names none, an impossible one, or several without deciding.
 
-    In this order: the whole text is an option's; the last "the answer is ..."; a letter at the beginning; the only
-    letter that is marked, as in "option A" or "(A)".
+    lettered: whether the prompt showed letters; a letter then goes before an option's own text.
     """
+    return _choice(completion, choices, lettered).letter
+
+
+def _choice(completion: str, choices: Sequence[str], lettered: bool) -> Choice:
+    return choice_of(_spoken(completion), choices, lettered)
+
+
+def _spoken(completion: str) -> str:
+    """The answer in a completion, see `extract_answer`; "" where it never ends thinking."""
     text = extract_answer(completion)
-    if (place := _own_text(text, choices)) is not None:
-        return ascii_uppercase[place]
-    said = [(lead[1].lower(), _named(text[lead.end() :], choices)) for lead in _LEAD.finditer(text)]
-    answers = [letter for word, letter in said if word == "answer" and letter]
-    if answers or (first := _lone_letter(text, choices)):
-        return answers[-1] if answers else first
-    marked = {letter for _, letter in said} | {(a or b).upper() for a, b in _MARKED_LETTER.findall(text)}
-    possible = marked & set(ascii_uppercase[: len(choices)])
-    return possible.pop() if len(possible) == 1 else ""
+    return "" if text.startswith("<think>") and "</think>" not in completion else text
 
 
-def _named(text: str, choices: Sequence[str]) -> str:
-    """The letter of the option that a text equals, or the letter that it begins with; "" for neither."""
-    place = _own_text(text, choices)
-    return _lone_letter(text, choices) if place is None else ascii_uppercase[place]
-
-
-def _own_text(text: str, choices: Sequence[str]) -> int | None:
-    """Place of the option that a text equals: to the letter, else in lower case, else without quotes and full stops."""
-    for plain in (str.strip, _lowered, lambda said: said.lower().strip(" \t\n.:\"'`*_")):
-        equal = [place for place, choice in enumerate(choices) if plain(choice) == plain(text) != ""]
-        if equal:
-            return equal[0]
+def _exact(completion: str, answer: str, choices: Sequence[str]) -> bool | None:
+    text = extract_answer(completion).lower()
+    if text == answer.lower() or text == extract_answer(answer).lower():
+        return True
+    if text:
+        for choice in choices:
+            if choice.lower() == text or choice.strip().lower() == text:
+                return False
     return None
 
 
-def _lowered(text: str) -> str:
-    return text.strip().lower()
+def _mmau(completion: str, answer: str, choices: Sequence[str]) -> bool | None:
+    words, wanted, options = _words(_spoken(completion)), _words(answer), [_words(choice) for choice in choices]
+    named = words & set().union(wanted, *options)
+    if named == wanted:
+        return True if words else None
+    return False if named in options and named else None
 
 
-def _lone_letter(text: str, choices: Sequence[str]) -> str:
-    found = _LONE_LETTER.match(text)
-    return found[1].upper() if found and found[1].upper() in ascii_uppercase[: len(choices)] else ""
+def _letter(completion: str, answer: str, choices: Sequence[str], lettered: bool = False) -> bool | None:
+    letter = letter_of(completion, choices, lettered)
+    return choices[ascii_uppercase.index(letter)] == answer if letter else None
 
 
-def _exact(completion: str, answer: str, choices: Sequence[str]) -> bool:
-    return is_right(completion, answer)
-
-
-def _mmau(completion: str, answer: str, choices: Sequence[str]) -> bool:
-    return matches_words(extract_answer(completion), answer, choices)
-
-
-def _letter(completion: str, answer: str, choices: Sequence[str]) -> bool:
-    letter = letter_of(completion, choices)
-    return bool(letter) and choices[ascii_uppercase.index(letter)] == answer
-
-
-def _contains(completion: str, answer: str, choices: Sequence[str]) -> bool:
-    text, options = extract_answer(completion).lower(), {_lowered(choice) for choice in choices}
+def _contains(completion: str, answer: str, choices: Sequence[str]) -> bool | None:
+    text, options = _spoken(completion).lower(), {choice.strip().lower() for choice in choices}
     spots = [(*found.span(), option) for option in options for found in _mentions(option, text)]
     # An option within a longer one, as "dog" within "hot dog", is not named there.
     named = {
@@ -174,7 +161,7 @@ def _contains(completion: str, answer: str, choices: Sequence[str]) -> bool:
         for start, end, option in spots
         if not any(first <= start and end <= last and last - first > end - start for first, last, _ in spots)
     }
-    return named == {_lowered(answer)}
+    return named == {answer.strip().lower()} if len(named) == 1 else None
 
 
 def _mentions(option: str, text: str) -> Iterator[re.Match[str]]:
@@ -182,7 +169,7 @@ def _mentions(option: str, text: str) -> Iterator[re.Match[str]]:
     return re.finditer(f"(?<![{_LETTER_OR_DIGIT}]){re.escape(option)}(?![{_LETTER_OR_DIGIT}])", text)
 
 
-RULES: dict[str, Callable[[str, str, Sequence[str]], bool]] = {
+RULES: dict[str, Callable[[str, str, Sequence[str]], bool | None]] = {
     "exact": _exact,
     "mmau": _mmau,
     "letter": _letter,
@@ -196,12 +183,68 @@ def rule_named(rule: str) -> Callable[..., Any]:
     return plugin_named(rule, RULES, "rule", "completion, answer, choices")
 
 
-def judge(rule: str, completion: str, answer: str, choices: Sequence[str]) -> bool:
-    """Whether a completion is right under a rule; `choices` in the order they were shown.
+def judge(rule: str, completion: str, answer: str, choices: Sequence[str], lettered: bool = False) -> bool:
+    """Whether a completion is right under a rule; `choices` in the order they were shown, lettered: with letters.
 
-    Raises InputError where there is no such rule, and where it returns anything but true or false.
+    Raises InputError where there is no such rule, and where it returns anything but true, false or None.
     """
+    return bool(_judged(rule, completion, answer, choices, lettered))
+
+
+def verdict(
+    rule: str, completion: str, answer: str, choices: Sequence[str], finished: bool = True, lettered: bool = False
+) -> Verdict:
+    """What a completion is under a rule; the arguments and the InputError as of `judge`.
+
+    finished: the model ended it, and did not run into its greatest length.
+    """
+    right = _judged(rule, completion, answer, choices, lettered)
+    if not finished and not _is_whole(rule, completion, choices, lettered, right):
+        return "unfinished"
+    if right is None:
+        return "unreadable" if finished else "unfinished"
+    return "right" if right else "wrong"
+
+
+def _judged(rule: str, completion: str, answer: str, choices: Sequence[str], lettered: bool) -> bool | None:
+    if rule == "letter":
+        return _letter(completion, answer, choices, lettered)
     right = rule_named(rule)(completion, answer, choices)
-    if right not in (True, False):
-        raise InputError(f"rule: {rule!r} must return True or False, got {right!r:.80}")
+    if right is True or right is False or right is None:
+        return right
+    if right not in (True, False):  # those of numpy
+        raise InputError(f"rule: {rule!r} must return True, False or None, got {right!r:.80}")
     return bool(right)
+
+
+def _is_whole(rule: str, completion: str, choices: Sequence[str], lettered: bool, right: bool | None) -> bool:
+    """Whether a completion that was cut off holds its whole answer already; right: what the rule finds in it."""
+    if _TAGGED.search(completion.rpartition("</think>")[2]):
+        return True
+    if rule == "letter" and (found := _choice(completion, choices, lettered)).letter:
+        place = own_text(_spoken(completion), choices)
+        return found.sure and (place is None or not _begins_another(completion, place, choices))
+    if rule not in RULES:
+        return bool(right)
+    place = own_text(_spoken(completion), choices)
+    return place is not None and not _begins_another(completion, place, choices)
+
+
+def _begins_another(completion: str, place: int, choices: Sequence[str]) -> bool:
+    """Whether an option's own text is the beginning of another option, as "dog" of "dog and cat"."""
+    text = _spoken(completion).lower()
+    return any(choice.strip().lower().startswith(text) for other, choice in enumerate(choices) if other != place)
+
+
+def reading_of(rule: str) -> dict[str, Any]:
+    """What verdicts on the same replies depend on: the rule, and a mark of how it reads them.
+
+    The mark of a user's rule is a hash of its source, "" where there is none to read.
+    """
+    if rule in RULES:
+        return {"rule": rule, "reading": _READING}
+    try:
+        source = inspect.getsource(rule_named(rule))
+    except (OSError, TypeError):
+        source = ""
+    return {"rule": rule, "reading": hashlib.sha256(source.encode()).hexdigest()[:16] if source else ""}

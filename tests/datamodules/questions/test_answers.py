@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from earwitness.datamodules.questions.answers import RULES, extract_answer, judge, letter_of, matches_words
+from earwitness.datamodules.questions.answers import RULES, extract_answer, judge, letter_of, matches_words, verdict
 from earwitness.errors import InputError
 from earwitness.tests.places import SHARED
 
@@ -164,7 +164,7 @@ LETTERS = {
     "(A) or (B)": "",
     "A and C": "",
     "option A or option B": "",
-    "Option A is wrong, option B fits": "",
+    "Option A is wrong, option B fits": "B",
     "It is (A) and also (B)": "",
     "The answer is not B": "",
     "BB": "",
@@ -301,3 +301,95 @@ def test_any_text_at_all_is_judged(completion, choices, data):
     answer = data.draw(st.sampled_from(choices))
     assert {judge(rule, completion, answer, choices) for rule in RULES} <= {True, False}
     assert letter_of(completion, choices) in ("", *ascii_uppercase[: len(choices)])
+
+
+RAIN = ("dog", "dog and cat", "rain", "wind")
+UNFINISHED, UNREADABLE = "unfinished", "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("rule", "completion", "finished", "cut"),
+    [
+        ("exact", "<answer>Rain</answer>", "right", "right"),
+        ("exact", "RAIN", "right", "right"),
+        ("exact", " wind\n", "wrong", "wrong"),
+        ("exact", "dog", "wrong", UNFINISHED),  # it may become "dog and cat"
+        ("exact", "dog and cat", "wrong", "wrong"),
+        ("exact", "<answer>dog</answer>", "wrong", "wrong"),
+        ("exact", "rain.", UNREADABLE, "unfinished"),
+        ("exact", "it is rain", UNREADABLE, UNFINISHED),
+        ("exact", "<answer>rain", UNREADABLE, UNFINISHED),
+        ("exact", "<answer>snow</answer>", UNREADABLE, UNFINISHED),
+        ("exact", "", UNREADABLE, UNFINISHED),
+        ("exact", "<answer></answer>", UNREADABLE, UNFINISHED),
+        ("exact", "<think>rain or wind?", UNREADABLE, UNFINISHED),
+        ("exact", "<think>rain or wind?</think>", UNREADABLE, UNFINISHED),
+        ("exact", "<think>wind?</think><answer>rain</answer>", "right", "right"),
+        ("exact", "<think>wind?</think>rain", "right", "right"),
+        ("mmau", "It is the rain", "right", UNFINISHED),  # a wrong option may follow
+        ("mmau", "<answer>it is the rain</answer>", "right", "right"),
+        ("mmau", "I hear a cat and a dog", "wrong", UNFINISHED),
+        ("mmau", "rain, no wind", UNREADABLE, UNFINISHED),
+        ("mmau", "raining", UNREADABLE, UNFINISHED),
+        ("mmau", "rain", "right", "right"),
+        ("mmau", "", UNREADABLE, UNFINISHED),
+        ("mmau", "<think>it is rain", UNREADABLE, UNFINISHED),
+        ("contains", "I hear rain", "right", UNFINISHED),
+        ("contains", "I hear a dog", "wrong", UNFINISHED),
+        ("contains", "<answer>I hear a dog</answer> or", "wrong", "wrong"),
+        ("contains", "rain and wind", UNREADABLE, UNFINISHED),
+        ("contains", "nothing", UNREADABLE, UNFINISHED),
+        ("contains", "<think>it is rain", UNREADABLE, UNFINISHED),
+        ("letter", "C", "right", "right"),
+        ("letter", "C. rain", "right", "right"),
+        ("letter", "The answer is C because it", "right", "right"),
+        ("letter", "(D) wi", "wrong", "wrong"),
+        ("letter", "dog", "wrong", UNFINISHED),
+        ("letter", "I think it's C, but", "right", UNFINISHED),
+        ("letter", "Let me go through the options. Option C says", "right", UNFINISHED),
+        ("letter", "A and B", UNREADABLE, UNFINISHED),
+        ("letter", "It is raining", UNREADABLE, UNFINISHED),
+        ("letter", "<think>The answer is C. Or", UNREADABLE, UNFINISHED),
+        ("letter", "", UNREADABLE, UNFINISHED),
+    ],
+)
+def test_the_four_verdicts_of_a_finished_reply_and_of_one_cut_off(rule, completion, finished, cut):
+    """The third of the options, "rain", is right."""
+    assert verdict(rule, completion, "rain", RAIN, True, rule == "letter") == finished
+    assert verdict(rule, completion, "rain", RAIN, False, rule == "letter") == cut
+    assert judge(rule, completion, "rain", RAIN, rule == "letter") is (finished == "right")
+
+
+def test_a_rule_of_ones_own_may_say_that_it_finds_no_answer():
+    lab = "earwitness.tests.lab_plugins.first_word"
+    said = {"rain falls": True, "wind": False, "": None}
+    for completion, right in said.items():
+        finished = {True: "right", False: "wrong", None: "unreadable"}[right]
+        assert verdict(lab, completion, "rain", RAIN) == finished and judge(lab, completion, "rain", RAIN) is bool(
+            right
+        )
+        assert verdict(lab, completion, "rain", RAIN, False) == ("right" if right else "unfinished")
+    assert verdict(lab, "<answer>wind</answer>", "rain", RAIN, False) == "wrong"
+    half = "earwitness.tests.lab_plugins.half_right"
+    with pytest.raises(InputError, match="must return True, False or None, got 0.5"):
+        verdict(half, "rain", "rain", RAIN)
+
+
+@given(st.text(max_size=60), OPTIONS, st.booleans(), st.booleans(), st.data())
+def test_a_verdict_is_right_only_where_the_rule_judges_so(completion, choices, finished, lettered, data):
+    answer = data.draw(st.sampled_from(choices))
+    for rule in RULES:
+        found = verdict(rule, completion, answer, choices, finished, lettered)
+        right = judge(rule, completion, answer, choices, lettered)
+        assert right or found != "right"
+        assert (found == "right") == right or not finished
+        assert found != ("unreadable" if not finished else "unfinished")
+
+
+@given(OPTIONS, st.data())
+def test_what_training_teaches_is_right_for_its_own_option_alone(choices, data):
+    """The target of SFT, whatever an option looks like, under the rules that compare texts and letters."""
+    answer = data.draw(st.sampled_from(choices))
+    for rule in ("exact", "letter"):
+        found = {choice: verdict(rule, f"<answer>{answer}</answer>", choice, choices) for choice in choices}
+        assert found == {choice: "right" if choice == answer else "wrong" for choice in choices}

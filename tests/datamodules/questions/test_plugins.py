@@ -116,5 +116,5 @@ def test_a_wrong_name_is_refused_before_anything_is_asked(manner, says):
 def test_what_a_style_and_a_rule_return_is_checked():
     with pytest.raises(InputError, match="must return the text of a prompt, got None"):
         prompt_text(LAB + "no_text", "Q?", ["a", "b"])
-    with pytest.raises(InputError, match="must return True or False, got 0.5"):
+    with pytest.raises(InputError, match="must return True, False or None, got 0.5"):
         judge(LAB + "half_right", "a", "a", ["a", "b"])
