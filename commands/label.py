@@ -16,6 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="label table to write")
     parser.add_argument("--index", help="index whose questions must all be labelled")
     parser.add_argument("--at-least", type=int, help="right voters that make a question weak; default the majority")
+    parser.add_argument(
+        "--max-unreadable",
+        type=float,
+        default=0.2,
+        help="share of a table's answers that may be unfinished or unreadable, default 0.2",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -31,4 +37,4 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError("give a job's YAML file; or answer tables and --out; or --published with --index and --out")
     if args.published:
         return published_labels(args.index, args.out)
-    return label(args.votes, args.out, args.at_least, args.index)
+    return label(args.votes, args.out, args.at_least, args.index, max_unreadable=args.max_unreadable)

@@ -10,6 +10,7 @@ from typing import Any
 from ..configs.files import read_yaml, resolved
 from ..configs.typed import read, value_of
 from ..curriculum.contribution.jury import parse_rule
+from ..curriculum.contribution.verdicts import check_share
 from ..datamodules.batches.conditions import parse_condition
 from ..datamodules.voting.tasks import NO_AUDIO, PromptingSpec, check_rates
 from ..errors import InputError
@@ -61,6 +62,7 @@ class VoterSpec:
     local: LocalVoter | None = None
     answers: str | None = None
     price: dict[str, float] = field(default_factory=dict)
+    max_unreadable: float | None = None  # the job's where it is None
 
     def described(self) -> dict[str, Any]:
         """What its answers depend on, as plain values; never an API key, and not how fast or where it is asked."""
@@ -80,6 +82,8 @@ class LabelJob:
         voters: see `VoterSpec`. pool: text columns -> values, the questions that are asked; all by default.
         shards: where the shards lie, if not where the index says.
         conditions: what is heard; `condition` is the one without the audio that makes the label.
+        max_unreadable: share of a voter's answers, of 20 at least, that may be unfinished or unreadable; beyond it the
+            job stops. A voter may have its own.
         rule: see `Rule`. allow_missing: leave questions without enough votes unlabelled instead of refusing.
         seed: of noise, mismatches and draws. bootstrap: resamplings of an interval. title: of the report.
         judge: a language model that says why weak questions need no audio, see `voters/judge.py`.
@@ -94,6 +98,7 @@ class LabelJob:
     condition: str = "silence"
     rule: Any = "majority"
     allow_missing: bool = False
+    max_unreadable: float = 0.2
     seed: int = 0
     bootstrap: int = 10_000
     title: str = "Audio contribution"
@@ -109,6 +114,7 @@ class LabelJob:
             raise InputError(
                 f"condition {self.condition!r} must be one without the audio, among the conditions {self.conditions}"
             )
+        check_share(self.max_unreadable)
         if self.bootstrap < 1:
             raise InputError(f"bootstrap must be 1 or more, got {self.bootstrap}")
         rule = _naming("rule", parse_rule, self.rule)
@@ -147,24 +153,27 @@ def _voter(spec: Any, where: str) -> VoterSpec:
     prompting = read(PromptingSpec, {k: spec.pop(k) for k in _PROMPTING if k in spec}, where)
     rates = value_of(spec.pop("price", {}), dict[str, float], f"{where}price")
     _naming(where.removesuffix(": "), check_rates, rates)
+    most = value_of(spec.pop("max_unreadable", None), float | None, f"{where}max_unreadable")
+    if most is not None:
+        _naming(where.removesuffix(": "), check_share, most)
     if kinds == ["checkpoint"]:
         local = read(LocalVoter, spec, where)
         _refuse_equal_draws(prompting, local.temperature, where)
-        return VoterSpec(name, prompting, local=local, price=rates)
+        return VoterSpec(name, prompting, local=local, price=rates, max_unreadable=most)
     given = spec.pop(kinds[0])
     if spec:
         raise InputError(f"{where}unknown key {min(map(str, spec))!r} beside {kinds[0]}")
     if kinds == ["answers"]:
         if not isinstance(given, str):
             raise InputError(f"{where}answers must be the path of an answer table, got {given!r:.80}")
-        return VoterSpec(name, prompting, answers=given, price=rates)
+        return VoterSpec(name, prompting, answers=given, price=rates, max_unreadable=most)
     if prompting.scoring == "options":
         raise InputError(f"{where}scoring: chat endpoints give no log-probs of whole options; score by letters")
     if prompting.scoring == "letters" and isinstance(given, Mapping):
         given = {**given, "letter_logprobs": True}
     endpoint = read(Endpoint, given, f"{where}endpoint")
     _refuse_equal_draws(prompting, endpoint.body.get("temperature", endpoint.temperature), where)
-    return VoterSpec(name, prompting, endpoint=endpoint, price=rates)
+    return VoterSpec(name, prompting, endpoint=endpoint, price=rates, max_unreadable=most)
 
 
 def _refuse_equal_draws(prompting: PromptingSpec, temperature: Any, where: str) -> None:

@@ -22,7 +22,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,20 +31,23 @@ import numpy as np
 from ..curriculum.contribution.jury import parse_rule
 from ..curriculum.contribution.jury_report import describe_jury
 from ..curriculum.contribution.labels import label, read_about
+from ..curriculum.contribution.verdicts import Readable, check_table, read_verdicts
 from ..curriculum.contribution.votes import read_tallies
-from ..curriculum.identity import hash64
 from ..curriculum.statistics import wilson_interval
 from ..curriculum.table import Table, read_arrow, read_table
+from ..datamodules.questions.answers import reading_of
 from ..datamodules.questions.prompts import prompt_text
 from ..datamodules.questions.question import Question
 from ..datamodules.shards.reader import ShardReader
 from ..datamodules.storage.files import Reading
 from ..datamodules.voting.answer_store import AnswerStore
+from ..datamodules.voting.rejudging import JUDGED, judge_again
 from ..datamodules.voting.tasks import NO_AUDIO, Ask, Reply, Task, VoterTasks, price
 from ..errors import InputError
 from ..lightning_modules.voters.endpoint import Endpoint
 from ..progress import counter
-from .label_job import LabelJob, LocalVoter, VoterSpec
+from .label_job import LabelJob, VoterSpec
+from .local_asking import ask_local
 
 
 class Questions(NamedTuple):
@@ -78,22 +81,26 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
     answers: dict[str, str] = {}
     totals: list[dict[str, int]] = []
     for voter in job.voters:
+        most = job.max_unreadable if voter.max_unreadable is None else voter.max_unreadable
         if voter.answers is not None:
             answers[voter.name] = voter.answers
+            if not dry_run and not _rank():
+                _say(check_table(voter.name, voter.answers, most).line())
             continue
         voter_tasks = VoterTasks(questions.reader, voter.prompting, job.seed)
         store = AnswerStore(folder / "answers" / f"{voter.name}.arrow")
         tasks = voter_tasks.tasks(questions.rows.tolist(), job.conditions)
         described = _described(voter, voter_tasks)
-        store.refuse_changed(voter.name, described)
+        store.refuse_changed(voter.name, described, free=JUDGED)
         missing = set(store.missing([task.id for task in tasks]))
         todo = [task for task in tasks if task.id in missing]
         if dry_run:
             print(f"{voter.name}: {_priced(price(voter_tasks, todo, voter.price), len(tasks) - len(todo))}")
             continue
         if not _rank():
+            _say(judge_again(voter.name, voter_tasks, store, described))
             store.remember(described)
-        totals.append(_ask(voter, voter_tasks, store, todo, len(tasks)))
+        totals.append(_ask(voter, voter_tasks, store, todo, len(tasks), most))
         answers[voter.name] = str(store.file)
     if dry_run or _rank():
         return {}
@@ -122,12 +129,25 @@ def _priced(takes: Mapping[str, Any], done: int) -> str:
 def _described(voter: VoterSpec, voter_tasks: VoterTasks) -> dict[str, Any]:
     """All that answers depend on: model, settings, words of the prompt, recordings and seed."""
     words = prompt_text(voter.prompting.style, "{question}", ("{first}", "{second}"))
-    return voter.described() | {"prompt": words, "content": voter_tasks.reader.content(), "seed": voter_tasks.seed}
+    asked = {"prompt": words, "content": voter_tasks.reader.content(), "seed": voter_tasks.seed}
+    return voter.described() | asked | reading_of(voter.prompting.rule)
 
 
-def _ask(voter: VoterSpec, voter_tasks: VoterTasks, store: AnswerStore, todo: list[Task], total: int) -> dict[str, int]:
-    """Asks a voter what is left to do and keeps the answers one by one; returns counts. total: of its tasks."""
+def _ask(
+    voter: VoterSpec, voter_tasks: VoterTasks, store: AnswerStore, todo: list[Task], total: int, most: float
+) -> dict[str, int]:
+    """Asks a voter what is left to do and keeps the answers one by one; returns counts. total: of its tasks.
+
+    most: share of its answers that may be unfinished or unreadable; InputError beyond it, whenever they were asked.
+    """
     counts = {"asked": len(todo), "failed": 0, "input_tokens": 0, "output_tokens": 0}
+    readable = Readable(voter.name, most, store.read())
+    ways_out = (
+        f"judge what is stored by another rule, or ask anew ({store.folder} removed, or the voter renamed) in another "
+        f"style or with a larger {'max_new_tokens' if voter.local else 'max_tokens'}"
+    )
+    if not _rank():
+        readable.check(ways_out)
     if voter.endpoint is not None and todo and not _rank():
         failures: list[dict[str, Any]] = []
         with counter(f"asking {voter.name}", total, total - len(todo)) as advance:
@@ -136,21 +156,37 @@ def _ask(voter: VoterSpec, voter_tasks: VoterTasks, store: AnswerStore, todo: li
                 if reply.error:
                     failures.append({**ask.task.id._asdict(), "error": reply.error})
                 else:
-                    store.append([voter_tasks.record(ask, reply)])
+                    record = voter_tasks.record(ask, reply)
+                    store.append([record])
+                    readable.add(record)
                 counts["input_tokens"] += reply.prompt_tokens
                 counts["output_tokens"] += reply.completion_tokens
                 advance()
 
+            def asks() -> Iterator[Ask]:
+                for task in todo:
+                    readable.check(ways_out)
+                    yield voter_tasks.ask(task)
+
             try:
-                voter.endpoint.ask_all(map(voter_tasks.ask, todo), take, answered_before=len(todo) < total)
+                voter.endpoint.ask_all(asks(), take, answered_before=len(todo) < total)
             finally:
                 _write_failures(store.file.with_suffix(".failed.jsonl"), failures)
         counts["failed"] = len(failures)
     elif voter.local is not None and todo:
-        _ask_local(voter, voter.local, voter_tasks, store, todo)
+        ask_local(voter, voter.local, voter_tasks, store, todo, readable)
     if not _rank():
+        whole = Readable(voter.name, most, store.read())  # of all processes
+        _say(whole.line())
+        whole.check(ways_out)
         store.finish()
     return counts
+
+
+def _say(line: str) -> None:
+    """Prints a line beside the progress; nothing for ""."""
+    if line:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _rank() -> int:
@@ -172,53 +208,6 @@ def _write_failures(path: Path, failures: Iterable[Mapping[str, Any]]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _ask_local(
-    voter: VoterSpec, local: LocalVoter, voter_tasks: VoterTasks, store: AnswerStore, todo: list[Task]
-) -> None:
-    """Asks a model that is loaded here, under Lightning's predict: each rank answers every world-th batch."""
-    import lightning as L
-    from torch.utils.data import DataLoader
-
-    from ..lightning_modules.voters.local import ChatVoter, OmniVoter, VoterModule, kind_of
-
-    model = (OmniVoter if kind_of(local.checkpoint) == "omni" else ChatVoter)(
-        local.checkpoint,
-        voter.prompting.scoring,
-        voter.prompting.style,
-        local.dtype,
-        local.attention,
-        local.system,
-        local.max_new_tokens,
-        local.temperature,
-        hash64(voter.name, voter_tasks.seed),
-    )
-    trainer = L.Trainer(
-        accelerator=local.accelerator,
-        devices=local.devices,
-        num_nodes=local.num_nodes,
-        strategy=local.strategy,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
-    tasks: Any = todo  # the trainer deals them to its ranks, none twice
-    loader = DataLoader(
-        tasks, batch_size=local.batch_size, collate_fn=_Asks(voter_tasks), num_workers=local.num_workers
-    )
-    trainer.predict(VoterModule(model, voter_tasks, store), loader, return_predictions=False)
-    trainer.strategy.barrier("votes")
-
-
-class _Asks:
-    """Reads what a batch of tasks needs, in a loader process; a class, as those are handed over by pickling."""
-
-    def __init__(self, voter_tasks: VoterTasks) -> None:
-        self.voter_tasks = voter_tasks
-
-    def __call__(self, tasks: list[Task]) -> list[Ask]:
-        return [self.voter_tasks.ask(task) for task in tasks]
-
-
 def finish_job(job: LabelJob, questions: Questions, answers: Mapping[str, str]) -> dict[str, Any]:
     """Writes labels, statistics and report; returns counts of the labels and where they are.
 
@@ -233,9 +222,12 @@ def finish_job(job: LabelJob, questions: Questions, answers: Mapping[str, str]) 
     labels = folder / "labels.arrow"
     table = questions.table.take(questions.rows)
     options: dict[str, Any] = {"index": job.index, "rule": job.rule, "condition": job.condition, "about": about}
-    counts = label(dict(answers), str(labels), allow_missing=job.allow_missing, only=table.uid, **options)
+    counts = label(
+        dict(answers), str(labels), allow_missing=job.allow_missing, only=table.uid, max_unreadable=1.0, **options
+    )
     tallies = {name: read_tallies(path) for name, path in answers.items()}
     jury = describe_jury(tallies, table, parse_rule(job.rule), job.condition, job.bootstrap)
+    jury["verdicts"] = {name: read_verdicts(path) for name, path in answers.items()}
     jury |= {"title": job.title, "about": read_about(labels), "index": job.index}
     if job.judge is not None:
         jury["categories"] = _categories(job.judge, questions.reader, labels)

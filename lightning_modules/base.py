@@ -16,10 +16,11 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torchmetrics import Metric
 
+from ..curriculum.contribution.verdicts import VERDICTS, Verdict
 from ..datamodules.batch import Batch
 from ..datamodules.batches.conditions import KINDS
 from ..datamodules.module import AudioQuestions
-from ..datamodules.questions.answers import extract_answer, is_right
+from ..datamodules.questions.answers import extract_answer, verdict
 from ..datamodules.training import TrainingData
 from ..errors import InputError
 from .callbacks.position import PlanPosition
@@ -33,32 +34,35 @@ from .step.probing import silent_accuracy
 
 
 class AccuracyByLabel(Metric):
-    """Right answers per condition and contribution label, summed over ranks."""
+    """Answers per condition, contribution label and verdict, summed over ranks."""
 
-    right: Tensor
-    seen: Tensor
+    counts: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("right", "seen"):
-            self.add_state(name, torch.zeros(len(KINDS), len(LABELS)), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(len(KINDS), len(LABELS), len(VERDICTS)), dist_reduce_fx="sum")
 
-    def update(self, condition: str, label: str, right: bool, weight: float = 1.0) -> None:
+    def update(self, condition: str, label: str, found: Verdict, weight: float = 1.0) -> None:
         """Counts one answer; weight 0 is the padding of a last batch."""
         place = KINDS.index(condition.partition(":")[0]), LABELS.index(label if label in LABELS else "unlabelled")
-        self.seen[place] += float(weight > 0)
-        self.right[place] += float(right and weight > 0)
+        self.counts[(*place, VERDICTS.index(found))] += float(weight > 0)
 
     def compute(self) -> dict[str, Tensor]:
-        """`audio`, `audio/weak`, ...: share of right answers in [0, 1] of every group that was asked."""
-        shares = {}
+        """Shares and counts of every group that was asked, by name.
+
+        `accuracy/audio`, `accuracy/audio/weak`, ...: right answers of all, in [0, 1]; what is unfinished or unreadable
+        is not right. `answers/audio/right`, ...: how many have each of VERDICTS.
+        """
+        found = {}
         for c, condition in enumerate(KINDS):
-            if self.seen[c].sum() > 0:
-                shares[condition] = self.right[c].sum() / self.seen[c].sum()
+            of_condition = self.counts[c].sum(0)
+            if of_condition.sum() > 0:
+                found[f"accuracy/{condition}"] = of_condition[0] / of_condition.sum()
+                found |= {f"answers/{condition}/{name}": of_condition[v] for v, name in enumerate(VERDICTS)}
             for k, label in enumerate(LABELS):
-                if self.seen[c, k] > 0:
-                    shares[f"{condition}/{label}"] = self.right[c, k] / self.seen[c, k]
-        return shares
+                if self.counts[c, k].sum() > 0:
+                    found[f"accuracy/{condition}/{label}"] = self.counts[c, k, 0] / self.counts[c, k].sum()
+        return found
 
 
 class PolicyModule(L.LightningModule):
@@ -210,13 +214,18 @@ class PolicyModule(L.LightningModule):
     def answer(self, batch: Batch) -> list[dict[str, Any]]:
         """Answers to a batch: one record per question, without the padding of a last batch.
 
-        `correct` is None where the question's answer is not known.
+        `verdict` is by rule `exact`, `correct` whether it is "right"; both are None where the answer is not known.
         """
         uids = [s.question.uid for s in batch.samples]
         keys = completion_keys(uids, 1, self.seed, "answer", batch.samples[0].condition)
         length, temperature = self.max_new_tokens, self.temperature
         done = sample(self.net, batch.prompts, max_new_tokens=length, temperature=temperature, keys=keys)
         texts = self.net.processor.decode(done.ids, done.mask)
+        whole = done.finished.tolist()
+        found = [
+            verdict("exact", text, s.question.answer, s.choices, finished) if s.question.answer else None
+            for s, text, finished in zip(batch.samples, texts, whole, strict=True)
+        ]
         return [
             {
                 "uid": s.question.uid,
@@ -225,28 +234,29 @@ class PolicyModule(L.LightningModule):
                 "label": s.label,
                 "raw": text,
                 "answer": extract_answer(text),
-                "correct": is_right(text, s.question.answer) if s.question.answer else None,
+                "correct": None if judged is None else judged == "right",
+                "verdict": judged,
                 "num_tokens": tokens,
                 "finished": finished,
             }
-            for s, text, tokens, finished in zip(
-                batch.samples, texts, done.mask.sum(1).tolist(), done.finished.tolist(), strict=True
+            for s, text, tokens, finished, judged in zip(
+                batch.samples, texts, done.mask.sum(1).tolist(), whole, found, strict=True
             )
             if s.weight > 0
         ]
 
     def _count(self, metric: AccuracyByLabel, batch: Batch) -> None:
         for record in self.answer(batch):
-            if record["correct"] is None:
+            if record["verdict"] is None:
                 raise InputError(f"{record['key']} has no answer to judge by; `predict` writes down what is said to it")
-            metric.update(record["condition"], record["label"], record["correct"])
+            metric.update(record["condition"], record["label"], record["verdict"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Answers the batch's questions and counts the right ones, by condition and label."""
+        """Answers the batch's questions and counts them by condition, label and verdict."""
         self._count(self.val_accuracy, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Answers the batch's questions and counts the right ones, by condition and label."""
+        """Answers the batch's questions and counts them by condition, label and verdict."""
         self._count(self.test_accuracy, batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
@@ -254,14 +264,14 @@ class PolicyModule(L.LightningModule):
         return self.answer(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val/accuracy/...` over all ranks and starts counting anew."""
+        """Logs `val/accuracy/...` and `val/answers/...` over all ranks and starts counting anew."""
         self._log_accuracy("val", self.val_accuracy)
 
     def on_test_epoch_end(self) -> None:
-        """Logs `test/accuracy/...` over all ranks and starts counting anew."""
+        """Logs `test/accuracy/...` and `test/answers/...` over all ranks and starts counting anew."""
         self._log_accuracy("test", self.test_accuracy)
 
     def _log_accuracy(self, where: str, metric: AccuracyByLabel) -> None:
         for name, value in metric.compute().items():
-            self.log(f"{where}/accuracy/{name}", value, rank_zero_only=False, prog_bar=name == "audio")
+            self.log(f"{where}/{name}", value, rank_zero_only=False, prog_bar=name == "accuracy/audio")
         metric.reset()

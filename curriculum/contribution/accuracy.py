@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from ...errors import InputError
 from ..arrays import Bools, Floats, Hashes, Ints
 from ..statistics import mcnemar, paired_difference, wilson_interval
 from ..table import Categorical, Table, read_arrow
+from .verdicts import VERDICTS, verdicts_of
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,29 @@ def contribution(with_audio: npt.ArrayLike, with_silence: npt.ArrayLike) -> Cont
 
 @dataclass(frozen=True)
 class Answers:
-    """One model's answers to the questions uid [N]: `correct[condition]` [N] is 1 where it was right, else 0."""
+    """One model's answers to the questions uid [N].
+
+    `correct[condition]` [N] is 1 where it was right, else 0; `verdict[condition]` [N] holds places in VERDICTS.
+    """
 
     uid: Hashes
     correct: dict[str, Floats]
+    verdict: dict[str, Ints] = field(default_factory=dict)
 
 
 def read_answers(path: str | Path) -> Answers:
     """Reads an answer table, ordered by uid.
 
-    Raises InputError unless every question was asked once under every condition of the file, and judged.
+    What is unfinished or unreadable is not right. Raises InputError unless every question was asked once under every
+    condition of the file, and judged.
     """
     table = read_arrow(path)
-    condition = np.asarray(table.column("condition").to_pylist())
-    if count := table.column("correct").null_count:
+    condition, verdicts = np.asarray(table.column("condition").to_pylist()), verdicts_of(table)
+    if count := verdicts.count(None):
         raise InputError(f"{path}: {count} answers were not judged; ask again, or give questions that have an answer")
     uid = table.column("uid").to_numpy().astype(np.uint64)
-    right = table.column("correct").cast(pa.float64()).to_numpy()
-    correct, questions = {}, np.unique(uid)
+    found = np.array([VERDICTS.index(name) for name in verdicts if name is not None], np.int64)
+    verdict, questions = {}, np.unique(uid)
     for name in np.unique(condition).tolist():
         rows = np.flatnonzero(condition == name)
         rows = rows[np.argsort(uid[rows])]
@@ -89,8 +94,8 @@ def read_answers(path: str | Path) -> Answers:
                 f"{path}: condition {name!r} has {len(rows)} answers to {len(np.unique(uid[rows]))} of "
                 f"{len(questions)} questions; every question must be asked once under every condition"
             )
-        correct[name] = right[rows]
-    return Answers(questions, correct)
+        verdict[name] = found[rows]
+    return Answers(questions, {name: (places == 0).astype(float) for name, places in verdict.items()}, verdict)
 
 
 def group_rows(answers: Answers, table: Table, columns: list[str]) -> dict[str, Bools]:
@@ -115,7 +120,8 @@ def group_rows(answers: Answers, table: Table, columns: list[str]) -> dict[str, 
 def contribution_by_group(answers: Answers, groups: dict[str, Bools]) -> dict[str, dict[str, Any]]:
     """Group -> summary of its contribution, see `Contribution.summary`; groups are [N] bool over the questions.
 
-    Raises InputError where the answers lack the condition audio or silence.
+    `answers` of a summary says of both conditions how many answers have each of VERDICTS. Raises InputError where the
+    answers lack the condition audio or silence.
     """
     missing = {"audio", "silence"} - set(answers.correct)
     if missing:
@@ -123,5 +129,11 @@ def contribution_by_group(answers: Answers, groups: dict[str, Bools]) -> dict[st
     audio, silence = answers.correct["audio"], answers.correct["silence"]
     return {
         name: contribution(audio[rows], silence[rows]).summary(audio[rows], silence[rows])
+        | {"answers": {heard: _counts(answers.verdict[heard][rows]) for heard in ("audio", "silence")}}
         for name, rows in groups.items()
     }
+
+
+def _counts(verdict: Ints) -> dict[str, int]:
+    """How many of the places [N] in VERDICTS are each."""
+    return dict(zip(VERDICTS, np.bincount(verdict, minlength=len(VERDICTS)).tolist(), strict=True))

@@ -25,6 +25,7 @@ from ..table import read_arrow, write_arrow
 from .jury import STRONG, WEAK, Rule, VoteMatrix, jury_labels, lucky_weak_share, parse_rule
 from .latent import latent_class, three_parameter
 from .measures import expected_contribution, log_contribution, necessity, susceptibility
+from .verdicts import check_share, check_table
 from .votes import Tally, matched, over_voters, read_tallies, vote_matrix
 
 __all__ = ["STRONG", "WEAK", "acf_labels", "label", "lucky_weak_share", "make_labels", "published_labels"]
@@ -57,6 +58,7 @@ def label(
     allow_missing: bool = False,
     about: Mapping[str, Any] | None = None,
     only: Hashes | None = None,
+    max_unreadable: float = 0.2,
 ) -> dict[str, int]:
     """Reads one answer table per voter, labels every question of the index (or of the votes) and writes the labels.
 
@@ -70,9 +72,10 @@ def label(
         allow_missing: leave the label of questions without enough votes null instead of refusing.
         about: what else the table should remember: models, prompts, matching rules.
         only: uids to label instead of all.
+        max_unreadable: share of a voter's answers, of 20 at least, that may be unfinished or unreadable.
 
     Returns counts of the labels. Raises InputError for a rule that does not fit the voters, answers that lack the
-    condition, and questions without enough votes.
+    condition, questions without enough votes, and voters that `max_unreadable` refuses.
     """
     tables = dict(votes) if isinstance(votes, Mapping) else {f"voter {n}": path for n, path in enumerate(votes)}
     if rule is not None and at_least is not None:
@@ -83,6 +86,9 @@ def label(
         raise InputError(f"at_least must be between 1 and the number of voters {len(tables)}, got {at_least}")
     chosen = parse_rule("majority" if rule is None else rule) if at_least is None else Rule(at_least=at_least)
     tallies = {name: read_tallies(path) for name, path in tables.items()}
+    check_share(max_unreadable)
+    for name, path in tables.items():
+        check_table(name, path, max_unreadable)
     for name, of_voter in tallies.items():
         if condition not in of_voter:
             raise InputError(

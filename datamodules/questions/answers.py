@@ -29,14 +29,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from string import ascii_uppercase
-from typing import Any, Literal, get_args
+from typing import Any
 
+from ...curriculum.contribution.verdicts import Verdict
 from ...errors import InputError
 from .letters import Choice, choice_of, own_text
 from .plugins import plugin_named
 
-Verdict = Literal["right", "wrong", "unfinished", "unreadable"]
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 _READING = 2  # raised whenever a rule comes to read stored replies otherwise
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _WORD = re.compile(r"\b\w+\b")

@@ -1,19 +1,21 @@
 """The store of a voter's answers: a line of JSON each, appended as they come, read back after any interruption.
 
 An answer is identified by (uid, condition, rotation, draw). A line that was cut off by a kill is dropped, and its
-question is asked again; every whole line is kept.
+question is asked again; every whole line is kept. What was said is kept as it was, so that another rule can judge it
+again.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
+from ...curriculum.contribution.verdicts import verdict_in
 from ...curriculum.table import write_arrow
 from ...errors import InputError
 
@@ -25,7 +27,8 @@ ANSWER_SCHEMA = pa.schema(
         "label": pa.string(),
         "raw": pa.string(),
         "answer": pa.string(),
-        "correct": pa.bool_(),
+        "correct": pa.bool_(),  # null in votes that are neither right nor wrong, and where nothing was judged
+        "verdict": pa.string(),  # right, wrong, unfinished or unreadable; null where the request failed
         "num_tokens": pa.int32(),
         "finished": pa.bool_(),
         "rotation": pa.int8(),
@@ -97,20 +100,42 @@ class AnswerStore:
         write_answers(records, self.file)
         return len(records)
 
-    def refuse_changed(self, name: str, described: Mapping[str, Any]) -> None:
+    def refuse_changed(self, name: str, described: Mapping[str, Any], free: Collection[str] = ()) -> None:
         """Raises InputError where the stored answers were given to other prompts or settings, naming what changed.
 
-        name: of the voter. described: how it is asked, in JSON's types. Without answers, all may change.
+        name: of the voter. described: how it is asked, in JSON's types; free: the keys of it that may change. Without
+        answers, all may.
         """
         if not self._description.is_file() or not self.read():
             return
-        before, now = json.loads(self._description.read_text()), json.loads(json.dumps(described))
-        for key in sorted({*before, *now}):
+        before, now = self.described(), json.loads(json.dumps(described))
+        for key in sorted({*before, *now} - set(free)):
             if before.get(key) != now.get(key):
                 raise InputError(
                     f"{self.folder}: {name} was asked with {key} {before.get(key)!r}, now it is {now.get(key)!r}; "
                     "remove the folder to ask anew, or give the voter another name"
                 )
+
+    def described(self) -> dict[str, Any]:
+        """What was written down of how the voter is asked and judged; {} where nothing was."""
+        return dict(json.loads(self._description.read_text())) if self._description.is_file() else {}
+
+    def rewrite(self, change: Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]) -> tuple[int, int]:
+        """Writes every stored record as `change` makes it of them; returns how many there are, and became others.
+
+        Each process's file appears whole or not at all; nobody may append meanwhile.
+        """
+        total = changed = 0
+        for path in sorted(self.folder.glob("rank*.jsonl")):
+            lines = path.read_bytes().split(b"\n")[:-1]
+            before = [json.loads(line) for line in lines]
+            after = change(before)
+            total, changed = total + len(before), changed + sum(a != b for a, b in zip(before, after, strict=True))
+            scratch = path.with_suffix(".partial")
+            text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in after)
+            scratch.write_bytes(text.encode("utf-8", "replace"))
+            scratch.replace(path)
+        return total, changed
 
     def remember(self, described: Mapping[str, Any]) -> None:
         """Writes down how a voter is asked, for `refuse_changed`; the file appears whole or not at all."""
@@ -121,8 +146,11 @@ class AnswerStore:
 
 
 def write_answers(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
-    """Writes records as an answer table (ANSWER_SCHEMA); fields that one lacks are null, rotation and draw 0."""
-    whole = [{"rotation": 0, "draw": 0} | dict(record) for record in records]
+    """Writes records as an answer table (ANSWER_SCHEMA).
+
+    Fields that one lacks are null, rotation and draw 0, and the verdict what `correct` says.
+    """
+    whole = [{"rotation": 0, "draw": 0} | dict(record) | {"verdict": verdict_in(record)} for record in records]
     write_arrow(pa.Table.from_pylist(whole, ANSWER_SCHEMA), path)
 
 

@@ -13,13 +13,15 @@ from typing import Any, Literal
 import numpy as np
 
 from ...curriculum.contribution.rotation import rotations
+from ...curriculum.contribution.verdicts import Verdict
 from ...curriculum.schedule.budget import Cost
 from ...errors import InputError
 from ..audio.waves import SAMPLE_RATE
 from ..batches.condition_audio import ConditionAudio
 from ..batches.conditions import Condition, parse_condition
-from ..questions.answers import RULES, extract_answer, judge, letter_of, rule_named
+from ..questions.answers import RULES, extract_answer, letter_of, rule_named, verdict
 from ..questions.prompts import LETTERED, prompt_text, shows_letters
+from ..questions.question import Question
 from ..shards.reader import ShardReader
 from .answer_store import AnswerId
 
@@ -147,6 +149,10 @@ class VoterTasks:
         wanted = None if self.prompting.rotations == "all" else self.prompting.rotations
         return rotations(int(self.reader.numbers["num_choices"][row]), wanted)
 
+    def shown(self, row: int, question: Question, rotation: int) -> tuple[str, ...]:
+        """The options of the row's question in the order that a rotation shows them."""
+        return tuple(question.choices[option] for option in self._orders(row)[rotation])
+
     def ask_text(self, task: Task) -> str:
         """The words of the user's turn."""
         return self._words(task)[0]
@@ -154,8 +160,7 @@ class VoterTasks:
     def _words(self, task: Task) -> tuple[str, tuple[str, ...]]:
         """The words of the user's turn, and the options in the order shown."""
         question = self.reader.question(task.row)
-        order = self._orders(task.row)[task.id.rotation]
-        choices = tuple(question.choices[option] for option in order)
+        choices = self.shown(task.row, question, task.id.rotation)
         return prompt_text(self.prompting.style, question.question, choices), choices
 
     def ask(self, task: Task) -> Ask:
@@ -172,27 +177,27 @@ class VoterTasks:
         return 0.0 if condition is None else self.audio.num_samples(task.row, condition) / SAMPLE_RATE
 
     def record(self, ask: Ask, reply: Reply) -> dict[str, Any]:
-        """The row of the answer table: the raw text, the answer in it, whether it is right.
+        """The row of the answer table: the raw text, the answer in it, its verdict.
 
-        A reply that failed, or whose scores do not cover the letters, has `answer` and `correct` None and says why in
-        `raw`. Raises InputError where a rule of the user's returns no bool.
+        `correct` is None unless the verdict is right or wrong, as no other answer is a vote. A reply that failed has no
+        verdict; one whose scores do not cover the letters is unreadable; both say why in `raw` and have no `answer`.
+        Raises InputError where a rule of the user's returns no bool.
         """
         question = self.reader.question(ask.task.row)
         truth = question.choices.index(question.answer)
         record: dict[str, Any] = {**ask.task.id._asdict(), "key": question.key, "label": "", "right_option": truth}
         if reply.error:
-            return record | {"raw": reply.error, "answer": None, "correct": None, "num_tokens": 0, "finished": False}
+            return record | {"raw": reply.error, "answer": None, "num_tokens": 0, "finished": False} | _counted(None)
         scores = self._scores(ask, reply)
         if self.prompting.scoring != "generate":
             if scores is None:
                 reason = "the model gave no log-probs of the letters"
-                return record | {"raw": reason, "answer": None, "correct": None, "num_tokens": 0, "finished": False}
+                lost = {"raw": reason, "answer": None, "num_tokens": 0, "finished": False}
+                return record | lost | _counted("unreadable")
             chosen = ask.choices[int(np.nanargmax(scores))]
-            text, right = chosen, chosen == question.answer
+            record |= {"raw": chosen, "answer": chosen} | _counted("right" if chosen == question.answer else "wrong")
         else:
-            text = reply.text
-            right = judge(self.prompting.rule, text, question.answer, ask.choices)
-        record |= {"raw": text, "answer": self._said(text, ask.choices), "correct": right}
+            record |= {"raw": reply.text} | self.judged(reply.text, reply.finished, question.answer, ask.choices)
         record |= {"num_tokens": reply.completion_tokens, "finished": reply.finished}
         if scores is not None:
             same = [place for place, choice in enumerate(question.choices) if choice == question.answer]
@@ -200,11 +205,15 @@ class VoterTasks:
             record |= {"scores": by_option, "p_right": _share(by_option, same)}
         return record
 
-    def _said(self, text: str, choices: Sequence[str]) -> str:
-        """The answer in a completion: the option of a chosen letter under rule `letter`, else the tagged text."""
-        if self.prompting.rule == "letter" and (letter := letter_of(text, choices)):
-            return choices[ord(letter) - ord("A")]
-        return extract_answer(text)
+    def judged(self, text: str, finished: bool, answer: str, choices: Sequence[str]) -> dict[str, Any]:
+        """What the rule makes of a completion: `answer`, `verdict` and `correct`.
+
+        `answer` is the option of a chosen letter under rule `letter`, else the tagged text.
+        """
+        rule, lettered = self.prompting.rule, shows_letters(self.prompting.style)
+        found = _counted(verdict(rule, text, answer, choices, finished, lettered))
+        letter = letter_of(text, choices, lettered) if rule == "letter" else ""
+        return {"answer": choices[ord(letter) - ord("A")] if letter else extract_answer(text)} | found
 
     def _scores(self, ask: Ask, reply: Reply) -> list[float] | None:
         """Log-probs in the order shown; a letter that was not named is as unlikely as the least likely that was."""
@@ -217,6 +226,11 @@ class VoterTasks:
             return None
         floor = min(reply.letters.values())
         return [reply.letters.get(letter, floor) for letter in shown]
+
+
+def _counted(found: Verdict | None) -> dict[str, Any]:
+    """A verdict as a vote's columns: neither right nor wrong is no vote."""
+    return {"verdict": found, "correct": found == "right" if found in ("right", "wrong") else None}
 
 
 def _by_option(scores: Sequence[float], order: Sequence[int]) -> list[float]:

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-import pyarrow as pa
 import torch
 
-from ...curriculum.table import write_arrow
+from ...datamodules.voting.answer_store import write_answers
 from ...errors import InputError
 from ..policy.checkpoint import save_thinker, thinker_state
-
-_SCHEMA = pa.schema(
-    {
-        "uid": pa.uint64(),
-        "key": pa.string(),
-        "condition": pa.string(),
-        "label": pa.string(),
-        "raw": pa.string(),
-        "answer": pa.string(),
-        "correct": pa.bool_(),
-        "num_tokens": pa.int32(),
-        "finished": pa.bool_(),
-    }
-)
 
 
 class ExportPolicy(L.Callback):
@@ -47,7 +31,10 @@ class ExportPolicy(L.Callback):
 
 
 class AnswerTable(L.Callback):
-    """Writes the answers of `predict` on all ranks to one Arrow file, with one row per question and condition."""
+    """Writes the answers of `predict` on all ranks to one answer table, with one row per question and condition.
+
+    `correct` is false where an answer is unfinished or unreadable, so that its mean is the accuracy over all questions.
+    """
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -70,6 +57,6 @@ class AnswerTable(L.Callback):
             records = sorted((row for part in gathered for row in part), key=lambda row: (row["condition"], row["uid"]))
             if not records:
                 raise InputError(f"{self.file}: no question was asked; is the evaluation pool empty?")
-            write_arrow(pa.Table.from_pylist(records, _SCHEMA), Path(self.file))
+            write_answers(records, self.file)
         self._records = []
         trainer.strategy.barrier("answers")

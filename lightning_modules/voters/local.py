@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any, Protocol
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,7 @@ from ...datamodules.audio.waves import SAMPLE_RATE
 from ...datamodules.batch import Prompts
 from ...datamodules.processors.omni import SYSTEM, OmniProcessor
 from ...datamodules.questions.answers import target_text
-from ...datamodules.voting.answer_store import AnswerStore
-from ...datamodules.voting.tasks import Ask, Reply, Scoring, VoterTasks
+from ...datamodules.voting.tasks import Ask, Reply, Scoring
 from ...errors import InputError
 from ..policy.omni import OmniPolicy
 from ..rollout.sampling import sample
@@ -275,24 +273,3 @@ class ChatVoter(nn.Module):
 def _as_list(value: Any) -> list[int]:
     """The ids of a setting that holds none, one or a list of them."""
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-class VoterModule(L.LightningModule):
-    """Answers asks under `trainer.predict`, on as many devices and nodes as there are; each batch is stored at once.
-
-    voter: OmniVoter or ChatVoter. voter_tasks: what makes records of replies. store: where these go.
-    """
-
-    def __init__(self, voter: Any, voter_tasks: VoterTasks, store: AnswerStore) -> None:
-        super().__init__()
-        self.voter, self.voter_tasks, self.store = voter, voter_tasks, store
-
-    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """The asks as they are: the voter moves to the device what it makes of them."""
-        return batch
-
-    def predict_step(self, batch: list[Ask], batch_idx: int) -> None:
-        """Stores the records of the replies to a batch of asks, in this rank's file."""
-        store = AnswerStore(self.store.file, self.global_rank)
-        replies = self.voter.replies(batch)
-        store.append(self.voter_tasks.record(ask, reply) for ask, reply in zip(batch, replies, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import math
@@ -194,7 +195,7 @@ def test_the_report_can_be_heard_and_read(server, tmp_path, corpus):
 
 def test_a_jury_without_spread_shows_dashes_instead_of_missing_numbers(server, tmp_path, corpus):
     """One voter that is never right, or hardly ever answers: kappas, shares and tests that do not exist."""
-    server.say = lambda asked: "none of them"
+    server.say = lambda asked: "A"  # of question 3 the last is right
     server.fail("400", math.inf, lambda asked: asked.number != 3 or bool(asked.wave.any()))
     path = job_file(tmp_path, corpus, [voter(server, "one", endpoint={"give_up": 99})], allow_missing=True)
     assert run(path)["unlabelled"] == 19
@@ -282,8 +283,9 @@ def test_voters_behind_servers_here_and_of_before_are_one_jury(server, small, tm
     guess = {question.question: question.answer for question in questions.values()}  # words are shared by some
 
     def say(asked: Asked) -> str:
-        answer = guess[asked.text.partition(" Please choose")[0]]
-        return f"<answer>{answer}</answer>" if asked.model == "knowing" or asked.wave.any() else "who knows"
+        words, _, options = asked.text.partition(" Please choose the answer from the following options: ")
+        first = ast.literal_eval(options.partition("]")[0] + "]")[0]
+        return f"<answer>{guess[words] if asked.model == 'knowing' or asked.wave.any() else first}</answer>"
 
     server.say = say
     paper = {"style": "paper", "rule": "exact"}
@@ -310,9 +312,10 @@ def test_voters_behind_servers_here_and_of_before_are_one_jury(server, small, tm
         share = tiny.right[tiny.uid == row["uid"]][0] / 2
         question = questions[row["uid"]]
         knowing = guess[question.question] == question.answer
-        votes = knowing + 0 + (np.sign(share - 0.5) + 1) / 2 + earlier[row["uid"]]
+        hearing = question.choices[0] == question.answer
+        votes = knowing + hearing + (np.sign(share - 0.5) + 1) / 2 + earlier[row["uid"]]
         assert row["label"] == ("weak" if votes > 2 else "strong" if votes < 2 else None)
-        assert [row[f"vote_{j}"] for j in range(4)] == [knowing, 0, share, earlier[row["uid"]]]
+        assert [row[f"vote_{j}"] for j in range(4)] == [knowing, hearing, share, earlier[row["uid"]]]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<audio" in page and not MISSING.search(without_sounds(page))
     assert run(path)["asked"] == 0
@@ -433,7 +436,7 @@ def test_killed_while_it_is_written_how_a_voter_is_asked(server, tmp_path, corpu
 
 def test_a_model_here_is_killed_between_batches_and_goes_on(small, tmp_path, corpus):
     """After the second batch of five, before the third is kept."""
-    from earwitness.lightning_modules.voters.local import VoterModule
+    from earwitness.lightning_modules.voters.module import VoterModule
 
     how = {"index": small.index, "pool": {"split": "val"}, "conditions": ["silence:1"], "condition": "silence:1"}
     tiny = {"name": "tiny", "checkpoint": small.tiny, "scoring": "options", "rotations": "all", "batch_size": 5}

@@ -214,7 +214,12 @@ def test_a_letter_that_the_server_does_not_list_is_as_unlikely_as_the_least_like
 def test_a_reply_without_any_of_the_letters_is_a_missing_vote(reader, letters):
     record = lettered(reader, 2, letters)
     assert record["correct"] is None and record["answer"] is None and record["finished"] is False
-    assert "log-probs" in record["raw"] and "p_right" not in record and "scores" not in record
+    assert (
+        record["verdict"] == "unreadable"
+        and "log-probs" in record["raw"]
+        and "p_right" not in record
+        and "scores" not in record
+    )
 
 
 def test_a_generated_letter_is_judged_by_what_was_said_and_its_share_is_kept(reader):
@@ -229,25 +234,28 @@ def test_where_no_letters_were_shown_a_token_that_looks_like_one_is_none(reader)
 
 
 @pytest.mark.parametrize(
-    ("manner", "said", "answer", "right"),
+    ("manner", "said", "answer", "verdict", "cut"),
     [
-        ({}, "<answer>A Dog</answer>", "A Dog", True),
-        ({}, "I hear a dog", "I hear a dog", False),
-        ({"rule": "mmau"}, "dog a", "dog a", True),
-        ({"rule": "contains"}, "I hear a dog", "I hear a dog", True),
-        ({"style": "letters", "rule": "letter"}, "(B) wind or so", CHOICES[1], False),
-        ({"style": "letters", "rule": "letter"}, "C.", CHOICES[2], True),
-        ({"style": "letters", "rule": "letter"}, "who knows", "who knows", False),
-        ({"style": "inline", "rule": "letter"}, "a dog", CHOICES[2], True),
+        ({}, "<answer>A Dog</answer>", "A Dog", "right", "right"),
+        ({}, "I hear a dog", "I hear a dog", "unreadable", "unfinished"),
+        ({}, "", "", "unreadable", "unfinished"),
+        ({"rule": "mmau"}, "dog a", "dog a", "right", "unfinished"),
+        ({"rule": "contains"}, "I hear a dog", "I hear a dog", "right", "unfinished"),
+        ({"style": "letters", "rule": "letter"}, "(B) wind or so", CHOICES[1], "wrong", "wrong"),
+        ({"style": "letters", "rule": "letter"}, "C.", CHOICES[2], "right", "right"),
+        ({"style": "letters", "rule": "letter"}, "who knows", "who knows", "unreadable", "unfinished"),
+        ({"style": "inline", "rule": "letter"}, "a dog", CHOICES[2], "right", "right"),
     ],
 )
-def test_what_was_said_is_kept_as_it_was_and_judged_by_the_rule(reader, manner, said, answer, right):
-    """Question 2: the third of four options, "a dog", is right."""
+def test_what_was_said_is_kept_as_it_was_and_judged_by_the_rule(reader, manner, said, answer, verdict, cut):
+    """Question 2: the third of four options, "a dog", is right. Only right and wrong are votes."""
     ballot = VoterTasks(reader, PromptingSpec(**manner))
     asked = ballot.ask(task(reader, 2, draw=0))
-    record = ballot.record(asked, Reply(asked.task, said, completion_tokens=5, finished=False))
-    assert (record["raw"], record["answer"], record["correct"]) == (said, answer, right)
-    assert (record["num_tokens"], record["finished"], record["right_option"]) == (5, False, 2)
+    for finished, found in ((True, verdict), (False, cut)):
+        record = ballot.record(asked, Reply(asked.task, said, completion_tokens=5, finished=finished))
+        assert (record["raw"], record["answer"], record["verdict"]) == (said, answer, found)
+        assert record["correct"] is {"right": True, "wrong": False}.get(found)
+        assert (record["num_tokens"], record["finished"], record["right_option"]) == (5, finished, 2)
 
 
 def test_letters_are_judged_in_the_order_they_were_shown(reader):
@@ -264,7 +272,7 @@ def test_a_failed_reply_is_no_vote(reader, scoring):
     ballot = VoterTasks(reader, PromptingSpec(style="lines", rule="mmau", scoring=scoring))
     asked = ballot.ask(task(reader, 2))
     record = ballot.record(asked, Reply(asked.task, "a dog", error="503: no", scores=[0.0, 0.0, 9.0, 0.0]))
-    assert record["correct"] is None and record["answer"] is None and record["raw"] == "503: no"
+    assert record["correct"] is record["verdict"] is None and record["answer"] is None and record["raw"] == "503: no"
     assert record["finished"] is False and record["num_tokens"] == 0 and "p_right" not in record
 
 

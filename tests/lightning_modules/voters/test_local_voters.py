@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from earwitness.curriculum.contribution.verdicts import Readable
 from earwitness.datamodules.batch import Sample
 from earwitness.datamodules.questions.answers import target_text
 from earwitness.datamodules.questions.prompts import question_text
@@ -20,7 +21,8 @@ from earwitness.datamodules.voting.tasks import Ask, PromptingSpec, Task, VoterT
 from earwitness.errors import InputError
 from earwitness.lightning_modules.base import PolicyModule
 from earwitness.lightning_modules.policy.tiny import train_tokenizer
-from earwitness.lightning_modules.voters.local import ChatVoter, OmniVoter, VoterModule, kind_of
+from earwitness.lightning_modules.voters.local import ChatVoter, OmniVoter, kind_of
+from earwitness.lightning_modules.voters.module import VoterModule
 
 CONDITIONS = ["audio", "silence:1", "noise"]
 
@@ -180,7 +182,7 @@ def test_the_system_turn_of_a_voter_is_its_own(small, reader):
 def test_the_module_keeps_the_records_of_every_batch(reader, omni, tmp_path):
     ballot = VoterTasks(reader, PromptingSpec(scoring="options"))
     store = AnswerStore(tmp_path / "v.arrow")
-    module = VoterModule(ready(omni, scoring="options"), ballot, store)
+    module = VoterModule(ready(omni, scoring="options"), ballot, store, Readable("tiny", 1.0))
     asks = asks_of(reader, ballot.prompting, 2, ("audio",))
     assert module.transfer_batch_to_device(asks, "cuda:7", 0) is asks
     module.predict_step(asks[:1], 0)

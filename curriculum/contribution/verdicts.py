@@ -1,0 +1,112 @@
+"""The four things an answer can be, counted apart; those that cannot be counted as votes, and when they are too many.
+
+An answer table says it in the column `verdict`: right, wrong, unfinished (cut off before there was a whole answer) or
+unreadable (finished, and no answer can be found in it); null where the request failed. Tables of before have `correct`
+alone, and their answers are right or wrong.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+
+from ...errors import InputError
+from ..table import read_arrow
+
+Verdict = Literal["right", "wrong", "unfinished", "unreadable"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+ENOUGH = 20  # answers before a share of them says anything
+
+
+def verdict_in(record: Mapping[str, Any]) -> Verdict | None:
+    """The verdict of a record, or what its `correct` says where it has none; None where it was not judged."""
+    if record.get("verdict") is not None:
+        found: Verdict = record["verdict"]
+        return found
+    return {True: VERDICTS[0], False: VERDICTS[1]}.get(record.get("correct"))  # type: ignore[arg-type]
+
+
+def verdicts_of(table: pa.Table) -> list[Verdict | None]:
+    """The verdict of every row of an answer table, see `verdict_in`."""
+    names = [name for name in ("verdict", "correct") if name in table.column_names]
+    return [verdict_in(row) for row in table.select(names).to_pylist()]
+
+
+def counted(verdicts: Iterable[Verdict | None]) -> dict[str, int]:
+    """How many have each of VERDICTS, in their order; what was not judged is not counted."""
+    counts = Counter(verdicts)
+    return {name: counts[name] for name in VERDICTS}
+
+
+def read_verdicts(path: str | Path) -> dict[str, dict[str, int]]:
+    """Condition -> how many answers of a table have each verdict."""
+    table = read_arrow(path)
+    conditions, found = table.column("condition").to_pylist(), verdicts_of(table)
+    return {
+        name: counted(verdict for verdict, condition in zip(found, conditions, strict=True) if condition == name)
+        for name in sorted(set(conditions))
+    }
+
+
+class Readable:
+    """The verdicts on one voter's answers as they come, and whether too many of them are no votes.
+
+    name: of the voter. most: the largest share, in [0, 1], that may be unfinished or unreadable, of at least ENOUGH
+    answers. records: the answers so far, with `verdict` or `correct` and what was said as `raw`.
+    """
+
+    def __init__(self, name: str, most: float, records: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.name, self.most, self.counts, self.example = name, most, dict.fromkeys(VERDICTS, 0), ""
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Counts one answer."""
+        found = verdict_in(record)
+        if found is not None:
+            self.counts[found] += 1
+        if found in VERDICTS[2:] and not self.example:
+            self.example = record.get("raw") or ""
+
+    @property
+    def lost(self) -> int:
+        """How many are unfinished or unreadable."""
+        return self.counts["unfinished"] + self.counts["unreadable"]
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are enough answers, and too many of them are no votes."""
+        total = sum(self.counts.values())
+        return total >= ENOUGH and self.lost > self.most * total
+
+    def line(self) -> str:
+        """The counts in words: "kimi: 80 answers: 31 right, 40 wrong, 5 unfinished, 4 unreadable"."""
+        counts = ", ".join(f"{number:,} {name}" for name, number in self.counts.items())
+        return f"{self.name}: {sum(self.counts.values()):,} answers: {counts}"
+
+    def check(self, ways_out: str) -> None:
+        """Raises InputError where too many are no votes; ways_out: the end of its sentence, what can be done."""
+        if self.passed:
+            raise InputError(
+                f"{self.line()}, more than the {self.most:g} of max_unreadable are unfinished or unreadable"
+                f"{f', such as {self.example!r:.120}' if self.example else ''}: {ways_out}, or raise max_unreadable"
+            )
+
+
+def check_table(name: str, path: str | Path, most: float) -> Readable:
+    """Counts the answers in a voter's table; InputError where more than `most` of them are unfinished or unreadable."""
+    table = read_arrow(path)
+    columns = [column for column in ("verdict", "correct", "raw") if column in table.column_names]
+    readable = Readable(name, most, table.select(columns).to_pylist())
+    readable.check(f"ask again what is in {path}, with a longer answer allowed or in other words")
+    return readable
+
+
+def check_share(max_unreadable: float) -> None:
+    """Raises InputError unless `max_unreadable` is a share from 0 to 1."""
+    if not 0 <= max_unreadable <= 1:
+        raise InputError(f"max_unreadable is a share from 0 to 1, got {max_unreadable!r}")
