@@ -252,7 +252,7 @@ def _categories(judge: Endpoint, reader: ShardReader, labels: Path) -> dict[str,
 
     labels: the label table; what is judged already is not asked again.
     """
-    from ..lightning_modules.voters.judge import CATEGORIES, PROMPT, judge_questions
+    from ..lightning_modules.voters.judge import CATEGORIES, PROMPT, category_of, judge_questions
 
     table = read_arrow(labels)
     weak = {
@@ -275,8 +275,10 @@ def _categories(judge: Endpoint, reader: ShardReader, labels: Path) -> dict[str,
 
     with counter("judging weak questions", len(weak), len(weak) - len(rows)) as advance:
         judge_questions(judge, [reader.question(row) for row in rows], take, answered_before=bool(done))
+    store.rewrite(lambda records: [{**r, "answer": category_of(r["raw"], r["finished"])} for r in records])
     store.finish()
-    said = [record["answer"] for record in store.read() if record["uid"] in weak]
+    of_weak = [record for record in store.read() if record["uid"] in weak]
+    said = [record["answer"] for record in of_weak]
     counts = {name: said.count(name) for name in CATEGORIES}
     named = sum(counts.values())
     return {
@@ -284,5 +286,6 @@ def _categories(judge: Endpoint, reader: ShardReader, labels: Path) -> dict[str,
         "weak": len(weak),
         "counts": counts,
         "undecided": len(weak) - named,
+        "unfinished": sum(not record["finished"] and not record["answer"] for record in of_weak),
         "implicit": [counts[CATEGORIES[1]] / max(1, named), *wilson_interval(counts[CATEGORIES[1]], named)],
     }

@@ -31,7 +31,7 @@ def build_jury_page(
     label table. answers: voter -> its answer table, for the examples.
     """
     parts = [f'<p class="lead">{_lead(jury)}</p>']
-    parts += ["<h2>The voters without the audio</h2>", _voters(jury), _pairs(jury)]
+    parts += ["<h2>The voters without the audio</h2>", _voters(jury), _verdicts(jury), _pairs(jury)]
     parts += ["<h2>How sure a label is</h2>", _sure(jury), figures.histogram(jury["ac_vote"], "P(audio required)")]
     if "audio" in jury:
         parts += ["<h2>With and without the audio</h2>", _squares(jury["audio"]), _tests(jury["audio"])]
@@ -69,6 +69,16 @@ def _voters(jury: Mapping[str, Any]) -> str:
         rows.append(row_of(cells))
     head = ("voter", "asked", "missing", "right", "above chance", "skill on solvable", "labels that flip without it")
     return table_of(head, rows)
+
+
+def _verdicts(jury: Mapping[str, Any]) -> str:
+    """A line per voter and condition: how many answers were right, wrong, unfinished and unreadable."""
+    lines = []
+    for name, of_voter in jury.get("verdicts", {}).items():
+        for condition, counts in of_voter.items():
+            said = ", ".join(f"{count:,} {escape(kind)}" for kind, count in counts.items())
+            lines.append(f"<br>{escape(name)}, {escape(condition)}: {said}")
+    return f"<p>Answers; unfinished and unreadable ones are missing votes.{''.join(lines)}</p>" if lines else ""
 
 
 def _pairs(jury: Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ def render(result: dict[str, Any]) -> str:
     groups = {g: t for g, t in _TITLES.items() if g != "all" and any(g in m for m in models.values())}
     parts = ['<p class="lead">', _lead(result), "</p>"]
     parts += ["<h2>Accuracy with and without the audio</h2>", figures.accuracies(models, groups)]
-    parts += [_accuracy_table(models)]
+    parts += [_accuracy_table(models), _verdict_table(models)]
     parts += ["<h2>What each stage added</h2>", "<p>Accuracy with audio, same questions, paired 95 % intervals.</p>"]
     parts += [_gain_table(result["gains"])]
     if result.get("logs"):
@@ -108,6 +108,17 @@ def _accuracy_table(models: dict[str, Any]) -> str:
             rows.append(row_of(cells, "sum" if number == 0 else ""))
     head = ("questions", "model", "n", "with audio", "with silence", "contribution", "audio hurts")
     return table_of(head, rows)
+
+
+def _verdict_table(models: dict[str, Any]) -> str:
+    """How many answers of each model are right, wrong, unfinished and unreadable; "" for results of before."""
+    rows, kinds = [], ()
+    for name, groups in models.items():
+        for heard, counts in groups["all"].get("answers", {}).items():
+            kinds = tuple(counts)
+            rows.append(row_of([escape(name), escape(heard), *(f"{int(count):,}" for count in counts.values())]))
+    text = "<p>Accuracies are shares of all answers: what is unfinished or unreadable is not right.</p>"
+    return table_of(("model", "heard", *map(escape, kinds)), rows) + text if rows else ""
 
 
 def _gain_table(gains: list[dict[str, Any]]) -> str:

@@ -120,22 +120,18 @@ class AnswerStore:
         """What was written down of how the voter is asked and judged; {} where nothing was."""
         return dict(json.loads(self._description.read_text())) if self._description.is_file() else {}
 
-    def rewrite(self, change: Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]) -> tuple[int, int]:
-        """Writes every stored record as `change` makes it of them; returns how many there are, and became others.
+    def rewrite(self, change: Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]) -> None:
+        """Writes every stored record as `change` makes it, which is given those of one process after the other.
 
         Each process's file appears whole or not at all; nobody may append meanwhile.
         """
-        total = changed = 0
         for path in sorted(self.folder.glob("rank*.jsonl")):
             lines = path.read_bytes().split(b"\n")[:-1]
-            before = [json.loads(line) for line in lines]
-            after = change(before)
-            total, changed = total + len(before), changed + sum(a != b for a, b in zip(before, after, strict=True))
+            records = change([json.loads(line) for line in lines])
             scratch = path.with_suffix(".partial")
-            text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in after)
+            text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             scratch.write_bytes(text.encode("utf-8", "replace"))
             scratch.replace(path)
-        return total, changed
 
     def remember(self, described: Mapping[str, Any]) -> None:
         """Writes down how a voter is asked, for `refuse_changed`; the file appears whole or not at all."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...curriculum.contribution.verdicts import verdict_in
 from ..questions.answers import reading_of
-from .answer_store import AnswerStore
+from .answer_store import AnswerStore, answer_id
 from .tasks import VoterTasks
 
 JUDGED = ("rule", "reading")  # of how a voter is described: what its answers do not depend on, only their verdicts
@@ -22,11 +23,13 @@ def judge_again(name: str, voter_tasks: VoterTasks, store: AnswerStore, describe
     reading, before = reading_of(voter_tasks.prompting.rule), store.described()
     if voter_tasks.prompting.scoring != "generate" or all(before.get(key) == reading[key] for key in JUDGED):
         return ""
-    if not store.read():
+    old = {answer_id(record): verdict_in(record) for record in store.read()}
+    if not old:
         return ""
     store.remember({key: value for key, value in described.items() if key not in JUDGED})
-    total, changed = store.rewrite(lambda records: judged_again(voter_tasks, records))
-    return f"{name}: {total:,} stored answers judged again by rule {reading['rule']}, {changed:,} of them otherwise"
+    store.rewrite(lambda records: judged_again(voter_tasks, records))
+    changed = sum(verdict_in(record) != old[answer_id(record)] for record in store.read())
+    return f"{name}: {len(old):,} stored answers judged again by rule {reading['rule']}, {changed:,} of them otherwise"
 
 
 def judged_again(voter_tasks: VoterTasks, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

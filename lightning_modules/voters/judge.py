@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from ...datamodules.questions.answers import letter_of
+from ...datamodules.questions.answers import extract_answer, verdict
 from ...datamodules.questions.question import Question
 from ...datamodules.voting.answer_store import AnswerId
 from ...datamodules.voting.tasks import Ask, Reply, Task
@@ -44,10 +44,17 @@ def prompt_of(question: Question) -> str:
     return PROMPT.format(question=question.question, options=options, answer=question.answer)
 
 
-def category_of(text: str) -> str:
-    """The category, of CATEGORIES, that a reply names; "" where it names none or both."""
-    named = {letter_of(text, CATEGORIES)} - {""} or set(_SAID.findall(text))
-    return "" if len(named) != 1 else CATEGORIES["AB".index(named.pop())]
+def category_of(text: str, finished: bool = True) -> str:
+    """The category, of CATEGORIES, that a reply names; "" where it names none or both.
+
+    finished: the model ended it; one that was cut off must have named it outright.
+    """
+    found = verdict("letter", text, CATEGORIES[0], CATEGORIES, finished, lettered=True)
+    if found in ("right", "wrong"):
+        return CATEGORIES[found == "wrong"]
+    said = extract_answer(text)
+    named = set(_SAID.findall(said)) if finished and not said.startswith("<think>") else set()
+    return CATEGORIES["AB".index(named.pop())] if len(named) == 1 else ""
 
 
 def judge_questions(
@@ -63,7 +70,7 @@ def judge_questions(
     by_uid = {question.uid: question for question in questions}
 
     def received(ask: Ask, reply: Reply) -> None:
-        take(by_uid[ask.task.id.uid], "" if reply.error else category_of(reply.text), reply)
+        take(by_uid[ask.task.id.uid], "" if reply.error else category_of(reply.text, reply.finished), reply)
 
     endpoint.ask_all(_asks(questions), received, answered_before)
 
