@@ -46,6 +46,7 @@ def render(result: dict[str, Any]) -> str:
 
     models = result["models"]
     groups = {g: t for g, t in _TITLES.items() if g != "all" and any(g in m for m in models.values())}
+    groups = groups or {"all": _TITLES["all"]}  # an index without labels
     parts = ['<p class="lead">', _lead(result), "</p>"]
     parts += ["<h2>Accuracy with and without the audio</h2>", figures.accuracies(models, groups)]
     parts += [_accuracy_table(models), _verdict_table(models)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,9 @@ from earwitness.curriculum.evaluation.evaluate import evaluate
 from earwitness.curriculum.identity import uid_of
 from earwitness.curriculum.statistics import mcnemar, paired_difference, wilson_interval
 from earwitness.curriculum.table import Categorical, Table, write_arrow
+from earwitness.datamodules.voting.answer_store import write_answers
 from earwitness.errors import InputError
+from earwitness.reports.run_page import build_report
 
 # Six questions. 0, 3 are labelled weak, 1, 2, 4 strong, 5 has no label; in truth 0, 1 leak, 2, 3, 4 must be heard.
 UID = [uid_of("toy", str(i)) for i in range(6)]
@@ -235,3 +238,55 @@ def test_an_answer_that_was_not_judged_is_refused(tmp_path):
     write_arrow(pa.table(columns), tmp_path / "a.arrow")
     with pytest.raises(InputError, match="1 answers were not judged"):
         read_answers(tmp_path / "a.arrow")
+
+
+VERDICTS_OF = {
+    "audio": ["right", "unfinished", "wrong", "unreadable", "right", "wrong"],
+    "silence": ["right", "wrong", "unfinished", "right", "unfinished", "unfinished"],
+}
+
+
+@pytest.mark.parametrize("as_votes", [False, True])
+def test_what_is_no_answer_stays_in_the_denominator_and_is_counted_beside(corpus, as_votes):
+    """BASE as verdicts: 2 of 6 right with audio and in silence; a voter's table leaves `correct` of the others open."""
+    rows = [
+        {"uid": uid, "condition": name, "verdict": found, "correct": found == "right", "key": "k"}
+        for name, verdicts in VERDICTS_OF.items()
+        for uid, found in zip(UID, verdicts, strict=True)
+    ]
+    if as_votes:
+        rows = [row if row["verdict"] in ("right", "wrong") else row | {"correct": None} for row in rows]
+    write_answers(rows, corpus / "verdicts.arrow")
+    evaluate({"m": str(corpus / "verdicts.arrow")}, str(corpus / "index.arrow"), str(corpus / "r.json"))
+    found = json.loads((corpus / "r.json").read_text())["models"]["m"]
+    plain = run(corpus, {"m": BASE})["models"]["m"]
+    everything = found["all"].pop("answers")
+    assert everything == {
+        "audio": {"right": 2, "wrong": 2, "unfinished": 1, "unreadable": 1},
+        "silence": {"right": 2, "wrong": 1, "unfinished": 3, "unreadable": 0},
+    }
+    assert plain["all"].pop("answers")["audio"] == {"right": 2, "wrong": 4, "unfinished": 0, "unreadable": 0}
+    assert found["all"] == plain["all"] and found["all"]["audio"][0] == 2 / 6
+    assert found["question_type=speech"]["answers"]["audio"] == {
+        "right": 1,
+        "wrong": 1,
+        "unfinished": 0,
+        "unreadable": 1,
+    }
+
+
+def test_the_page_of_a_run_shows_the_four_counts(corpus):
+    rows = [
+        {"uid": u, "condition": c, "verdict": v}
+        for c, all_ in VERDICTS_OF.items()
+        for u, v in zip(UID, all_, strict=True)
+    ]
+    write_answers(rows, corpus / "verdicts.arrow")
+    evaluate({"<m>": str(corpus / "verdicts.arrow")}, str(corpus / "index.arrow"), str(corpus / "r.json"))
+    text = Path(build_report(str(corpus / "r.json"))["report"]).read_text()
+    assert "<th>right</th><th>wrong</th><th>unfinished</th><th>unreadable</th>" in text
+    assert "<td>&lt;m&gt;</td><td>silence</td><td>2</td><td>1</td><td>3</td><td>0</td>" in text
+    old = json.loads((corpus / "r.json").read_text())
+    del old["models"]["<m>"]["all"]["answers"]
+    (corpus / "old.json").write_text(json.dumps(old))
+    assert "<th>unfinished" not in Path(build_report(str(corpus / "old.json"))["report"]).read_text()

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from earwitness.curriculum.contribution.verdicts import VERDICTS
 from earwitness.curriculum.plan.stand_ins import stand_ins
 from earwitness.datamodules.batch import Replaced
 from earwitness.datamodules.batches.quarantine import Quarantine, read_quarantine
@@ -471,7 +472,7 @@ def test_accuracy_is_that_of_the_questions_that_were_heard(small, damaged, tmp_p
     clean = [r for part in answers(small, small.index, tmp_path)[2] for r in part if r["key"] not in bad]
     seen = []
     real = PolicyModule.on_test_epoch_end
-    PolicyModule.on_test_epoch_end = lambda self: (seen.append(self.test_accuracy.seen.sum()), real(self))[1]
+    PolicyModule.on_test_epoch_end = lambda self: (seen.append(self.test_accuracy.counts.sum()), real(self))[1]
     try:
         trainer, *_ = answers(small, damaged["index"], tmp_path, "test")
     finally:
@@ -479,6 +480,9 @@ def test_accuracy_is_that_of_the_questions_that_were_heard(small, damaged, tmp_p
     assert [int(n) for n in seen] == [len(everything) - len(bad)]
     share = sum(record["correct"] for record in clean) / len(clean)
     assert float(trainer.callback_metrics["test/accuracy/audio"]) == pytest.approx(share)
+    for verdict in VERDICTS:
+        count = sum(record["verdict"] == verdict for record in clean)
+        assert float(trainer.callback_metrics[f"test/answers/audio/{verdict}"]) == count
 
 
 @pytest.mark.parametrize("method", ["validate", "test", "predict"])
