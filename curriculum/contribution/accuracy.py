@@ -85,7 +85,8 @@ def read_answers(path: str | Path) -> Answers:
         raise InputError(f"{path}: {count} answers were not judged; ask again, or give questions that have an answer")
     uid = table.column("uid").to_numpy().astype(np.uint64)
     found = np.array([VERDICTS.index(name) for name in verdicts if name is not None], np.int64)
-    verdict, questions = {}, np.unique(uid)
+    questions = np.unique(uid)
+    verdict: dict[str, Ints] = {}
     for name in np.unique(condition).tolist():
         rows = np.flatnonzero(condition == name)
         rows = rows[np.argsort(uid[rows])]

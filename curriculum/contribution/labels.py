@@ -25,7 +25,7 @@ from ..table import read_arrow, write_arrow
 from .jury import STRONG, WEAK, Rule, VoteMatrix, jury_labels, lucky_weak_share, parse_rule
 from .latent import latent_class, three_parameter
 from .measures import expected_contribution, log_contribution, necessity, susceptibility
-from .verdicts import check_share, check_table
+from .verdicts import check_tables
 from .votes import Tally, matched, over_voters, read_tallies, vote_matrix
 
 __all__ = ["STRONG", "WEAK", "acf_labels", "label", "lucky_weak_share", "make_labels", "published_labels"]
@@ -86,9 +86,7 @@ def label(
         raise InputError(f"at_least must be between 1 and the number of voters {len(tables)}, got {at_least}")
     chosen = parse_rule("majority" if rule is None else rule) if at_least is None else Rule(at_least=at_least)
     tallies = {name: read_tallies(path) for name, path in tables.items()}
-    check_share(max_unreadable)
-    for name, path in tables.items():
-        check_table(name, path, max_unreadable)
+    check_tables(tables, max_unreadable)
     for name, of_voter in tallies.items():
         if condition not in of_voter:
             raise InputError(

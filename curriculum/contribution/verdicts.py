@@ -106,6 +106,13 @@ def check_table(name: str, path: str | Path, most: float) -> Readable:
     return readable
 
 
+def check_tables(tables: Mapping[str, str], most: float) -> None:
+    """`check_table` for each voter -> table; InputError also where `most` is no share."""
+    check_share(most)
+    for name, path in tables.items():
+        check_table(name, path, most)
+
+
 def check_share(max_unreadable: float) -> None:
     """Raises InputError unless `max_unreadable` is a share from 0 to 1."""
     if not 0 <= max_unreadable <= 1:

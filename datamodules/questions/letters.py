@@ -35,9 +35,12 @@ class Choice(NamedTuple):
 
 _LONGEST = 8_000
 _NONE = Choice("", False)
-_WIDE = {0xFF01 + n: 0x21 + n for n in range(94)}  # full-width forms, as Chinese and Japanese keyboards write them
-_WIDE |= {ord(a): b for a, b in zip("\u2018\u2019\u201c\u201d\u3010\u3011\u300c\u300d", "''\"\"[]()", strict=True)}
-_WIDE |= {ord(a): b for a, b in zip("\u3001\u3002\u2013\u2014\u2192\u21d2\u00a0\u3000", ",.\x2d\x2d>>  ", strict=True)}
+# Full-width forms, as Chinese and Japanese keyboards write them, typographic quotes, brackets, dashes and arrows.
+_WIDE = str.maketrans(
+    "".join(map(chr, range(0xFF01, 0xFF5F)))
+    + "\u2018\u2019\u201c\u201d\u3010\u3011\u300c\u300d\u3001\u3002\u2013\u2014\u2192\u21d2\u00a0\u3000",
+    "".join(map(chr, range(0x21, 0x7F))) + "''\"\"[](),.-->>  ",
+)
 _ALONE = re.compile(r"[\W_]*([A-Za-z])(?:[^\w#+\u266d\u266f]|_)*")
 _SAID_OUTRIGHT = re.compile(
     r"(?:[Tt]he )?(?:[Cc]orrect |[Ff]inal )?[Aa]nswer(?:: ?| is:? ?)[*(\[\"]*([A-Z])[*)\]\".]*", re.ASCII

@@ -240,6 +240,29 @@ def test_tables_of_votes_are_refused_alike(server, tmp_path, corpus, capsys):
     assert "before: 20 answers: 9 right, 6 wrong, 5 unfinished, 0 unreadable\n" in capsys.readouterr().err
 
 
+CHORDS = ["C", "A", "D", "B"]  # as options A, B, C, D
+
+
+def test_an_oracle_that_answers_letters_is_right_about_all_chords_in_every_order(server, tmp_path):
+    """Twenty-four questions whose options are letters themselves, each in four orders; and one that answers chords."""
+    choices = [CHORDS[n % 3 :] + CHORDS[: n % 3] for n in range(24)]
+    more = {"fields": {"answer": "text"}, "choices": lambda n: choices[n], "answer": lambda n: CHORDS[n % 4]}
+    corpus = build(tmp_path / "corpus", list(range(24)), ["train"] * 24, **more)
+
+    def oracle(asked: Asked) -> str:
+        shown = dict(line.split(". ") for line in asked.text.splitlines()[1:5])
+        return next(letter for letter, chord in shown.items() if chord == CHORDS[asked.number % 4])
+
+    server.say = oracle
+    found = run(job_file(tmp_path, corpus, [voter(server, "oracle", rotations="all")], **SILENT))
+    counts = {"right": 96, "wrong": 0, "unfinished": 0, "unreadable": 0}
+    assert read_verdicts(tmp_path / "out" / "answers" / "oracle.arrow") == {"silence:0.1": counts}
+    assert (found["asked"], found["weak"], found["strong"]) == (96, 24, 0)
+    server.say = lambda asked: CHORDS[asked.number % 4]
+    lines = voter(server, "oracle") | {"style": "lines", "rule": "letter"}
+    assert run(job_file(tmp_path, corpus, [lines], out=str(tmp_path / "lines"), **SILENT))["weak"] == 24
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.5])
 def test_a_share_lies_between_none_and_all(server, tmp_path, corpus, share):
     with pytest.raises(InputError, match=r"max_unreadable is a share from 0 to 1, got"):

@@ -33,9 +33,11 @@ SPLITS = ["train"] * 12 + ["val"] * 3 + ["test"] * 5
 def build(folder: Path, clips: list[int], splits: list[str], types: str = "ab", per_shard: int = 5, **texts) -> Path:
     """A question on each of these recordings, their shards and index, and the processor of a checkpoint.
 
-    Recording c is 1,600 + 160 c samples long. texts: other fields of all questions, or functions of their numbers.
+    Recording c is 1,600 + 160 c samples long. texts: other fields of all questions, or functions of their numbers; and
+    `fields`, how packing reads them.
     """
     folder.mkdir(exist_ok=True)
+    reading = {"fields": texts.pop("fields")} if "fields" in texts else {}
     lines = []
     for clip in set(clips):
         wave = np.random.default_rng(clip).normal(0, 0.1, 1_600 + 160 * clip)
@@ -47,7 +49,7 @@ def build(folder: Path, clips: list[int], splits: list[str], types: str = "ab", 
         record |= {name: value(n) if callable(value) else value for name, value in texts.items()}
         lines.append(json.dumps(record))
     (folder / "q.jsonl").write_text("\n".join(lines))
-    shard(str(folder / "q.jsonl"), str(folder), samples_per_shard=per_shard)
+    shard(str(folder / "q.jsonl"), str(folder), samples_per_shard=per_shard, **reading)
     train_tokenizer([question_text("Question 1?", CHOICES)], 320).save_pretrained(folder / "checkpoint")
     WhisperFeatureExtractor(feature_size=128, chunk_length=300).save_pretrained(folder / "checkpoint")
     return folder
