@@ -72,8 +72,8 @@ def choice_of(text: str, choices: Sequence[str], lettered: bool = False) -> Choi
     if named := _with_text(text, choices):
         return Choice(named)
     said = _SAID_OUTRIGHT.fullmatch(text)
-    if said and (lettered or min(map(len, choices)) > 1):  # most replies that are no letter alone
-        return Choice(said[1]) if said[1] in letters else _NONE
+    if said and said[1] in letters and (lettered or min(map(len, choices)) > 1):  # most replies that are longer
+        return Choice(said[1])
     return _in_words(text, choices, letters, lettered)
 
 
@@ -116,16 +116,17 @@ def _in_words(text: str, choices: Sequence[str], letters: str, lettered: bool) -
     if boxes and (found := choice_of(unwrapped(boxes[-1]), choices, lettered)).letter:
         return found
     named = mentions(text, choices, letters)
-    if not lettered and (place := _led_text(text, choices)):
-        return Choice(place)
+    led, rest, words = _led_text(text, choices)
+    if led and (words > 1 or not lettered) and not any(each.final for each in mentions(rest, choices, letters)):
+        return Choice(led)
     if final := [each for each in named if each.final]:
         return Choice(final[-1].only)
     if alone := _lone_lines(text, letters):
         return Choice(alone.pop()) if len(alone) == 1 else _NONE
     if named and named[0].begins and not _lists_options(text, choices):
         return Choice(named[0].only)
-    if lettered and (letter := _led_text(text, choices)):
-        return Choice(letter)
+    if led:
+        return Choice(led)
     if weak := [each for each in named if each.weak]:
         return Choice(weak[-1].only, False)
     left = {letter for each in named if each.marked and not each.denied for letter in each.letters}
@@ -149,13 +150,17 @@ def _lists_options(text: str, choices: Sequence[str]) -> bool:
     return True
 
 
-def _led_text(text: str, choices: Sequence[str]) -> str:
-    """The letter of the option whose own text the last "the answer is ..." gives; "" without one."""
+def _led_text(text: str, choices: Sequence[str]) -> tuple[str, str, int]:
+    """The option whose own text the last "the answer is ..." gives: its letter, what follows, and the text's length.
+
+    The letter is "" without one.
+    """
     for lead in reversed(list(_LEAD.finditer(text))):
-        rest = text[lead.end() :].strip(" \t\n:=>-*_\"'")
+        rest = text[lead.end() :].lstrip(" \t\n:=>-*_\"'")
         for said in (rest, rest.partition("\n")[0], re.split(r"[.,;(!]\s", rest, maxsplit=1)[0]):
-            if (place := own_text(said, choices)) is not None:
-                return ascii_uppercase[place]
-        if letter := _with_text(rest.partition("\n")[0], choices):
-            return letter
-    return ""
+            if (place := own_text(said.rstrip(" *_\"'"), choices)) is not None:
+                return ascii_uppercase[place], rest[len(said) :], len(_bare(said))
+        line = rest.partition("\n")[0]
+        if letter := _with_text(line, choices):
+            return letter, rest[len(line) :], len(line)
+    return "", "", 0

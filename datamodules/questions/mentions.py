@@ -109,15 +109,21 @@ _DENIED_BEFORE = re.compile(
     r"|with|is|think|believe|say|that|it|it's|go)\b)*[\s:\"'(\[]*$",
     re.IGNORECASE,
 )
-_ASIDE = r"(?:\s*\([^()\n]{0,80}\)|\s*,[^,.\n\x01\x02]{1,40},)?"
-_DENIED_AFTER = re.compile(
-    rf"{_ASIDE}\W{{0,3}}(?:(?:both|all|each|clearly|also|definitely|probably|therefore|thus)\s+)*"
-    r"(?:(?:is|are|was|were|seems?|sounds?|looks?|can|could|would|does|do|did|has|have|may|might|be)\s+"
-    r"(?:(?:both|all|clearly|also|definitely|probably|simply|just|be|to|an?|the|very|quite|obviously|therefore)\s+)*)?"
-    r"(?:not\b(?!\s*[\x01\x02])|wrong|incorrect|unlikely|impossible|false|out\b|excluded|eliminated|ruled\s+out|implausible|improbable"
-    r"|inconsistent|irrelevant|less\b|[a-z]+n't\b|cannot|too\b|never|(?<=[?-] )no\b|\u4e0d|\u9519|\u6392\u9664)",
+_SO = r"(?:(?:both|all|each|clearly|also|definitely|probably|therefore|thus)\s+)*"
+_DOES = (
+    r"(?:is|are|was|were|seems?|sounds?|looks?|can|could|would|does|do|did|has|have|may|might|be)\s+"
+    r"(?:(?:both|all|clearly|also|definitely|probably|simply|just|be|to|an?|the|very|quite|obviously|therefore)\s+)*"
+)
+_NO = (
+    r"(?:not\b(?!\s*[\x01\x02])|wrong|incorrect|unlikely|impossible|false|excluded|eliminated|ruled\s+out|implausible"
+    r"|improbable|inconsistent|irrelevant|[a-z]+n't\b|cannot|\u4e0d|\u9519|\u6392\u9664)"
+)
+_DENIED_LATER = re.compile(
+    rf"(?:\s*\([^()\n]{{0,80}}\)|\s*,[^,.\n\x01\x02]{{1,40}},)?\W{{0,3}}{_SO}"
+    rf"(?:{_DOES}(?:{_NO}|out\b|less\b|too\b|never)|[a-z]+n't\b|cannot|\u4e0d)|\s-\s?no\b",
     re.IGNORECASE,
 )
+_DENIED_AFTER = re.compile(rf"[\s:,\-)('\"]{{0,3}}{_SO}(?:{_NO}|(?<=[?-] )no\b)", re.IGNORECASE)
 _ASKED_AFTER = re.compile(r"\W{0,2}\?")
 _BEGINNING = re.compile(
     r"(?:[\W_]*$|\s*[.):,;\]}>]|[ \t]*\n|[\"'`*_]+(?!\w)|\s+-\s|\s+(?:because|since|as|is\s+(?:correct|right))\b)"
@@ -166,9 +172,29 @@ def mentions(text: str, choices: Sequence[str], letters: str) -> list[Mention]:
     text = _WRAPPED.sub(mark(_HARD), text.translate(_UNMARKED))
     text = re.sub(r"[*`]+|(?<!\w)_+|_+(?!\w)", "", text)
     text = _BARE.sub(mark(_SOFT), _NAMED.sub(mark(_HARD), text))
-    return [
-        _mention(text, start, end, choices) for found in _GROUP.finditer(text) for start, end in _lists(text, found)
-    ]
+    found = []
+    for group in _GROUP.finditer(text):
+        for start, end in _lists(text, group):
+            own = _own_words(text, start + 2, choices)
+            found.append(_mention(text, start, start + 2 if own else end, own))
+            if own:  # what else seems to be of the list is part of these words
+                break
+    return found
+
+
+def _own_words(text: str, end: int, choices: Sequence[str]) -> int:
+    """Signs from a mention's end to that of its option's own text, as in "B. Dog"; 0 where that does not follow."""
+    rest = text[end:].lstrip(" \t.:,)([=/-\"'")
+    gap = len(text) - end - len(rest)
+    if not text[end : end + gap].strip() and text[end - 1] in "AI":  # "A dog"
+        return 0
+    option, length = choices[ascii_uppercase.index(text[end - 1])].strip().lower(), 0
+    for letter in option:
+        length += rest[length : length + 1] in (_HARD, _SOFT)
+        if rest[length : length + 1].lower() != letter:
+            return 0
+        length += 1
+    return 0 if option[-1:].isalnum() and rest[length : length + 1].isalnum() else gap + length
 
 
 def _lists(text: str, found: re.Match[str]) -> Iterator[tuple[int, int]]:
@@ -184,27 +210,26 @@ def _lists(text: str, found: re.Match[str]) -> Iterator[tuple[int, int]]:
     yield start, end
 
 
-def _mention(text: str, start: int, end: int, choices: Sequence[str]) -> Mention:
-    named = text[start:end]
-    before, after = text[max(0, start - 80) : start], text[end : end + 120]
-    asked, marked = bool(_ASKED_AFTER.match(after)), _HARD in named
-    one, between = len(named) == 2, after.lstrip()[:1]
-    if one and between and between in ".:)([=/-":  # "B. Dog"
-        option = choices[ascii_uppercase.index(named[1])].strip().lower()
-        marked = marked or after.lstrip(" .:)([=/-").lower().startswith(option)
-    denied = asked or bool(_DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after))
-    final = not denied and bool(
+def _mention(text: str, start: int, end: int, own: int) -> Mention:
+    """own: signs behind it that repeat its option's own text."""
+    named, before, after = text[start:end], text[max(0, start - 80) : start], text[end : end + 120]
+    behind = text[end + own : end + own + 120]
+    one, between, marked = len(named) == 2, after.lstrip()[:1], _HARD in named or own > 0
+    denied = _DENIED_BEFORE.search(before) or _DENIED_LATER.match(behind) or (not own and _DENIED_AFTER.match(after))
+    if denied or _ASKED_AFTER.match(behind):
+        return Mention(_letters(named), marked, True, False, False, False)
+    clause = marked or bool(_CLAUSE.search(before))
+    final = (
         _FINAL_BEFORE.search(before)
-        or (_CORRECTED.search(before) and not after.startswith(")"))
-        or (_FINAL_AFTER.match(after) and (marked or _CLAUSE.search(before)))
+        or (_CORRECTED.search(before) and not own and not after.startswith(")"))
+        or (clause and _FINAL_AFTER.match(behind))
     )
-    ends = not after.strip(" \t\n.!\"')]") and bool(re.search(r"[.:;,!\n-]\s*$", before))
-    weak = not denied and (
-        ends
-        or bool(_WEAK_BEFORE.search(before))
-        or bool(_WEAK_AFTER.match(after) and (marked or _CLAUSE.search(before)))
-    )
-    begins = one and not denied and not re.search(r"\w", before)
-    begins = begins and (marked or bool(_BEGINNING.match(after)) or (between in tuple("([=") and named[1] not in "AI"))
-    letters = frozenset(re.findall("[\x01\x02]([A-Z])", named))
-    return Mention(letters, marked, denied, final, weak, begins)
+    ends = not after.strip(" \t\n.!\"')]") and re.search(r"[.:;,!\n-]\s*$", before)
+    weak = ends or _WEAK_BEFORE.search(before) or (clause and _WEAK_AFTER.match(behind))
+    begins = marked or _BEGINNING.match(after) or (between in tuple("([=") and named[1] not in "AI")
+    begins = one and begins and not re.search(r"\w", before)
+    return Mention(_letters(named), marked, False, bool(final), bool(weak), bool(begins))
+
+
+def _letters(named: str) -> frozenset[str]:
+    return frozenset(re.findall("[\x01\x02]([A-Z])", named))

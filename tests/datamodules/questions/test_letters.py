@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from string import ascii_uppercase
 
@@ -10,6 +11,7 @@ import pytest
 from earwitness.datamodules.questions.answers import judge, letter_of, verdict
 from earwitness.datamodules.questions.letters import choice_of
 from earwitness.datamodules.questions.prompts import prompt_text
+from earwitness.tests.places import SHARED
 
 FOUR = ("A dog", "A man", "rain", "wind")
 REPLIES = {
@@ -224,7 +226,7 @@ REPLIES = {
     "It is a man, i.e. option B": "B",
     "It is a man, which is B.": "B",
     "The loudest is A.": "",
-    "Let's see: A) a dog - no. B) a man - no. C) rain - yes! D) wind - no.": "",
+    "Let's see: A) a dog - no. B) a man - no. C) rain - yes! D) wind - no.": "C",
     "The speaker says 'A' and then 'B'.": "",
     "It sounds like B": "B",
     "It sounds like a B": "",
@@ -535,6 +537,74 @@ OTHERS: list[tuple[tuple[str, ...], bool, dict[str, str]]] = [
             "The answer is major": "A",
         },
     ),
+    (
+        ("True", "False", "Not given"),
+        True,
+        {
+            "B. False": "B",
+            "The answer is B. False": "B",
+            "The answer is B. False.": "B",
+            "A: True": "A",
+            "(C) Not given": "C",
+            "The answer is (C) Not given, since nobody says so.": "C",
+            "B. False is wrong, so A. True": "A",
+            "I say C: not given": "C",
+            "False": "B",
+            "The answer is false.": "B",
+            "B - False": "B",
+            "B. False - no. C. Not given - no. So A.": "A",
+            "Answer: B, false": "B",
+        },
+    ),
+    (
+        ("Impossible to tell", "No sound", "Less noise", "Wrong note"),
+        True,
+        {
+            "B. No sound at all": "B",
+            "The answer is C, less noise than before": "C",
+            "The answer is D: wrong note.": "D",
+            "A. Impossible to tell from this": "A",
+            "(A) Impossible to tell is wrong. (B) No sound": "B",
+        },
+    ),
+    (
+        ("A:maj/5", "A:min7/1", "G", "A#"),
+        True,
+        {
+            "The answer is A:min7/1.": "B",
+            "A:maj/5": "A",
+            "B. A:min7/1": "B",
+            "C. G": "C",
+            "G": "C",
+            "The answer is G.": "C",
+            "The answer is C.": "C",
+            "A#": "D",
+            "D": "D",
+            "I would choose option B, A:min7/1.": "B",
+        },
+    ),
+    (
+        ("twenty-one", "Berman's", "said", "a"),
+        True,
+        {
+            "I would choose option D, a.": "D",
+            "The answer is D, a": "D",
+            "D. a": "D",
+            'D: "a"': "D",
+        },
+    ),
+    (
+        FOUR,
+        True,
+        {
+            "The answer is a dog. No, the answer is B.": "B",
+            "The answer is A man speaking": "",
+            "(B) A man is the correct answer": "B",
+            "B. A man is the correct answer": "B",
+            "B. A man fits, A. A dog does not": "B",
+            "Option A, a dog, is unlikely, and option B fits.": "B",
+        },
+    ),
 ]
 EACH = [(choices, lettered, reply, letter) for choices, lettered, table in OTHERS for reply, letter in table.items()]
 
@@ -587,3 +657,39 @@ def test_without_letters_in_the_prompt_an_options_own_text_goes_first():
 def test_what_might_still_change_in_a_longer_reply_is_not_sure(cut, sure):
     found = choice_of(cut, FOUR, True)
     assert found.letter == "B" and found.sure is sure
+
+
+FORMS = (
+    ["{0}", "({0})", "{0}.", "**{0}**", "<answer>{0}</answer>", "\\boxed{{{0}}}"]
+    + ["{0}) {2}", "{0}. {2}", "({0}) {2}", "**{0}. {2}**", "{0} - {2}", "{0} {2}", "<answer>{0}. {2}</answer>", "{1}"]
+    + [
+        "The answer is {0}.",
+        "The correct answer is ({0}) {2}.",
+        "Answer: {0}: {2}",
+        "I think the answer is {0}",
+        "So {0}.",
+    ]
+    + ["It suggests several things.\n\n{0}", "{0}\n\nBecause {2} is heard.", "{0}, because it is {2}.", "Option {0}"]
+    + ["I would choose option {0}, {2}.", "The best option is {0}) {2}", "By its sound, the answer is **{0}. {2}**"]
+)
+IN_WORDS = ("{0}", "{0}.", "The answer is {0}.", "Answer: {0}", "<answer>{0}</answer>")
+MMAU = SHARED / "data" / "mmau-test-mini.json"
+
+
+@pytest.mark.skipif(not MMAU.is_file(), reason="no shared/data/mmau-test-mini.json beside the repository")
+def test_every_option_of_a_benchmark_is_found_by_its_letter_and_by_its_text():
+    """Every option of the thousand questions in many forms; options that are letters of others are read as letters."""
+    questions = json.loads(MMAU.read_text(encoding="utf-8"))
+    assert len(questions) == 1_000
+    for question in questions:
+        choices = question["choices"]
+        letters = set(ascii_uppercase[: len(choices)])
+        for letter, choice in zip(ascii_uppercase, choices, strict=False):
+            for form in FORMS:
+                said = form.format(letter, letter.lower(), choice)
+                found = letter_of(said, choices, lettered=True)
+                assert found and choices[ascii_uppercase.index(found)] == choice, (said, choices, found)
+            if choice.upper() not in letters:
+                for form in IN_WORDS:
+                    found = letter_of(form.format(choice), choices, lettered=True)
+                    assert found and choices[ascii_uppercase.index(found)] == choice, (form, choice, choices)
