@@ -6,6 +6,8 @@ The paper does not say by which rule voters were judged; raw completions are the
     mmau       string match of the MMAU scorer: every word of the answer, no word that only wrong options have
     letter     the letter of an option in many spellings, see `letters.py`; an option's own text counts as its letter
     contains   names the answer and no other option, as whole words
+    mmsu       the scorer of MMSU: the first sign, else the last but one, where that is A, B, C or D; it drops what it
+               cannot read from its denominator, so that its share is that of right among right and wrong
 
 A reply is right, wrong, unfinished or unreadable (`verdict`). Wrong is another option that the rule finds: for exact
 one whose text it equals, for mmau one that the same string match accepts, for letter the one whose letter it gives, for
@@ -163,6 +165,12 @@ def _contains(completion: str, answer: str, choices: Sequence[str]) -> bool | No
     return named == {answer.strip().lower()} if len(named) == 1 else None
 
 
+def _mmsu(completion: str, answer: str, choices: Sequence[str]) -> bool | None:
+    text = extract_answer(completion).replace("\n", "")
+    letter = next((sign for sign in (text[:1], text[-2:-1]) if sign and sign in "ABCD"[: len(choices)]), "")
+    return choices[ascii_uppercase.index(letter)] == answer if letter else None
+
+
 def _mentions(option: str, text: str) -> Iterator[re.Match[str]]:
     """Where a text holds an option as whole words: "man" is not in "woman"."""
     return re.finditer(f"(?<![{_LETTER_OR_DIGIT}]){re.escape(option)}(?![{_LETTER_OR_DIGIT}])", text)
@@ -173,6 +181,7 @@ RULES: dict[str, Callable[[str, str, Sequence[str]], bool | None]] = {
     "mmau": _mmau,
     "letter": _letter,
     "contains": _contains,
+    "mmsu": _mmsu,
 }
 
 
@@ -223,6 +232,8 @@ def _is_whole(rule: str, completion: str, choices: Sequence[str], lettered: bool
     if rule == "letter" and (found := _choice(completion, choices, lettered)).letter:
         place = own_text(_spoken(completion), choices)
         return found.sure and (place is None or not _begins_another(completion, place, choices))
+    if rule == "mmsu":  # which knows no end
+        return right is not None
     if rule not in RULES:
         return bool(right)
     place = own_text(_spoken(completion), choices)

@@ -26,6 +26,7 @@ from ..shards.reader import ShardReader
 from .answer_store import AnswerId
 
 NO_AUDIO = "none"
+_OF_LETTERS = ("letter", "mmsu")  # rules
 Scoring = Literal["generate", "options", "letters"]
 _RATES = ("audio_minute", "input_million", "output_million", "output_tokens")
 
@@ -62,10 +63,17 @@ class PromptingSpec:
             )
         if self.scoring == "options" and lettered:
             raise InputError("options are scored as texts; with a style that shows letters, score by letters")
-        if self.scoring == "generate" and self.style == "letters" and self.rule in RULES and self.rule != "letter":
+        if (
+            self.scoring == "generate"
+            and self.style == "letters"
+            and self.rule in RULES
+            and self.rule not in _OF_LETTERS
+        ):
             raise InputError(
                 f"style letters asks for a letter, which rule {self.rule} never finds right; use rule letter"
             )
+        if self.rule == "mmsu" and not lettered:
+            raise InputError("rule mmsu reads nothing but a letter; it needs a style that shows letters")
         if self.rotations != "all" and (not isinstance(self.rotations, int) or self.rotations < 1):
             raise InputError(f"rotations is a number from 1 on or 'all', got {self.rotations!r}")
         if self.draws < 1 or (self.draws > 1 and self.scoring != "generate"):

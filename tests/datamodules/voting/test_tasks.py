@@ -324,6 +324,7 @@ def test_a_price_by_hand(tmp_path):
         ({"scoring": "options", "style": "inline"}, "score by letters"),
         ({"style": "letters"}, "style letters asks for a letter, which rule exact never finds right"),
         ({"style": "letters", "rule": "contains"}, "use rule letter"),
+        ({"rule": "mmsu"}, "rule mmsu reads nothing but a letter; it needs a style that shows letters"),
         ({"rotations": 0}, "rotations is a number from 1 on or 'all', got 0"),
         ({"rotations": "every"}, "got 'every'"),
         ({"draws": 0}, "draws is 1 or more"),
@@ -340,6 +341,7 @@ def test_every_sensible_way_of_asking_is_allowed():
     for style in ("paper", "inline", "lines"):
         for rule in ("exact", "mmau", "letter", "contains"):
             assert PromptingSpec(style=style, rule=rule, draws=3, rotations="all").scoring == "generate"
+    assert PromptingSpec("letters", "mmsu").rule == "mmsu" and PromptingSpec("inline", "mmsu").draws == 1
     assert PromptingSpec("letters", "letter").draws == 1 and PromptingSpec("letters", scoring="letters").rotations == 1
     assert PromptingSpec("inline", scoring="letters") and PromptingSpec("paper", scoring="options", rotations=2)
 
