@@ -106,11 +106,12 @@ def check_table(name: str, path: str | Path, most: float) -> Readable:
     return readable
 
 
-def check_tables(tables: Mapping[str, str], most: float) -> None:
-    """`check_table` for each voter -> table; InputError also where `most` is no share."""
+def check_tables(tables: Mapping[str, Any], most: float) -> None:
+    """`check_table` for each voter -> path of its table; InputError also where `most` is no share."""
     check_share(most)
     for name, path in tables.items():
-        check_table(name, path, most)
+        if isinstance(path, str | Path):
+            check_table(name, path, most)
 
 
 def check_share(max_unreadable: float) -> None:
