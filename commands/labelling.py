@@ -19,40 +19,24 @@ Answers are kept one by one, so an interrupted job goes on where it stopped and 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from ..curriculum.contribution.jury import parse_rule
-from ..curriculum.contribution.jury_report import describe_jury
-from ..curriculum.contribution.labels import label, read_about
-from ..curriculum.contribution.votes import read_tallies
 from ..curriculum.identity import hash64
-from ..curriculum.statistics import wilson_interval
-from ..curriculum.table import Table, read_arrow, read_table
+from ..curriculum.table import read_table
 from ..datamodules.questions.prompts import prompt_text
-from ..datamodules.questions.question import Question
 from ..datamodules.shards.reader import ShardReader
 from ..datamodules.storage.files import Reading
 from ..datamodules.voting.answer_store import AnswerStore
 from ..datamodules.voting.tasks import NO_AUDIO, Ask, Reply, Task, VoterTasks, price
 from ..errors import InputError
-from ..lightning_modules.voters.endpoint import Endpoint
 from ..progress import counter
-from .label_job import LabelJob, LocalVoter, VoterSpec
-
-
-class Questions(NamedTuple):
-    """The questions of a job, opened once: the reader and the table of their index, and the rows [N] of the pool."""
-
-    reader: ShardReader
-    table: Table
-    rows: np.ndarray
+from .label_job import LabelJob, LocalVoter, Questions, VoterSpec
+from .label_results import finish_job
 
 
 def open_questions(job: LabelJob) -> Questions:
@@ -75,6 +59,7 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
         raise InputError(f"{folder}: out must be a folder")
     for voter in job.voters:
         _check_checkpoint(voter, job.conditions)
+    job = replace(job, voters=[_as_it_began(voter, folder) for voter in job.voters])
     answers: dict[str, str] = {}
     totals: list[dict[str, int]] = []
     for voter in job.voters:
@@ -82,7 +67,7 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
             answers[voter.name] = voter.answers
             continue
         voter_tasks = VoterTasks(questions.reader, voter.prompting, job.seed)
-        store = AnswerStore(folder / "answers" / f"{voter.name}.arrow")
+        store = _store(folder, voter)
         tasks = voter_tasks.tasks(questions.rows.tolist(), job.conditions)
         described = _described(voter, voter_tasks)
         store.refuse_changed(voter.name, described)
@@ -99,6 +84,23 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
         return {}
     asked = {key: sum(counts[key] for counts in totals) for key in ("asked", "failed")} if totals else {}
     return asked | finish_job(job, questions, answers)
+
+
+def _store(folder: Path, voter: VoterSpec) -> AnswerStore:
+    return AnswerStore(folder / "answers" / f"{voter.name}.arrow")
+
+
+def _as_it_began(voter: VoterSpec, folder: Path) -> VoterSpec:
+    """The voter, in as many orders of the options as it was asked in before, where the job does not say how many."""
+    asked = _store(folder, voter).folder / "asked.json"
+    if "rotations" in voter.said or not asked.is_file():
+        return voter
+    before = json.loads(asked.read_text()).get("rotations", 1)
+    if before == voter.prompting.rotations:
+        return voter
+    if not _rank():
+        print(f"{voter.name}: goes on as it began, with rotations: {before}", file=sys.stderr)
+    return replace(voter, prompting=replace(voter.prompting, rotations=before))
 
 
 def _check_checkpoint(voter: VoterSpec, conditions: Sequence[str]) -> None:
@@ -217,80 +219,3 @@ class _Asks:
 
     def __call__(self, tasks: list[Task]) -> list[Ask]:
         return [self.voter_tasks.ask(task) for task in tasks]
-
-
-def finish_job(job: LabelJob, questions: Questions, answers: Mapping[str, str]) -> dict[str, Any]:
-    """Writes labels, statistics and report; returns counts of the labels and where they are.
-
-    answers: voter -> its answer table.
-    """
-    folder = Path(job.out)
-    about = {
-        "conditions": job.conditions,
-        "asked": [voter.described() for voter in job.voters],
-        "seed": job.seed,
-    }
-    labels = folder / "labels.arrow"
-    table = questions.table.take(questions.rows)
-    options: dict[str, Any] = {"index": job.index, "rule": job.rule, "condition": job.condition, "about": about}
-    counts = label(dict(answers), str(labels), allow_missing=job.allow_missing, only=table.uid, **options)
-    tallies = {name: read_tallies(path) for name, path in answers.items()}
-    jury = describe_jury(tallies, table, parse_rule(job.rule), job.condition, job.bootstrap)
-    jury |= {"title": job.title, "about": read_about(labels), "index": job.index}
-    if job.judge is not None:
-        jury["categories"] = _categories(job.judge, questions.reader, labels)
-    (folder / "jury.json").write_text(json.dumps(_finite(jury), indent=1, default=str, allow_nan=False))
-    from ..reports.label_page import build_jury_page
-
-    page = build_jury_page(jury, questions.reader, labels, answers, folder / "report.html")
-    return counts | {"labels": str(labels), "report": str(page)}
-
-
-def _finite(value: Any) -> Any:
-    """The value with None for every number that is missing: JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _categories(judge: Endpoint, reader: ShardReader, labels: Path) -> dict[str, Any]:
-    """Why the weak questions need no audio: counts per category; every judgement is kept in a table.
-
-    labels: the label table; what is judged already is not asked again.
-    """
-    from ..lightning_modules.voters.judge import CATEGORIES, PROMPT, judge_questions
-
-    table = read_arrow(labels)
-    weak = {
-        u for u, name in zip(*(table.column(c).to_pylist() for c in ("uid", "label")), strict=True) if name == "weak"
-    }
-    store = AnswerStore(labels.parent / "answers" / "categories.arrow")
-    asked = {name: getattr(judge, name) for name in ("model", "system", "temperature", "max_tokens", "body")}
-    asked |= {"prompt": PROMPT, "content": reader.content()}
-    store.refuse_changed("the judge", asked)
-    store.remember(asked)
-    done = {record["uid"] for record in store.read()}
-    rows = [row for row, uid in enumerate(reader.numbers["uid"].tolist()) if uid in weak and uid not in done]
-
-    def take(question: Question, category: str, reply: Reply) -> None:
-        if not reply.error:
-            record = {"uid": question.uid, "key": question.key, "condition": "category", "raw": reply.text}
-            record |= {"num_tokens": reply.completion_tokens, "finished": reply.finished}
-            store.append([record | {"answer": category}])
-        advance()
-
-    with counter("judging weak questions", len(weak), len(weak) - len(rows)) as advance:
-        judge_questions(judge, [reader.question(row) for row in rows], take, answered_before=bool(done))
-    store.finish()
-    said = [record["answer"] for record in store.read() if record["uid"] in weak]
-    counts = {name: said.count(name) for name in CATEGORIES}
-    named = sum(counts.values())
-    return {
-        "judge": judge.model,
-        "weak": len(weak),
-        "counts": counts,
-        "undecided": len(weak) - named,
-        "implicit": [counts[CATEGORIES[1]] / max(1, named), *wilson_interval(counts[CATEGORIES[1]], named)],
-    }

@@ -18,6 +18,7 @@ from ...errors import InputError
 from ..arrays import Floats, Hashes, Ints
 from ..identity import splitmix64
 from ..table import read_arrow
+from .constant import best_place
 from .jury import VoteMatrix
 from .measures import smoothed_rate
 
@@ -28,7 +29,9 @@ class Tally:
 
     uid: [M], ascending. right: [M] right answers. asked: [M] answers. p_right: [M] mean over rotations of the right
     option's probability, NaN where options were not scored. log_excess: [M] mean over rotations of the right option's
-    log-prob less the mean over the options, which the calibrated contribution needs.
+    log-prob less the mean over the options, which the calibrated contribution needs. truth: [M] place of the right
+    option in the order of the file. in_order: [M, R] answers in each order of the options. Both are None where the
+    table does not say. best_text: [M] how often the best constant text is right of questions of the same kind.
     """
 
     uid: Hashes
@@ -36,6 +39,9 @@ class Tally:
     asked: Ints
     p_right: Floats
     log_excess: Floats
+    truth: Ints | None = None
+    in_order: Ints | None = None
+    best_text: Floats | None = None
 
     def rate(self) -> Floats:
         """[M] probability of the right option: scored where it was, else the smoothed share of right answers."""
@@ -90,13 +96,32 @@ def _tally(table: pa.Table) -> Tally:
     names, number = _grouped(uid)
     size = len(names)
     right, asked = np.bincount(number, correct, size), np.bincount(number, judged, size)
+    truth, in_order = _orders(table, number, judged, size)
     return Tally(
         names,
         right.astype(np.int64),
         asked.astype(np.int64),
         _mean(table, "p_right", number, size),
         _log_excess(table, number, size),
+        truth,
+        in_order,
     )
+
+
+def _orders(table: pa.Table, number: Ints, judged: Ints, size: int) -> tuple[Ints | None, Ints | None]:
+    """[size] places of the right options in the file, and [size, R] judged answers in each order; None, None if unsaid.
+
+    number, judged: [A] the question of each answer, and whether it counts.
+    """
+    if "right_option" not in table.column_names or table.column("right_option").null_count:
+        return None, None
+    truth = np.zeros(size, np.int16)
+    truth[number] = table.column("right_option").to_numpy()
+    if "rotation" not in table.column_names:
+        return truth, np.bincount(number, judged, size)[:, None].astype(np.int32)
+    order = table.column("rotation").to_numpy().astype(np.int64)
+    orders = int(order.max(initial=0)) + 1
+    return truth, np.bincount(number * orders + order, judged, size * orders).reshape(size, orders).astype(np.int32)
 
 
 def _grouped(uid: Hashes) -> tuple[Hashes, Ints]:
@@ -143,12 +168,18 @@ def _log_excess(table: pa.Table, number: Ints, size: int) -> Floats:
 def vote_matrix(tallies: Sequence[Tally | None], uid: Hashes, num_choices: Ints) -> VoteMatrix:
     """The votes on the questions uid [N]; a voter without a tally, or a question it was not asked, is missing."""
     right = np.zeros((len(uid), len(tallies)), np.int64)
-    asked = np.zeros_like(right)
+    asked, choices = np.zeros_like(right), np.asarray(num_choices)
+    luck = np.repeat(1 / choices.astype(float)[:, None], len(tallies), axis=1)
     for j, tally in enumerate(tallies):
         if tally is not None:
             rows, place = matched(uid, tally.uid)
             right[rows, j], asked[rows, j] = tally.right[place], tally.asked[place]
-    return VoteMatrix(right, asked, np.asarray(num_choices))
+            if tally.truth is not None and tally.in_order is not None:
+                luck[rows, j] = best_place(tally.truth[place], tally.in_order[place], choices[rows])
+            if tally.best_text is not None:
+                luck[rows, j] = np.maximum(luck[rows, j], tally.best_text[place])
+    known = any(tally is not None and (tally.truth is not None or tally.best_text is not None) for tally in tallies)
+    return VoteMatrix(right, asked, choices, luck if known else None)
 
 
 def matched(uid: Hashes, other: Hashes) -> tuple[Ints, Ints]:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from earwitness.commands import labelling
+from earwitness.commands import label_results
 from earwitness.commands.cli import main
 from earwitness.commands.label_job import load_job
 from earwitness.commands.labelling import run_job
@@ -89,7 +89,7 @@ def letter(asked: Asked) -> str:
 def voter(server: ChatServer, name: str, **more) -> dict[str, Any]:
     endpoint = {"url": server.url, "model": name, "concurrency": 3, "retries": 1, "give_up": 4, "timeout_s": 20}
     endpoint |= more.pop("endpoint", {})
-    return {"name": name, "endpoint": endpoint, "style": "letters", "rule": "letter"} | more
+    return {"name": name, "endpoint": endpoint, "style": "letters", "rule": "letter", "rotations": 1} | more
 
 
 def job_file(folder: Path, corpus: Path, voters: list[dict], **more) -> str:
@@ -411,9 +411,9 @@ POINTS: dict[str, tuple[Any, str, Callable]] = {
     "within a line": (AnswerStore, "append", half_a_line),
     "before the first table": (AnswerStore, "finish", before),
     "after the first table": (AnswerStore, "finish", after(AnswerStore.finish)),
-    "before the labels": (labelling, "label", before),
-    "after the labels": (labelling, "label", after(labelling.label)),
-    "before the statistics": (labelling, "describe_jury", before),
+    "before the labels": (label_results, "label", before),
+    "after the labels": (label_results, "label", after(label_results.label)),
+    "before the statistics": (label_results, "describe_jury", before),
 }
 
 
