@@ -71,7 +71,7 @@ def _voters(jury: Mapping[str, Any]) -> str:
         cells += [_percent(voter["chance"]), html_of(points(above)) if _known(above[0]) else "-"]
         cells += [_number(jury["latent"]["skill"][name] if claimed else None), _percent(jury["flips"][name])]
         rows.append(row_of(cells))
-    head = ("voter", "asked", "missing", "right", "best constant answer", "above it, in % of what is left")
+    head = ("voter", "asked", "missing", "right", "best constant answer", "above it (all right is 100)")
     return table_of((*head, "skill on solvable", "labels that flip without it"), rows) + f"<p>{_skill(jury)}</p>"
 
 
@@ -86,9 +86,7 @@ def _skill(jury: Mapping[str, Any]) -> str:
         text += f" No skill is claimed for {escape(', '.join(without))}: "
         text += "not shown to be right more often than the best constant answer."
     if len(jury["voters"]) == 1:
-        text += (
-            " One voter alone does not tell its skill from the share of solvable questions; with more there is both."
-        )
+        text += " One voter alone does not tell its skill from the share of solvable questions."
     return text
 
 
@@ -125,10 +123,13 @@ def _percent(value: float | None) -> str:
 
 def _where(jury: Mapping[str, Any]) -> str:
     """What the picture of places shows, and of how many answers."""
-    counts = ", ".join(f"{escape(name)} {p['answers']:,} to {p['questions']:,}" for name, p in jury["picks"].items())
+    counts = "; ".join(
+        f"{p['answers']:,} answers of {escape(name)} to {p['questions']:,} questions"
+        for name, p in jury["picks"].items()
+    )
     return (
         "<p>Where the picked options stood when they were shown, beside where the right ones stood; a voter that knows "
-        f"nothing and prefers no place picks all alike. Answers looked at, to questions: {counts}.</p>"
+        f"nothing and prefers no place picks all alike. Looked at: {counts}.</p>"
     )
 
 
@@ -138,8 +139,7 @@ def _texts(picks: Mapping[str, Any]) -> str:
     for name, of_voter in picks.items():
         for kind, texts in (("all", of_voter["by_text"]), *of_voter["by_kind"].items()):
             said = [
-                f"“{escape(text[:40])}” {100 * n:.0f} % <small>({100 * right:.0f} %)</small>"
-                for text, n, right in texts
+                f"“{escape(text[:40])}” {_percent(n)} <small>({_percent(right)})</small>" for text, n, right in texts
             ]
             rows.append(row_of([escape(name), escape(kind), ", ".join(said[:3])]))
     return table_of(("voter", "questions of type", "most frequent answers (share of the right ones)"), rows)
@@ -172,8 +172,8 @@ def _tests(audio: Mapping[str, Any]) -> str:
         cells += [_number(row["audio_above_chance"]), _number(row["silence_above_chance"])]
         cells += [_number(row[key], ".2g") for key in ("mcnemar_exact_p", "mcnemar_mid_p", "mcnemar_holm_p")]
         rows.append(row_of(cells))
-    head = ("voter", "with audio", "in silence", "contribution, by recording", "audio above chance")
-    return table_of((*head, "silence above chance", "McNemar", "mid-p", "Holm"), rows)
+    head = ("voter", "with audio", "in silence", "contribution, by recording", "audio above best constant")
+    return table_of((*head, "silence above best constant", "McNemar", "mid-p", "Holm"), rows)
 
 
 def _about(jury: Mapping[str, Any]) -> str:

@@ -186,10 +186,15 @@ def test_the_report_can_be_heard_and_read(server, tmp_path, corpus):
     assert page.count('<audio controls src="data:audio/wav;base64,') == 6, "three weak, three strong"
     text = without_sounds(page)
     assert "<h1>By &lt;hand&gt;</h1>" in text and not MISSING.search(text)
-    for words in ("Of 20 questions, 7 can be answered", "35.0 %", "<td>one</td><td>20</td><td>0</td><td>50.0 %</td>"):
+    for words in (
+        "Of 20 questions, 7 were answered without the audio (weak)",
+        "35.0 %",
+        "<td>one</td><td>20</td><td>0</td><td>50.0 %</td>",
+    ):
         assert words in text
     assert "<tr><td>two</td><td>6</td><td>11</td><td>1</td><td>2</td></tr>" in text
-    assert text.count("<svg") == 4 and text.count("<table>") == 5 and "one / three" in text
+    assert text.count("<svg") == 5 and text.count("<table>") == 6 and "one / three" in text
+    assert "60 answers" not in text and "20 answers of three to 20 questions" in text and "Warning" not in text
     assert "<script" not in text and "http://www.w3.org" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
 
 
@@ -581,6 +586,45 @@ def test_answers_given_to_something_else_are_not_mixed_in(server, tmp_path, corp
     harmless["voters"][0]["price"] = {"audio_minute": 1.0}
     Path(path).write_text(json.dumps(harmless))
     assert run(path)["asked"] == 0 and len(server.seen) == asked
+
+
+def test_a_job_that_does_not_say_how_many_orders_goes_on_as_it_began(server, tmp_path, corpus, capsys):
+    """Asked in one order when that was the default; a new job is asked in all four."""
+    silent = [{k: v for k, v in voter(server, name).items() if k != "rotations"} for name in KNOWS]
+    how = {"conditions": ["silence:0.1"]}
+    run(job_file(tmp_path, corpus, [voter(server, "one")], pool={"split": "train"}, **how))
+    asked = len(server.seen)
+    capsys.readouterr()
+    path = job_file(tmp_path, corpus, silent[:2], **how)
+    found = run(path)
+    assert found["asked"] == 8 + 4 * 20 and len(server.seen) == asked + 88
+    assert "one: goes on as it began, with rotations: 1" in capsys.readouterr().err
+    about = read_about(tmp_path / "out" / "labels.arrow")
+    assert [v["rotations"] for v in about["asked"]] == [1, "all"] and run(path)["asked"] == 0
+    with pytest.raises(InputError, match="one was asked with rotations 1, now it is 'all'"):
+        run(job_file(tmp_path, corpus, [silent[0] | {"rotations": "all"}], **how))
+
+
+def test_a_voter_that_always_says_a_is_named_and_claims_nothing(server, tmp_path, corpus, capsys):
+    """The answers stand at A, B, C, D five times each: in one order 5 of 20 are weak, in all orders none."""
+    server.say = lambda asked: "A"
+    for orders, weak in ((1, 5), ("all", 0)):
+        folder = tmp_path / str(orders)
+        folder.mkdir()
+        voters = [voter(server, "one", rotations=orders)]
+        assert run(job_file(folder, corpus, voters, conditions=["silence:0.1"]))["weak"] == weak
+        said = "one gives a constant answer: place A in 100 % of its answers, whatever is asked (25 % of the right ones"
+        assert f"warning: {said}" in capsys.readouterr().err
+        jury = json.loads((folder / "out" / "jury.json").read_text())
+        assert jury["constant"] == ["one"] and jury["warnings"][0].startswith(said)
+        assert jury["picks"]["one"]["by_place"] == {"A": 1, "B": 0, "C": 0, "D": 0}
+        assert jury["picks"]["one"]["right_by_place"] == dict.fromkeys("ABCD", 0.25)
+        skill = jury["skill"]["one"]
+        assert skill["above"][1] <= 0 <= skill["above"][2] + 1e-9 and not skill["claimed"]
+        assert jury["expected_weak_if_dealt"] == pytest.approx(weak / 20)
+        text = without_sounds((folder / "out" / "report.html").read_text())
+        assert f"<b>Warning.</b> {said}" in text and "No skill is claimed for one" in text
+        assert "One voter agrees with nobody" in text and "Cohen" not in text
 
 
 def test_other_recordings_under_the_same_name_are_noticed(server, tmp_path, corpus):
