@@ -54,8 +54,8 @@ def _lead(jury: Mapping[str, Any]) -> str:
     text = (
         f"Of {jury['questions']:,} questions, {counts['weak']:,} were answered without the audio (weak) and "
         f"{counts['strong']:,} were not (strong), by the rule “{escape(jury['rule'])}” under the condition "
-        f"“{escape(jury['condition'])}”: {share(jury['weak'])} weak. Answers right by luck alone, as often as the best "
-        f"constant answer, would make {100 * jury['expected_weak_by_luck']:.1f} % weak"
+        f"“{escape(jury['condition'])}”: {share(jury['weak'])} weak. Independent luck, right as often as the place "
+        f"where most right answers stand, would make {100 * jury['expected_weak_by_luck']:.1f} % weak"
     )
     text += f"; these answers, had the right ones been dealt anew, {_percent(dealt)}." if _known(dealt) else "."
     return text + (f" {counts['unlabelled']:,} have no label." if counts["unlabelled"] else "")

@@ -102,7 +102,7 @@ def voter_table(matrix: VoteMatrix, names: list[str]) -> list[dict[str, Any]]:
 
     chance: what the best constant answer gets right of the same questions. above_chance: 0 for it, 1 for all right.
     """
-    rows, guess = [], matrix.guess
+    rows, guess = [], matrix.guess("best")
     for j, name in enumerate(names):
         asked = matrix.asked[:, j] > 0
         share, luck = matrix.right[asked, j] / matrix.asked[asked, j], guess[asked, j]

@@ -9,6 +9,8 @@ shows the right one in place p, and where text t is right of a share q_t of a ki
 The first is the best place for each number of options in the orders that were asked: 0.38 in one order of
 MMAU-test-mini, 1 / K in all orders, where every option stands in every place once. The second is the best text for each
 kind. Both are maxima over the data at hand, so a little too high for few questions: nobody's knowledge is overstated.
+Accuracies and skills are measured against g. The luck of independent answers (`expected_lucky_weak`, rule chance_test)
+is the first part alone. The latent classes need what luck gave this voter and not the most it can give: `own_luck`.
 """
 
 from __future__ import annotations
@@ -29,32 +31,51 @@ ENOUGH = 20  # questions of a kind, for a share in it to mean something
 _MOST = 1 - 1e-6
 
 
-def places_shown(truth: Ints, rotation: Ints, num_choices: Ints, orders: int) -> Ints:
+def places_shown(truth: Ints, rotation: Ints | int, num_choices: Ints | int, orders: int) -> Ints:
     """[A] places in which options are shown, from their places truth [A] in the file, as `rotation.rotations` does.
 
-    rotation: [A] number of the order. orders: in which the voter was asked, at most K of them for K options.
+    rotation: [A] or one, number of the order. num_choices: [A] or one. orders: in which the voter was asked, at most K
+    of them for K options.
     """
     wanted = np.minimum(orders, num_choices)
     places: Ints = (truth - rotation * num_choices // wanted) % num_choices
     return places
 
 
-def best_place(truth: Ints, in_order: Ints, num_choices: Ints) -> Floats:
-    """[M] g of the best place: the largest share of right options in one place, among questions with as many options.
+def luck_of_places(truth: Ints, in_order: Ints, right_in_order: Ints, num_choices: Ints) -> tuple[Floats, Floats]:
+    """[M] how often the best place is right, and [M] how often the voter's own preference for places is.
 
-    truth: [M] place of the right option in the file. in_order: [M, R] answers in each order. num_choices: [M].
+    Both are the same for all questions with as many options. truth: [M] place of the right option in the file.
+    in_order, right_in_order: [M, R] answers, and right ones, in each order. num_choices: [M].
     """
-    luck = 1 / num_choices.astype(float)
-    orders = in_order.shape[1]
+    best = 1 / num_choices.astype(float)
+    own, orders = best.copy(), in_order.shape[1]
     for options in np.unique(num_choices).tolist():
         rows = np.flatnonzero(num_choices == options)
-        counts = np.zeros(options)
+        asked, right = np.zeros(options), np.zeros(options)
         for order in range(min(orders, options)):
-            shown = places_shown(truth[rows], np.int64(order), np.int64(options), orders)
-            counts += np.bincount(shown, in_order[rows, order], options)
-        if counts.sum():
-            luck[rows] = min(_MOST, counts.max() / counts.sum())
-    return luck
+            shown = places_shown(truth[rows], order, options, orders)
+            asked += np.bincount(shown, in_order[rows, order], options)
+            right += np.bincount(shown, right_in_order[rows, order], options)
+        if asked.sum():
+            best[rows] = min(_MOST, asked.max() / asked.sum())
+        if len(rows) >= ENOUGH and asked.all():
+            own[rows] = own_luck(asked, right)
+    return best, own
+
+
+def own_luck(asked: Floats, right: Floats) -> float:
+    """How often a voter would be right that prefers places as this one does and knows nothing.
+
+    asked, right: [K] answers, and right ones, where the right option stood in each place. With knowledge of a share w
+    and preferences v_p, sum 1, the share of right ones is h_p = w + (1 - w) v_p, which gives both. Luck is the sum
+    of v_p times the share of right options in p. That of always A is A's share, of no preference 1 / K.
+    """
+    h = right / asked
+    known = min(1.0, max(0.0, (h.sum() - 1) / (len(h) - 1)))
+    preferred = np.maximum(h - known, 0.0)
+    preferred = preferred / preferred.sum() if preferred.sum() > 1e-9 else np.full(len(h), 1 / len(h))
+    return float(np.clip(preferred @ (asked / asked.sum()), 1e-3, _MOST))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class VoteMatrix:
     """The votes of m voters on N questions, from answers without the audio.
 
     right: [N, m] right answers. asked: [N, m] answers, 0 where the vote is missing. num_choices: [N] options.
-    luck: [N, m] how often the best constant answer is right, see `constant.py`; 1 / options where None.
+    luck: [N, m] how often the best place is right, best: [N, m] the best place or text, own: [N, m] answers that prefer
+    places as the voter does; see `constant.py`. Each is 1 / options where None.
     Raises ValueError where the shapes differ or a voter was right more often than asked.
     """
 
@@ -39,6 +40,8 @@ class VoteMatrix:
     asked: Ints
     num_choices: Ints
     luck: Floats | None = None
+    best: Floats | None = None
+    own: Floats | None = None
 
     def __post_init__(self) -> None:
         if self.right.shape != self.asked.shape or self.right.ndim != 2 or len(self.num_choices) != len(self.right):
@@ -49,11 +52,11 @@ class VoteMatrix:
         if ((self.right < 0) | (self.right > self.asked)).any():
             raise ValueError("a voter cannot be right more often than it was asked")
 
-    @property
-    def guess(self) -> Floats:
+    def guess(self, which: Literal["luck", "best", "own"] = "luck") -> Floats:
         """[N, m] probability that a voter without any knowledge is right, in (0, 1)."""
-        if self.luck is not None:
-            return self.luck
+        known: Floats | None = getattr(self, which)
+        if known is not None:
+            return known
         return np.broadcast_to(1 / np.asarray(self.num_choices, float)[:, None], self.right.shape)
 
     @property
@@ -65,8 +68,8 @@ class VoteMatrix:
     def without(self, voter: int) -> VoteMatrix:
         """The votes of all voters but one, given by its number."""
         keep = np.arange(self.right.shape[1]) != voter
-        luck = None if self.luck is None else self.luck[:, keep]
-        return VoteMatrix(self.right[:, keep], self.asked[:, keep], self.num_choices, luck)
+        kept = {name: value[:, keep] for name in ("luck", "best", "own") if (value := getattr(self, name)) is not None}
+        return VoteMatrix(self.right[:, keep], self.asked[:, keep], self.num_choices, **kept)
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ def _by_answers(matrix: VoteMatrix, rule: Rule) -> Texts:
         weak = right >= rule.fraction * asked - 1e-9
     else:
         assert rule.chance_test is not None
-        weak = right >= _thresholds(matrix.asked, matrix.guess, rule.chance_test)
+        weak = right >= _thresholds(matrix.asked, matrix.guess(), rule.chance_test)
     return np.where(asked == 0, "", np.where(weak, WEAK, STRONG))
 
 
@@ -213,9 +216,9 @@ def lucky_weak_share(num_choices: Ints, voters: int = 3, at_least: int = 2) -> f
 def expected_lucky_weak(matrix: VoteMatrix, rule: Rule) -> float:
     """Share of the questions that this rule would call weak if every answer were right by luck alone.
 
-    Answers are then independent, and right as often as the best constant answer (`VoteMatrix.guess`).
+    Answers are then independent, and right as often as always naming the best place (`VoteMatrix.luck`).
     """
-    kinds, counts = np.unique(np.concatenate([matrix.asked, matrix.guess], axis=1), axis=0, return_counts=True)
+    kinds, counts = np.unique(np.concatenate([matrix.asked, matrix.guess()], axis=1), axis=0, return_counts=True)
     voters = matrix.asked.shape[1]
     chances = [_lucky_weak(kind[:voters].astype(int), kind[voters:], rule) for kind in kinds]
     return float(np.average(chances, weights=counts))

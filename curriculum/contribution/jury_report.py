@@ -79,7 +79,7 @@ def _skill(matrix: VoteMatrix, voter: int, cluster: Any, constant: bool) -> dict
     asked = matrix.asked[:, voter] > 0
     if not asked.any():
         return {"above": [nan, nan, nan], "claimed": False}
-    above = above_luck(matrix.right[asked, voter] / matrix.asked[asked, voter], matrix.guess[asked, voter])
+    above = above_luck(matrix.right[asked, voter] / matrix.asked[asked, voter], matrix.guess("best")[asked, voter])
     mean, error = float(above.mean()), cluster_error(above, cluster[asked])
     low = mean - Z95 * error
     return {"above": [mean, low, mean + Z95 * error], "claimed": low > 0 and not constant}
@@ -169,7 +169,7 @@ def _audio(
     """Per voter: the 2x2 table of audio x silence, its tests, intervals by recording, accuracies above chance."""
     choices = np.asarray(table.columns["num_choices"]).astype(int)
     both = [[t[which] for t in tallies.values()] for which in ("audio", condition)]
-    luck = [vote_matrix(of_condition, table.uid, choices).guess for of_condition in both]
+    luck = [vote_matrix(of_condition, table.uid, choices).guess("best") for of_condition in both]
     all_rows = {
         name: _one_voter(t["audio"], t[condition], table, draws, [of_condition[:, j] for of_condition in luck])
         for j, (name, t) in enumerate(tallies.items())

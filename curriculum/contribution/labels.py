@@ -89,9 +89,8 @@ def label(
     for name, of_voter in tallies.items():
         if condition not in of_voter:
             where = name if tables[name] is of_voter else tables[name]
-            raise InputError(
-                f"{where}: no answers under the condition {condition!r}; add it to the voter's `conditions`"
-            )
+            why = f"no answers under the condition {condition!r}; add it to the voter's `conditions`"
+            raise InputError(f"{where}: {why}")
     uid, num_choices, content = _questions(tallies, condition, index)
     if only is not None:
         kept = np.isin(uid, only)

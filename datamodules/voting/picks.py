@@ -86,9 +86,9 @@ def read_picks(path: str | Path, condition: str, sampled: Sampled) -> Picks:
     options, texts = [], []
     for row, question in enumerate(number.tolist()):
         choices = sampled.choices[question]
-        answer = choices.index(sampled.answers[question])
-        option, text = _picked({n: c[row] for n, c in columns.items() if c is not None}, choices, answer)
-        options.append(option)
+        right = choices.index(sampled.answers[question])
+        picked, text = _picked({n: c[row] for n, c in columns.items() if c is not None}, choices, right)
+        options.append(picked)
         texts.append(text)
     rotation = np.array(columns["rotation"] or [0] * len(table), np.int64)
     option = np.array(options, np.int64)

@@ -9,11 +9,12 @@ import pytest
 
 from earwitness.curriculum.contribution.constant import (
     Picks,
-    best_place,
     best_texts,
     constant_answers,
     describe_picks,
     is_constant,
+    luck_of_places,
+    own_luck,
     places_shown,
     warning_of,
 )
@@ -58,9 +59,9 @@ def tallied(picks, orders):
     truth = np.zeros(count, np.int16)
     truth[picks.question] = picks.answer
     unknown = np.full(count, NAN)
-    in_order = np.ones((count, orders), np.int32)
-    uid = np.arange(count, dtype=np.uint64)
-    return Tally(uid, right, np.full(count, orders), unknown, unknown, truth, in_order)
+    in_order, uid = np.ones((count, orders), np.int32), np.arange(count, dtype=np.uint64)
+    right_in_order = picks.right.reshape(count, orders)
+    return Tally(uid, right, np.full(count, orders), unknown, unknown, truth, in_order, right_in_order)
 
 
 def in_place(place, orders):
@@ -82,6 +83,10 @@ def test_places_shown_are_those_of_the_rotations():
             for number, order in enumerate(rotations(options, asked)):
                 shown = places_shown(np.arange(options), np.full(options, number), np.full(options, options), asked)
                 assert [order[place] for place in shown] == list(range(options))
+
+
+def best_place(truth, asked, choices):
+    return luck_of_places(truth, asked, np.zeros_like(asked), choices)[0]
 
 
 def test_the_best_place_by_hand():
@@ -108,9 +113,27 @@ def test_luck_that_is_always_right_leaves_nothing_to_know():
         np.full(30, 4),
         best_place(truth, np.ones((30, 1), int), np.full(30, 4))[:, None],
     )
-    assert 0 < right.guess[0, 0] < 1 and np.isfinite(latent_class(right).posterior).all()
+    assert 0 < right.guess()[0, 0] < 1 and np.isfinite(latent_class(right).posterior).all()
     found = reported({"v": picked(truth, np.zeros((30, 1), int), 1)}, 1)
     assert found["voters"][0]["above_chance"] == 0 and not found["skill"]["v"]["claimed"]
+
+
+def test_the_luck_of_a_voter_s_own_preference_by_hand():
+    """Right ones stand at 40, 30, 20, 10 of 100. Always A: 0.4; always D: 0.1; none: 1/4.
+
+    Half known and A else: 40 + 15 + 10 + 5 right, h = 1, 1/2, 1/2, 1/2: known 1/2, and A's luck again. All known: 1/4.
+    """
+    asked = np.array([40.0, 30, 20, 10])
+    for right, luck in (
+        ([40, 0, 0, 0], 0.4),
+        ([0, 0, 0, 10], 0.1),
+        ([10, 7.5, 5, 2.5], 0.25),
+        ([40, 15, 10, 5], 0.4),
+        ([40, 30, 20, 10], 0.25),
+        ([0, 0, 0, 0], 0.25),
+    ):
+        assert own_luck(asked, np.array(right, float)) == pytest.approx(luck)
+    assert own_luck(np.full(4, 25.0), np.array([25.0, 3, 1, 0])) == pytest.approx(0.25), "in all orders, whatever it is"
 
 
 def test_best_texts_by_hand():
@@ -157,10 +180,10 @@ def test_77_of_80_answers_a_claim_nothing_either():
     assert abs(found["counts"]["weak"] / 80 - found["expected_weak_by_luck"]) < 0.02
 
 
-def knowing(share, orders, seed=0):
-    """A voter that knows a share of the answers and else guesses a place."""
+def knowing(share, orders, seed=0, same=None):
+    """A voter that knows a share of the answers, those of another seed if given, and else guesses a place."""
     random = np.random.default_rng(seed)
-    known = random.random(len(MMAU)) < share
+    known = np.random.default_rng(seed if same is None else same).random(len(MMAU)) < share
     places = random.integers(0, 4, (len(MMAU), orders))
     shown = np.array(rotations(4, orders))
     guess = shown[np.arange(orders)[None], places]
@@ -239,15 +262,16 @@ def test_the_chance_test_takes_luck_from_the_best_constant_answer():
 
 def test_the_votes_of_tables_that_do_not_say_places_are_measured_against_one_over_options():
     bare = Tally(np.arange(2, dtype=np.uint64), np.array([1, 0]), np.ones(2, int), np.full(2, NAN), np.full(2, NAN))
-    np.testing.assert_array_equal(vote_matrix([bare], bare.uid, np.array([4, 2])).guess, [[0.25], [0.5]])
+    np.testing.assert_array_equal(vote_matrix([bare], bare.uid, np.array([4, 2])).guess(), [[0.25], [0.5]])
 
 
 def test_latent_classes_give_constant_voters_no_weight():
-    """Beside two voters that know half, one that always says A moves no probability much: its votes are luck."""
+    """Beside two voters that know the same half, one that always says A moves no probability much: it is luck."""
     same = picked(MMAU, in_place(0, 1), 1)
-    voters = {"c": knowing(0.5, 1), "d": knowing(0.5, 1, 1)}
+    voters = {"c": knowing(0.5, 1, 7, 0), "d": knowing(0.5, 1, 8, 0)}
     tallies = [tallied(p, 1) for p in (*voters.values(), same)]
     matrix = vote_matrix(tallies, tallies[0].uid, np.full(1_000, 4))
-    np.testing.assert_allclose(matrix.guess, 0.395)
-    fitted = latent_class(matrix)
-    assert fitted.skill[2] < 0.5 < fitted.skill[0]
+    np.testing.assert_allclose(matrix.guess(), 0.395)
+    np.testing.assert_allclose(matrix.own[0], [0.25, 0.25, 0.395], atol=0.04)
+    with_it, without = latent_class(matrix).posterior, latent_class(matrix.without(2)).posterior
+    assert np.abs(with_it - without).max() < 0.15 < without.std()
