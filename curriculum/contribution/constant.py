@@ -38,7 +38,7 @@ def places_shown(truth: Ints, rotation: Ints | int, num_choices: Ints | int, ord
     of them for K options.
     """
     wanted = np.minimum(orders, num_choices)
-    places: Ints = (truth - rotation * num_choices // wanted) % num_choices
+    places: Ints = np.asarray((truth - rotation * num_choices // wanted) % num_choices, np.int64)
     return places
 
 
@@ -48,7 +48,7 @@ def luck_of_places(truth: Ints, in_order: Ints, right_in_order: Ints, num_choice
     Both are the same for all questions with as many options. truth: [M] place of the right option in the file.
     in_order, right_in_order: [M, R] answers, and right ones, in each order. num_choices: [M].
     """
-    best = 1 / num_choices.astype(float)
+    best: Floats = np.ones(len(num_choices)) / num_choices
     own, orders = best.copy(), in_order.shape[1]
     for options in np.unique(num_choices).tolist():
         rows = np.flatnonzero(num_choices == options)
@@ -73,7 +73,7 @@ def own_luck(asked: Floats, right: Floats) -> float:
     """
     h = right / asked
     known = min(1.0, max(0.0, (h.sum() - 1) / (len(h) - 1)))
-    preferred = np.maximum(h - known, 0.0)
+    preferred: Floats = np.maximum(h - known, 0.0)
     preferred = preferred / preferred.sum() if preferred.sum() > 1e-9 else np.full(len(h), 1 / len(h))
     return float(np.clip(preferred @ (asked / asked.sum()), 1e-3, _MOST))
 

@@ -51,7 +51,12 @@ def describe_jury(
         "counts": {name or "unlabelled": int((labels == name).sum()) for name in ("weak", "strong", "")},
         "expected_weak_by_luck": expected_lucky_weak(matrix, rule),
         "num_choices": {str(k): int(n) for k, n in zip(*np.unique(choices, return_counts=True), strict=True)},
-        "latent": {"solvable": fitted.solvable, "skill": dict(zip(names, fitted.skill.tolist(), strict=True))},
+        "latent": {
+            "solvable": fitted.solvable,
+            "skill": dict(zip(names, fitted.skill.tolist(), strict=True)),
+            # One voter gives only the product; of shares of several answers the classes give the order alone.
+            "told": len(names) > 1 and int(matrix.asked.max(initial=0)) < 2,
+        },
         "voters": voter_table(matrix, names),
         "skill": {name: _skill(matrix, j, _clusters(table), name in constant) for j, name in enumerate(names)},
         "agreement": _agreement(matrix, names, constant),

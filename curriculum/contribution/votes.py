@@ -99,17 +99,20 @@ def _tally(table: pa.Table) -> Tally:
     names, number = _grouped(uid)
     size = len(names)
     right, asked = np.bincount(number, correct, size), np.bincount(number, judged, size)
+    truth, in_order, right_in_order = _orders(table, number, (judged, correct), size)
     return Tally(
         names,
         right.astype(np.int64),
         asked.astype(np.int64),
         _mean(table, "p_right", number, size),
         _log_excess(table, number, size),
-        *_orders(table, number, (judged, correct), size),
+        truth,
+        in_order,
+        right_in_order,
     )
 
 
-def _orders(table: pa.Table, number: Ints, counted: tuple[Any, Any], size: int) -> tuple[Ints | None, ...]:
+def _orders(table: pa.Table, number: Ints, counted: tuple[Any, Any], size: int) -> Any:
     """[size] places of the right options in the file, then [size, R] sums over the answers in each order, or all None.
 
     number: [A] the question of each answer. counted: what is summed, [A] each: answers that count, right ones.

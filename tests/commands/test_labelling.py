@@ -487,7 +487,9 @@ def test_two_processes_share_the_questions_and_ask_none_twice(small, tmp_path, c
     """Two voters after each other, on two processes that Lightning starts."""
     tiny = {"checkpoint": small.tiny, "scoring": "options", "batch_size": 3, "devices": 2, "accelerator": "cpu"}
     how = {"index": small.index, "pool": {"split": "val"}, "conditions": ["silence:1"], "condition": "silence:1"}
-    path = job_file(tmp_path, corpus, [{"name": "one"} | tiny, {"name": "two", "rotations": 2} | tiny], **how)
+    path = job_file(
+        tmp_path, corpus, [{"name": "one", "rotations": 1} | tiny, {"name": "two", "rotations": 2} | tiny], **how
+    )
     command = [sys.executable, "-m", "earwitness", "label", path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2_000:]

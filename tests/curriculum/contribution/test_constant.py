@@ -249,6 +249,13 @@ def test_three_voters_that_always_say_a_are_weak_together():
     assert found["expected_weak_if_dealt"] == pytest.approx(p) and found["weak"][0] == p
 
 
+def test_the_share_of_solvable_questions_is_told_by_several_voters_that_answer_once():
+    """Of shares of four answers the fit makes 100 % solvable where it is a half: an order, and no share."""
+    for voters, orders, told in (("ab", 1, True), ("ab", 4, False), ("a", 1, False)):
+        found = reported({name: knowing(0.5, orders, seed, 0) for seed, name in enumerate(voters)}, orders)
+        assert found["latent"]["told"] is told
+
+
 def test_the_chance_test_takes_luck_from_the_best_constant_answer():
     """Two answers, both right: at 1/4 each 1/16 is within 0.1; at 0.395 it is 0.156, beyond."""
     both = VoteMatrix(np.array([[1, 1]]), np.array([[1, 1]]), np.array([4]))
