@@ -30,9 +30,9 @@ from earwitness.curriculum.table import read_arrow
 from earwitness.datamodules.voting.tasks import PromptingSpec
 
 MANNERS = {
-    "said, one order": PromptingSpec(),
+    "said, one order": PromptingSpec(rotations=1),
     "said, all orders": PromptingSpec(rotations="all"),
-    "options scored, one order": PromptingSpec(scoring="options"),
+    "options scored, one order": PromptingSpec(scoring="options", rotations=1),
     "options scored, all orders": PromptingSpec(scoring="options", rotations="all"),
 }
 

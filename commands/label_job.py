@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..configs.files import read_yaml, resolved
 from ..configs.typed import read, value_of
 from ..curriculum.contribution.jury import parse_rule
 from ..curriculum.contribution.verdicts import check_share
+from ..curriculum.table import Table
 from ..datamodules.batches.conditions import parse_condition
+from ..datamodules.shards.reader import ShardReader
 from ..datamodules.voting.tasks import NO_AUDIO, PromptingSpec, check_rates
 from ..errors import InputError
 from ..lightning_modules.voters.endpoint import Endpoint
@@ -54,7 +58,10 @@ class LocalVoter:
 
 @dataclass
 class VoterSpec:
-    """One voter: behind an endpoint, loaded here, or with answers of before; and how it is asked."""
+    """One voter: behind an endpoint, loaded here, or with answers of before; and how it is asked.
+
+    said: the fields of `prompting` that the job's file gives.
+    """
 
     name: str
     prompting: PromptingSpec
@@ -63,6 +70,7 @@ class VoterSpec:
     answers: str | None = None
     price: dict[str, float] = field(default_factory=dict)
     max_unreadable: float | None = None  # the job's where it is None
+    said: frozenset[str] = frozenset()
 
     def described(self) -> dict[str, Any]:
         """What its answers depend on, as plain values; never an API key, and not how fast or where it is asked."""
@@ -71,6 +79,14 @@ class VoterSpec:
             if settings is not None:
                 asked |= {name: getattr(settings, name) for name in names}
         return asked
+
+
+class Questions(NamedTuple):
+    """The questions of a job, opened once: the reader and the table of their index, and the rows [N] of the pool."""
+
+    reader: ShardReader
+    table: Table
+    rows: np.ndarray
 
 
 @dataclass
@@ -150,7 +166,8 @@ def _voter(spec: Any, where: str) -> VoterSpec:
     kinds = [kind for kind in ("endpoint", "checkpoint", "answers") if kind in spec]
     if len(kinds) != 1:
         raise InputError(f"{where}give one of endpoint, checkpoint, answers")
-    prompting = read(PromptingSpec, {k: spec.pop(k) for k in _PROMPTING if k in spec}, where)
+    given_prompting = {k: spec.pop(k) for k in _PROMPTING if k in spec}
+    prompting, said = read(PromptingSpec, given_prompting, where), frozenset(given_prompting)
     rates = value_of(spec.pop("price", {}), dict[str, float], f"{where}price")
     _naming(where.removesuffix(": "), check_rates, rates)
     most = value_of(spec.pop("max_unreadable", None), float | None, f"{where}max_unreadable")
@@ -159,7 +176,7 @@ def _voter(spec: Any, where: str) -> VoterSpec:
     if kinds == ["checkpoint"]:
         local = read(LocalVoter, spec, where)
         _refuse_equal_draws(prompting, local.temperature, where)
-        return VoterSpec(name, prompting, local=local, price=rates, max_unreadable=most)
+        return VoterSpec(name, prompting, local=local, price=rates, max_unreadable=most, said=said)
     given = spec.pop(kinds[0])
     if spec:
         raise InputError(f"{where}unknown key {min(map(str, spec))!r} beside {kinds[0]}")
@@ -173,7 +190,7 @@ def _voter(spec: Any, where: str) -> VoterSpec:
         given = {**given, "letter_logprobs": True}
     endpoint = read(Endpoint, given, f"{where}endpoint")
     _refuse_equal_draws(prompting, endpoint.body.get("temperature", endpoint.temperature), where)
-    return VoterSpec(name, prompting, endpoint=endpoint, price=rates, max_unreadable=most)
+    return VoterSpec(name, prompting, endpoint=endpoint, price=rates, max_unreadable=most, said=said)
 
 
 def _refuse_equal_draws(prompting: PromptingSpec, temperature: Any, where: str) -> None:

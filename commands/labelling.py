@@ -19,43 +19,27 @@ Answers are kept one by one, so an interrupted job goes on where it stopped and 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from ..curriculum.contribution.jury import parse_rule
-from ..curriculum.contribution.jury_report import describe_jury
-from ..curriculum.contribution.labels import label, read_about
-from ..curriculum.contribution.verdicts import Readable, check_table, read_verdicts
-from ..curriculum.contribution.votes import read_tallies
-from ..curriculum.statistics import wilson_interval
-from ..curriculum.table import Table, read_arrow, read_table
+from ..curriculum.contribution.verdicts import Readable, check_table
+from ..curriculum.table import read_table
 from ..datamodules.questions.answers import reading_of
 from ..datamodules.questions.prompts import prompt_text
-from ..datamodules.questions.question import Question
 from ..datamodules.shards.reader import ShardReader
 from ..datamodules.storage.files import Reading
 from ..datamodules.voting.answer_store import AnswerStore
 from ..datamodules.voting.rejudging import JUDGED, judge_again
 from ..datamodules.voting.tasks import NO_AUDIO, Ask, Reply, Task, VoterTasks, price
 from ..errors import InputError
-from ..lightning_modules.voters.endpoint import Endpoint
 from ..progress import counter
-from .label_job import LabelJob, VoterSpec
+from .label_job import LabelJob, Questions, VoterSpec
+from .label_results import finish_job
 from .local_asking import ask_local
-
-
-class Questions(NamedTuple):
-    """The questions of a job, opened once: the reader and the table of their index, and the rows [N] of the pool."""
-
-    reader: ShardReader
-    table: Table
-    rows: np.ndarray
 
 
 def open_questions(job: LabelJob) -> Questions:
@@ -78,6 +62,7 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
         raise InputError(f"{folder}: out must be a folder")
     for voter in job.voters:
         _check_checkpoint(voter, job.conditions)
+    job = replace(job, voters=[_as_it_began(voter, folder) for voter in job.voters])
     answers: dict[str, str] = {}
     totals: list[dict[str, int]] = []
     for voter in job.voters:
@@ -88,7 +73,7 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
                 _say(check_table(voter.name, voter.answers, most).line())
             continue
         voter_tasks = VoterTasks(questions.reader, voter.prompting, job.seed)
-        store = AnswerStore(folder / "answers" / f"{voter.name}.arrow")
+        store = _store(folder, voter)
         tasks = voter_tasks.tasks(questions.rows.tolist(), job.conditions)
         described = _described(voter, voter_tasks)
         store.refuse_changed(voter.name, described, free=JUDGED)
@@ -106,6 +91,23 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
         return {}
     asked = {key: sum(counts[key] for counts in totals) for key in ("asked", "failed")} if totals else {}
     return asked | finish_job(job, questions, answers)
+
+
+def _store(folder: Path, voter: VoterSpec) -> AnswerStore:
+    return AnswerStore(folder / "answers" / f"{voter.name}.arrow")
+
+
+def _as_it_began(voter: VoterSpec, folder: Path) -> VoterSpec:
+    """The voter, in as many orders of the options as it was asked in before, where the job does not say how many."""
+    asked = _store(folder, voter).folder / "asked.json"
+    if "rotations" in voter.said or not asked.is_file():
+        return voter
+    before = json.loads(asked.read_text()).get("rotations", 1)
+    if before == voter.prompting.rotations:
+        return voter
+    if not _rank():
+        print(f"{voter.name}: goes on as it began, with rotations: {before}", file=sys.stderr)
+    return replace(voter, prompting=replace(voter.prompting, rotations=before))
 
 
 def _check_checkpoint(voter: VoterSpec, conditions: Sequence[str]) -> None:
@@ -208,84 +210,3 @@ def _write_failures(path: Path, failures: Iterable[Mapping[str, Any]]) -> None:
         path.unlink(missing_ok=True)
 
 
-def finish_job(job: LabelJob, questions: Questions, answers: Mapping[str, str]) -> dict[str, Any]:
-    """Writes labels, statistics and report; returns counts of the labels and where they are.
-
-    answers: voter -> its answer table.
-    """
-    folder = Path(job.out)
-    about = {
-        "conditions": job.conditions,
-        "asked": [voter.described() for voter in job.voters],
-        "seed": job.seed,
-    }
-    labels = folder / "labels.arrow"
-    table = questions.table.take(questions.rows)
-    options: dict[str, Any] = {"index": job.index, "rule": job.rule, "condition": job.condition, "about": about}
-    counts = label(
-        dict(answers), str(labels), allow_missing=job.allow_missing, only=table.uid, max_unreadable=1.0, **options
-    )
-    tallies = {name: read_tallies(path) for name, path in answers.items()}
-    jury = describe_jury(tallies, table, parse_rule(job.rule), job.condition, job.bootstrap)
-    jury["verdicts"] = {name: read_verdicts(path) for name, path in answers.items()}
-    jury |= {"title": job.title, "about": read_about(labels), "index": job.index}
-    if job.judge is not None:
-        jury["categories"] = _categories(job.judge, questions.reader, labels)
-    (folder / "jury.json").write_text(json.dumps(_finite(jury), indent=1, default=str, allow_nan=False))
-    from ..reports.label_page import build_jury_page
-
-    page = build_jury_page(jury, questions.reader, labels, answers, folder / "report.html")
-    return counts | {"labels": str(labels), "report": str(page)}
-
-
-def _finite(value: Any) -> Any:
-    """The value with None for every number that is missing: JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _categories(judge: Endpoint, reader: ShardReader, labels: Path) -> dict[str, Any]:
-    """Why the weak questions need no audio: counts per category; every judgement is kept in a table.
-
-    labels: the label table; what is judged already is not asked again.
-    """
-    from ..lightning_modules.voters.judge import CATEGORIES, PROMPT, category_of, judge_questions
-
-    table = read_arrow(labels)
-    weak = {
-        u for u, name in zip(*(table.column(c).to_pylist() for c in ("uid", "label")), strict=True) if name == "weak"
-    }
-    store = AnswerStore(labels.parent / "answers" / "categories.arrow")
-    asked = {name: getattr(judge, name) for name in ("model", "system", "temperature", "max_tokens", "body")}
-    asked |= {"prompt": PROMPT, "content": reader.content()}
-    store.refuse_changed("the judge", asked)
-    store.remember(asked)
-    done = {record["uid"] for record in store.read()}
-    rows = [row for row, uid in enumerate(reader.numbers["uid"].tolist()) if uid in weak and uid not in done]
-
-    def take(question: Question, category: str, reply: Reply) -> None:
-        if not reply.error:
-            record = {"uid": question.uid, "key": question.key, "condition": "category", "raw": reply.text}
-            record |= {"num_tokens": reply.completion_tokens, "finished": reply.finished}
-            store.append([record | {"answer": category}])
-        advance()
-
-    with counter("judging weak questions", len(weak), len(weak) - len(rows)) as advance:
-        judge_questions(judge, [reader.question(row) for row in rows], take, answered_before=bool(done))
-    store.rewrite(lambda records: [{**r, "answer": category_of(r["raw"], r["finished"])} for r in records])
-    store.finish()
-    of_weak = [record for record in store.read() if record["uid"] in weak]
-    said = [record["answer"] for record in of_weak]
-    counts = {name: said.count(name) for name in CATEGORIES}
-    named = sum(counts.values())
-    return {
-        "judge": judge.model,
-        "weak": len(weak),
-        "counts": counts,
-        "undecided": len(weak) - named,
-        "unfinished": sum(not record["finished"] and not record["answer"] for record in of_weak),
-        "implicit": [counts[CATEGORIES[1]] / max(1, named), *wilson_interval(counts[CATEGORIES[1]], named)],
-    }

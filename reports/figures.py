@@ -244,6 +244,36 @@ def corpus(seconds: Any, counted: Mapping[str, Mapping[str, int]]) -> bytes:
         return buffer.getvalue()
 
 
+def picks(voters: Mapping[str, Mapping[str, Any]]) -> str:
+    """SVG: a panel per voter: bars of how often it picked each place, and how often the right option stood there.
+
+    voters: name -> what `describe_picks` returns.
+    """
+    with plt.rc_context(STYLE):
+        columns = min(3, len(voters))
+        rows = -(-len(voters) // columns)
+        shape: Any = {"figsize": (3.3 * columns + 0.6, 2.5 * rows + 0.3), "squeeze": False, "sharey": True}
+        figure, panels = plt.subplots(rows, columns, **shape)
+        for panel, (name, picked) in zip(panels.flat, voters.items(), strict=False):
+            places = list(picked["by_place"])
+            for shift, key, colour, legend in (
+                (-0.2, "by_place", COLOURS["weak"], "picked"),
+                (0.2, "right_by_place", SILENCE, "right"),
+            ):
+                heights = [picked[key][place] for place in places]
+                panel.bar([n + shift for n in range(len(places))], heights, 0.38, color=colour, label=legend)
+                for n, height in enumerate(heights):
+                    panel.text(n + shift, height, f"{100 * height:.0f}", ha="center", va="bottom", fontsize=8)
+            panel.set_xticks(range(len(places)), places)
+            panel.set_title(name if len(name) < 32 else name[:31] + "…", fontsize=10, parse_math=False)
+        for panel in panels.flat[len(voters) :]:
+            panel.set_visible(False)
+        panels[0][0].set(ylabel="share of its answers", ylim=(0, 1.05))
+        figure.legend(*panels[0][0].get_legend_handles_labels(), frameon=False, fontsize=8, ncols=2, loc="lower center")
+        figure.tight_layout(rect=(0, 0.08 / rows, 1, 1))
+        return _svg(figure)
+
+
 def histogram(counted: Mapping[str, Any], title: str) -> str:
     """SVG: bars of a histogram that was counted already; counted: edges [bins + 1] and counts [bins]."""
     with plt.rc_context(STYLE):

@@ -6,7 +6,6 @@ import base64
 import json
 from collections.abc import Mapping
 from html import escape
-from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,11 @@ def build_jury_page(
     jury: what `describe_jury` returns, with title, about and perhaps categories. reader: of the index. labels: the
     label table. answers: voter -> its answer table, for the examples.
     """
-    parts = [f'<p class="lead">{_lead(jury)}</p>']
+    parts = [f'<p class="warning"><b>Warning.</b> {escape(text)}.</p>' for text in jury["warnings"]]
+    parts += [f'<p class="lead">{_lead(jury)}</p>']
     parts += ["<h2>The voters without the audio</h2>", _voters(jury), _verdicts(jury), _pairs(jury)]
+    if jury.get("picks"):
+        parts += ["<h2>What the voters answer</h2>", _where(jury), figures.picks(jury["picks"]), _texts(jury["picks"])]
     parts += ["<h2>How sure a label is</h2>", _sure(jury), figures.histogram(jury["ac_vote"], "P(audio required)")]
     if "audio" in jury:
         parts += ["<h2>With and without the audio</h2>", _squares(jury["audio"]), _tests(jury["audio"])]
@@ -48,13 +50,14 @@ def build_jury_page(
 
 def _lead(jury: Mapping[str, Any]) -> str:
     """The sentence under the heading: how many are weak, by which rule, and what luck alone would give."""
-    counts = jury["counts"]
+    counts, dealt = jury["counts"], jury.get("expected_weak_if_dealt")
     text = (
-        f"Of {jury['questions']:,} questions, {counts['weak']:,} can be answered without the audio (weak) and "
-        f"{counts['strong']:,} cannot (strong), by the rule “{escape(jury['rule'])}” under the condition "
-        f"“{escape(jury['condition'])}”: {share(jury['weak'])} weak. Guessing alone would make "
-        f"{100 * jury['expected_weak_by_luck']:.1f} % weak."
+        f"Of {jury['questions']:,} questions, {counts['weak']:,} were answered without the audio (weak) and "
+        f"{counts['strong']:,} were not (strong), by the rule “{escape(jury['rule'])}” under the condition "
+        f"“{escape(jury['condition'])}”: {share(jury['weak'])} weak. Independent luck, right as often as the place "
+        f"where most right answers stand, would make {100 * jury['expected_weak_by_luck']:.1f} % weak"
     )
+    text += f"; these answers, had the right ones been dealt anew, {_percent(dealt)}." if _known(dealt) else "."
     return text + (f" {counts['unlabelled']:,} have no label." if counts["unlabelled"] else "")
 
 
@@ -64,11 +67,29 @@ def _voters(jury: Mapping[str, Any]) -> str:
     for voter in jury["voters"]:
         name = voter["voter"]
         cells = [escape(name), f"{voter['asked']:,}", f"{voter['missing']:,}", _percent(voter["accuracy"])]
-        cells += [_number(voter["above_chance"]), _number(jury["latent"]["skill"][name] if voter["asked"] else nan)]
-        cells += [_percent(jury["flips"][name])]
+        above, claimed = jury["skill"][name]["above"], jury["skill"][name]["claimed"] and jury["latent"]["told"]
+        cells += [_percent(voter["chance"]), html_of(points(above)) if _known(above[0]) else "-"]
+        cells += [_number(jury["latent"]["skill"][name] if claimed else None), _percent(jury["flips"][name])]
         rows.append(row_of(cells))
-    head = ("voter", "asked", "missing", "right", "above chance", "skill on solvable", "labels that flip without it")
-    return table_of(head, rows)
+    head = ("voter", "asked", "missing", "right", "best constant answer", "above it (all right is 100)")
+    return table_of((*head, "skill on solvable", "labels that flip without it"), rows) + f"<p>{_skill(jury)}</p>"
+
+
+def _skill(jury: Mapping[str, Any]) -> str:
+    """What the table of voters says, in words: who knows something without the audio, and who cannot be said to."""
+    without = [v["voter"] for v in jury["voters"] if v["asked"] and not jury["skill"][v["voter"]]["claimed"]]
+    text = (
+        "The best constant answer always names the place where right answers stand most often in the orders asked, "
+        "or the text that is most often right of a type of questions."
+    )
+    if without:
+        text += f" No skill is claimed for {escape(', '.join(without))}: "
+        text += "not shown to be right more often than the best constant answer."
+    if len(jury["voters"]) == 1:
+        text += " One voter alone does not tell its skill from the share of solvable questions."
+    elif not jury["latent"]["told"]:
+        text += " Skill on solvable questions is told where voters answer once."
+    return text
 
 
 def _verdicts(jury: Mapping[str, Any]) -> str:
@@ -83,27 +104,68 @@ def _verdicts(jury: Mapping[str, Any]) -> str:
 
 def _pairs(jury: Mapping[str, Any]) -> str:
     """How far the voters agree, by pairs and together."""
-    agreement = jury["agreement"]
+    agreement, constant = jury["agreement"], jury.get("constant", [])
+    kept = len(jury["voters"]) - len(constant)
+    if len(jury["voters"]) == 1:
+        return "<p>One voter agrees with nobody: there are no kappas.</p>"
     rows = [row_of([escape(pair), _number(kappa)]) for pair, kappa in agreement["cohen"].items()]
-    text = (
-        f"Fleiss' kappa {_number(agreement['fleiss'])}; these voters are worth "
-        f"{_number(agreement['effective_voters'], '.2f')} independent ones."
-    )
+    text = f"{escape(', '.join(constant))} left out: constant answers agree, but not on questions. " if constant else ""
+    if kept > 1:
+        text += (
+            f"Fleiss' kappa {_number(agreement['fleiss'])}; these voters are worth "
+            f"{_number(agreement['effective_voters'], '.2f')} independent ones."
+        )
     return (table_of(("pair", "Cohen's kappa"), rows) if rows else "") + f"<p>{text}</p>"
 
 
-def _number(value: float, form: str = ".3f") -> str:
-    """The number, or a dash where it is missing (NaN)."""
-    return "-" if value != value else format(value, form)
+def _known(value: float | None) -> bool:
+    """Whether a number is there: neither None nor NaN."""
+    return value is not None and value == value
 
 
-def _percent(value: float) -> str:
-    """A share in [0, 1] in percent, or a dash where it is missing (NaN)."""
-    return "-" if value != value else f"{100 * value:.1f} %"
+def _number(value: float | None, form: str = ".3f") -> str:
+    """The number, or a dash where it is missing."""
+    return format(value, form) if value is not None and _known(value) else "-"
+
+
+def _percent(value: float | None) -> str:
+    """A share in [0, 1] in percent, or a dash where it is missing."""
+    return f"{100 * value:.1f} %" if value is not None and _known(value) else "-"
+
+
+def _where(jury: Mapping[str, Any]) -> str:
+    """What the picture of places shows, and of how many answers."""
+    counts = "; ".join(
+        f"{p['answers']:,} answers of {escape(name)} to {p['questions']:,} questions"
+        for name, p in jury["picks"].items()
+    )
+    return (
+        "<p>Where the picked options stood when they were shown, beside where the right ones stood; a voter that knows "
+        f"nothing and prefers no place picks all alike. Looked at: {counts}.</p>"
+    )
+
+
+def _texts(picks: Mapping[str, Any]) -> str:
+    """A row per voter and type of questions: the most frequent answers, with their share of the right ones."""
+    rows = []
+    for name, of_voter in picks.items():
+        for kind, texts in (("all", of_voter["by_text"]), *of_voter["by_kind"].items()):
+            said = [
+                f"“{escape(text[:40])}” {_percent(n)} <small>({_percent(right)})</small>" for text, n, right in texts
+            ]
+            rows.append(row_of([escape(name), escape(kind), ", ".join(said[:3])]))
+    return table_of(("voter", "questions of type", "most frequent answers (share of the right ones)"), rows)
 
 
 def _sure(jury: Mapping[str, Any]) -> str:
     """What the latent classes say, above their histogram."""
+    if len(jury["voters"]) == 1:
+        return "<p>With one voter the picture has only as many bars as there are shares of right answers.</p>"
+    if not jury["latent"]["told"]:
+        return (
+            "<p>Two latent classes order the questions, more finely than the number of right votes. As voters answered "
+            "several times, the numbers below are an order and no probabilities.</p>"
+        )
     return (
         f"<p>Two latent classes find {100 * jury['latent']['solvable']:.1f} % solvable without the audio. The "
         "probability that a question needs it orders questions more finely than the number of right votes.</p>"
@@ -127,8 +189,8 @@ def _tests(audio: Mapping[str, Any]) -> str:
         cells += [_number(row["audio_above_chance"]), _number(row["silence_above_chance"])]
         cells += [_number(row[key], ".2g") for key in ("mcnemar_exact_p", "mcnemar_mid_p", "mcnemar_holm_p")]
         rows.append(row_of(cells))
-    head = ("voter", "with audio", "in silence", "contribution, by recording", "audio above chance")
-    return table_of((*head, "silence above chance", "McNemar", "mid-p", "Holm"), rows)
+    head = ("voter", "with audio", "in silence", "contribution, by recording", "audio above best constant")
+    return table_of((*head, "silence above best constant", "McNemar", "mid-p", "Holm"), rows)
 
 
 def _about(jury: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ p.lead{color:#555;margin-top:0}table{border-collapse:collapse;margin:.6rem 0 1.2
 th,td{padding:.28rem .8rem;text-align:right;border-bottom:1px solid #e6e6e6;font-variant-numeric:tabular-nums}
 th{font-weight:600;border-bottom:1px solid #999}th:first-child,td:first-child{text-align:left}
 td small{color:#777}td{white-space:nowrap}tr.sum td{border-top:1px solid #999}svg{max-width:100%;height:auto}
+p.warning{background:#fff3d6;border-left:4px solid #d98c21;padding:.5rem .8rem}
 td.good{color:#1c6b34;font-weight:600}td.bad{color:#a32020;font-weight:600}
 """
 

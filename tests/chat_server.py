@@ -24,7 +24,8 @@ BODIES = {
     "empty": b"",
     "a list": b"[1, 2]",
     "no choices": b'{"error": {"message": "out of memory"}}',
-    "null content": b'{"choices": [{"message": {"content": null}, "finish_reason": "length"}]}',
+    "a number for content": b'{"choices": [{"message": {"content": 7}, "finish_reason": "stop"}]}',
+    "no message": b'{"choices": [{"text": "A", "finish_reason": "stop"}]}',
     "a text for a choice": b'{"choices": ["A"]}',
     "a text for usage": b'{"choices": [{"message": {"content": "A"}}], "usage": "much"}',
     "infinite usage": b'{"choices": [{"message": {"content": "A"}}], "usage": {"prompt_tokens": Infinity}}',
@@ -96,11 +97,13 @@ class ChatServer(ThreadingHTTPServer):
         self.say: Callable[[Asked], str | dict[str, Any]] = lambda asked: "A"
         self.usage: dict[str, Any] | None = {"prompt_tokens": 10, "completion_tokens": 2}
         self.told = "no"  # the body that comes with a status
+        self.headers: dict[str, str] = {}  # that come with a status
         self.kind = "application/json"  # of answers
         self.seen: list[Asked] = []
         self.faults: list[Fault] = []
         self.most_open = self.open = self.answered = 0
-        self.meeting: threading.Barrier | None = None  # so many requests have to be open before they are answered
+        # So many requests have to be open before they are answered; the first is asked alone.
+        self.meeting: threading.Barrier | None = None
         self.closing, self._lock = threading.Event(), threading.Lock()
 
     @property
@@ -146,7 +149,7 @@ class _Answer(BaseHTTPRequestHandler):
         asked = Asked(self.path, dict(self.headers), body)
         fault = self.server.enter(asked)
         try:
-            if self.server.meeting is not None:
+            if self.server.meeting is not None and len(self.server.seen) > 1:
                 self.server.meeting.wait()
             self._answer(asked, fault)
         finally:
@@ -179,6 +182,8 @@ class _Answer(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "text/plain" if status != 200 else self.server.kind)
         self.send_header("Content-Length", str(len(body)))
+        for name, value in self.server.headers.items() if status != 200 else ():
+            self.send_header(name, value)
         self.end_headers()
         with suppress(ConnectionError):
             self.wfile.write(body[: len(body) // 2] if cut else body)

@@ -44,7 +44,7 @@ def questions(small) -> tuple[ShardReader, list[int]]:
 def asked_here(small, count: int) -> tuple[OmniVoter, list]:
     """A voter on the served checkpoint, and what it is asked: real recordings and silence."""
     reader, rows = questions(small)
-    ballot = VoterTasks(reader, PromptingSpec())
+    ballot = VoterTasks(reader, PromptingSpec(rotations=1))
     asks = [ballot.ask(task) for task in ballot.tasks(rows[:count], ["audio", "silence:1"])]
     return OmniVoter(small.tiny, dtype="float32", max_new_tokens=6), asks
 
@@ -83,8 +83,8 @@ def test_the_servers_log_probs_are_those_of_the_policy(server, small):
 
 def job_file(folder: Path, small, url: str) -> Path:
     path = folder / "job.yaml"
-    voter = {"name": "served", "style": "letters", "rule": "letter"}
-    endpoint = {"url": url, "model": "tiny", "max_tokens": 24, "concurrency": 2, "retries": 1, "give_up": 2}
+    voter = {"name": "served", "style": "letters", "rule": "letter", "rotations": 1}
+    endpoint = {"url": url, "model": "tiny", "max_tokens": 24, "concurrency": 2, "retries": 1, "patience_s": 5}
     job = {"index": small.index, "out": str(folder / "out"), "pool": {"split": ["test", "val"]}, "bootstrap": 200}
     job |= {"conditions": ["audio", "silence"], "voters": [{**voter, "endpoint": endpoint}]}
     path.write_text(json.dumps(job))
@@ -117,7 +117,7 @@ def test_a_job_and_a_server_killed_in_the_middle_lose_and_repeat_nothing(server,
     server.kill()
     job = begin(path)
     said, _ = job.communicate(timeout=120)
-    assert job.returncode == 1 and "requests in a row failed" in said and "the same command continues" in said
+    assert job.returncode == 1 and "no answer within patience_s" in said and "the same command continues" in said
     assert lines(tmp_path) == kept, "what was answered stays, and nothing is made up"
     server.start()
     job = begin(path)

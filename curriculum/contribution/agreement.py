@@ -9,6 +9,7 @@ import numpy as np
 
 from ..arrays import Floats, Hashes, Texts
 from .jury import Rule, VoteMatrix, jury_labels
+from .measures import above_luck
 
 
 def cohen_kappa(a: Floats, b: Floats) -> float:
@@ -97,20 +98,22 @@ def in_bins(values: Floats, bins: int = 8) -> Texts:
 
 
 def voter_table(matrix: VoteMatrix, names: list[str]) -> list[dict[str, Any]]:
-    """Per voter: how many questions it was asked and not asked, its accuracy, and that corrected for chance."""
-    from .measures import chance_corrected
+    """Per voter: how many questions it was asked and not asked, its accuracy, and that corrected for luck.
 
-    rows = []
+    chance: what the best constant answer gets right of the same questions. above_chance: 0 for it, 1 for all right.
+    """
+    rows, guess = [], matrix.guess("best")
     for j, name in enumerate(names):
         asked = matrix.asked[:, j] > 0
-        share = matrix.right[asked, j] / matrix.asked[asked, j]
+        share, luck = matrix.right[asked, j] / matrix.asked[asked, j], guess[asked, j]
         rows.append(
             {
                 "voter": name,
                 "asked": int(asked.sum()),
                 "missing": int((~asked).sum()),
                 "accuracy": float(share.mean()) if asked.any() else float("nan"),
-                "above_chance": chance_corrected(share, matrix.num_choices[asked]) if asked.any() else float("nan"),
+                "chance": float(luck.mean()) if asked.any() else float("nan"),
+                "above_chance": float(above_luck(share, luck).mean()) if asked.any() else float("nan"),
             }
         )
     return rows

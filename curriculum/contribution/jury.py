@@ -31,12 +31,17 @@ class VoteMatrix:
     """The votes of m voters on N questions, from answers without the audio.
 
     right: [N, m] right answers. asked: [N, m] answers, 0 where the vote is missing. num_choices: [N] options.
+    luck: [N, m] how often the best place is right, best: [N, m] the best place or text, own: [N, m] answers that prefer
+    places as the voter does; see `constant.py`. Each is 1 / options where None.
     Raises ValueError where the shapes differ or a voter was right more often than asked.
     """
 
     right: Ints
     asked: Ints
     num_choices: Ints
+    luck: Floats | None = None
+    best: Floats | None = None
+    own: Floats | None = None
 
     def __post_init__(self) -> None:
         if self.right.shape != self.asked.shape or self.right.ndim != 2 or len(self.num_choices) != len(self.right):
@@ -47,6 +52,13 @@ class VoteMatrix:
         if ((self.right < 0) | (self.right > self.asked)).any():
             raise ValueError("a voter cannot be right more often than it was asked")
 
+    def guess(self, which: Literal["luck", "best", "own"] = "luck") -> Floats:
+        """[N, m] probability that a voter without any knowledge is right, in (0, 1)."""
+        known: Floats | None = getattr(self, which)
+        if known is not None:
+            return known
+        return np.broadcast_to(1 / np.asarray(self.num_choices, float)[:, None], self.right.shape)
+
     @property
     def votes(self) -> Floats:
         """[N, m] 1 where a voter was right in more than half of its answers, 0.5 in just half, NaN where missing."""
@@ -56,7 +68,8 @@ class VoteMatrix:
     def without(self, voter: int) -> VoteMatrix:
         """The votes of all voters but one, given by its number."""
         keep = np.arange(self.right.shape[1]) != voter
-        return VoteMatrix(self.right[:, keep], self.asked[:, keep], self.num_choices)
+        kept = {name: value[:, keep] for name in ("luck", "best", "own") if (value := getattr(self, name)) is not None}
+        return VoteMatrix(self.right[:, keep], self.asked[:, keep], self.num_choices, **kept)
 
 
 @dataclass(frozen=True)
@@ -154,25 +167,40 @@ def _by_answers(matrix: VoteMatrix, rule: Rule) -> Texts:
         weak = right >= rule.fraction * asked - 1e-9
     else:
         assert rule.chance_test is not None
-        weak = right >= chance_threshold(asked, matrix.num_choices, rule.chance_test)
+        weak = right >= _thresholds(matrix.asked, matrix.guess(), rule.chance_test)
     return np.where(asked == 0, "", np.where(weak, WEAK, STRONG))
 
 
 def chance_threshold(asked: Ints, num_choices: Ints, level: float) -> Ints:
     """[N] smallest k with P[Bin(asked, 1 / options) >= k] <= level, for asked [N] and num_choices [N] options."""
-    pairs, back = np.unique(np.stack([asked, num_choices], axis=1), axis=0, return_inverse=True)
-    thresholds = np.array([_smallest(int(n), int(k), level) for n, k in pairs], np.int64)
-    of_question: Ints = thresholds[back.ravel()]
+    return _thresholds(np.asarray(asked)[:, None], 1 / np.asarray(num_choices, float)[:, None], level)
+
+
+def _thresholds(asked: Ints, guess: Floats, level: float) -> Ints:
+    """[N] smallest number of right answers that luck reaches with a probability of at most `level`.
+
+    asked: [N, m] answers of each voter, each right with probability guess [N, m] by luck.
+    """
+    kinds, back = np.unique(np.concatenate([asked, guess], axis=1), axis=0, return_inverse=True)
+    voters = asked.shape[1]
+    thresholds = []
+    for kind in kinds:
+        chance = _by_luck(kind[:voters].astype(int), kind[voters:])
+        tails = np.append(chance[::-1].cumsum()[::-1], 0.0)
+        # The last bits of a tail that equals the level are not the level's.
+        thresholds.append(int(np.flatnonzero(tails <= level * (1 + 1e-12))[0]))
+    of_question: Ints = np.array(thresholds, np.int64)[back.ravel()]
     return of_question
 
 
-def _smallest(trials: int, choices: int, level: float) -> int:
-    """The smallest number of right answers that guessing reaches with a probability of at most `level`."""
+def _by_luck(asked: Ints, guess: Floats) -> Floats:
+    """[sum of asked + 1] probability of 0, 1, 2, ... right answers where voter j is right with guess[j] each time."""
     from scipy.stats import binom
 
-    counts = np.arange(trials + 2)
-    # The last bits of a tail that equals the level are not the level's.
-    return int(counts[binom.sf(counts - 1, trials, 1 / choices) <= level * (1 + 1e-12)][0])
+    chance: Floats = np.ones(1)
+    for answers, luck in zip(asked.tolist(), guess.tolist(), strict=True):
+        chance = np.convolve(chance, binom.pmf(np.arange(answers + 1), answers, luck))
+    return chance
 
 
 def lucky_weak_share(num_choices: Ints, voters: int = 3, at_least: int = 2) -> float:
@@ -186,29 +214,34 @@ def lucky_weak_share(num_choices: Ints, voters: int = 3, at_least: int = 2) -> f
 
 
 def expected_lucky_weak(matrix: VoteMatrix, rule: Rule) -> float:
-    """Share of the questions that this rule would call weak if every answer were an independent guess."""
-    packed = np.column_stack([np.sort(matrix.asked, axis=1), matrix.num_choices])
-    kinds, counts = np.unique(packed, axis=0, return_counts=True)
-    chances = [_lucky_weak(kind[:-1], int(kind[-1]), rule) for kind in kinds]
+    """Share of the questions that this rule would call weak if every answer were right by luck alone.
+
+    Answers are then independent, and right as often as always naming the best place (`VoteMatrix.luck`).
+    """
+    kinds, counts = np.unique(np.concatenate([matrix.asked, matrix.guess()], axis=1), axis=0, return_counts=True)
+    voters = matrix.asked.shape[1]
+    chances = [_lucky_weak(kind[:voters].astype(int), kind[voters:], rule) for kind in kinds]
     return float(np.average(chances, weights=counts))
 
 
-def _lucky_weak(asked: Ints, choices: int, rule: Rule) -> float:
-    """The exact chance that guesses, `asked` [m] by each voter, make one question weak."""
+def _lucky_weak(asked: Ints, guess: Floats, rule: Rule) -> float:
+    """The exact chance that luck, with `asked` [m] answers by each voter, makes one question weak."""
     from scipy.stats import binom
 
     if rule.tie == "random":
-        return sum(_lucky_weak(asked, choices, replace(rule, tie=tie)) for tie in ("weak", "strong")) / 2
+        return sum(_lucky_weak(asked, guess, replace(rule, tie=tie)) for tie in ("weak", "strong")) / 2
     if rule.fraction is not None or rule.chance_test is not None:
         total = int(asked.sum())
-        right = np.arange(total + 1)
-        every = VoteMatrix(right[:, None], np.full((total + 1, 1), total), np.full(total + 1, choices))
-        return float(binom.pmf(right, total, 1 / choices)[_by_answers(every, rule) == WEAK].sum())
+        least = np.ceil(rule.fraction * total - 1e-9) if rule.fraction is not None else 0
+        if rule.chance_test is not None:
+            least = _thresholds(asked[None], guess[None], rule.chance_test)[0]
+        return float(_by_luck(asked, guess)[int(least) :].sum()) if total else 0.0
     chance: Floats = np.ones(1)  # of 0, 1, 2, ... halves of a voter being right
-    for answers in asked[asked > 0].tolist():
-        right = np.arange(answers + 1)
-        halves = np.sign(2 * right - answers) + 1
-        chance = np.convolve(chance, np.bincount(halves, binom.pmf(right, answers, 1 / choices), 3))
+    for answers, luck in zip(asked.tolist(), guess.tolist(), strict=True):
+        if answers:
+            right = np.arange(answers + 1)
+            halves = np.sign(2 * right - answers) + 1
+            chance = np.convolve(chance, np.bincount(halves, binom.pmf(right, answers, luck), 3))
     # Missing votes leave open what they could decide: weak is what is weak with all of them wrong.
     tie = np.array("" if rule.tie == "drop" else rule.tie)
     return float(chance[_by_voters(np.arange(len(chance)) / 2, len(asked), rule, tie) == WEAK].sum())

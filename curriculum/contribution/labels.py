@@ -49,7 +49,7 @@ def acf_labels(votes: Floats, at_least: int = 2) -> Texts:
 
 
 def label(
-    votes: Sequence[str] | Mapping[str, str],
+    votes: Sequence[str] | Mapping[str, str] | Mapping[str, Mapping[str, Tally]],
     out: str,
     at_least: int | None = None,
     index: str | None = None,
@@ -63,7 +63,8 @@ def label(
     """Reads one answer table per voter, labels every question of the index (or of the votes) and writes the labels.
 
     Args:
-        votes: answer tables, one per voter, or voter -> table (columns uid, condition, correct; see `votes.py`).
+        votes: answer tables, one per voter, or voter -> table (columns uid, condition, correct; see `votes.py`), or
+            voter -> what `read_tallies` returned.
         out: label table to write.
         at_least: right voters that make a question weak; short for the rule {at_least: ...}.
         index: where given, only its questions are labelled, and every one of them must have been voted on.
@@ -77,7 +78,9 @@ def label(
     Returns counts of the labels. Raises InputError for a rule that does not fit the voters, answers that lack the
     condition, questions without enough votes, and voters that `max_unreadable` refuses.
     """
-    tables = dict(votes) if isinstance(votes, Mapping) else {f"voter {n}": path for n, path in enumerate(votes)}
+    tables: dict[str, Any] = (
+        dict(votes) if isinstance(votes, Mapping) else {f"voter {n}": path for n, path in enumerate(votes)}
+    )
     if rule is not None and at_least is not None:
         raise InputError("give either at_least or rule")
     if not tables:
@@ -85,13 +88,13 @@ def label(
     if at_least is not None and not 1 <= at_least <= len(tables):
         raise InputError(f"at_least must be between 1 and the number of voters {len(tables)}, got {at_least}")
     chosen = parse_rule("majority" if rule is None else rule) if at_least is None else Rule(at_least=at_least)
-    tallies = {name: read_tallies(path) for name, path in tables.items()}
+    tallies = {name: given if isinstance(given, Mapping) else read_tallies(given) for name, given in tables.items()}
     check_tables(tables, max_unreadable)
     for name, of_voter in tallies.items():
         if condition not in of_voter:
-            raise InputError(
-                f"{tables[name]}: no answers under the condition {condition!r}; add it to the voter's `conditions`"
-            )
+            where = name if tables[name] is of_voter else tables[name]
+            why = f"no answers under the condition {condition!r}; add it to the voter's `conditions`"
+            raise InputError(f"{where}: {why}")
     uid, num_choices, content = _questions(tallies, condition, index)
     if only is not None:
         kept = np.isin(uid, only)
@@ -104,7 +107,8 @@ def label(
     if open_ and not allow_missing:
         raise InputError(f"{open_} questions lack votes; run the voters over the whole index, or allow_missing")
     known: dict[str, Any] = {"format": _FORMAT, "rule": chosen.describe(), "condition": condition, "index": content}
-    known |= {"voters": [{"name": name, "answers": str(path)} for name, path in tables.items()], **_software()}
+    paths = {name: str(path) for name, path in tables.items() if not isinstance(path, Mapping)}
+    known |= {"voters": [{"name": name, "answers": path} for name, path in paths.items()], **_software()}
     write_labels(columns, known | dict(about or {}), out)
     return counts
 

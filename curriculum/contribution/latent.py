@@ -1,7 +1,9 @@
 """How likely a question is solvable without its audio, given which voters were right: latent classes, or a 3PL curve.
 
 Latent classes after Dawid and Skene (1979), on correctness instead of answers since the truth is known: a solvable
-question is answered rightly by voter j with probability s_j, any other by guessing, with probability 1 / options.
+question is answered rightly by voter j with probability s_j, any other by luck, with probability g_ij: that of answers
+that prefer places as the voter does (`own_luck` in `constant.py`; 1 / options in all orders, and where places are not
+known).
 Deviations: the second class has no free parameters, which is what makes three voters enough; a voter that was asked
 several times counts once, by the share of its right answers, because its answers to one question are not independent;
 and no skill is below guessing, or else the classes could change places: with voters that are mostly silent without the
@@ -24,6 +26,8 @@ _NODES = 41
 class LatentClass:
     """Two classes of questions: those that voters can solve without the audio, and those that they guess.
 
+    With a single voter share and skill are not determined, only what they make together.
+
     solvable: share of the first. skill: [m] share of those that each voter answers rightly; NaN for one that was never
     asked. posterior: [N] probability that a question is solvable, given its votes.
     """
@@ -45,24 +49,33 @@ def _patterns(matrix: VoteMatrix) -> tuple[VoteMatrix, Ints, Ints]:
     There are few, however many questions, so that fits cost the same for any number.
     """
     columns = [matrix.right, matrix.asked, np.asarray(matrix.num_choices)[:, None]]
+    if matrix.own is not None:
+        columns += [_numbered(matrix.own[:, j])[:, None] for j in range(matrix.own.shape[1])]
     packed = np.concatenate(columns, axis=1).astype(np.int16)
     view = np.ascontiguousarray(packed).view([("", packed.dtype)] * packed.shape[1]).ravel()
     _, first, back, counts = np.unique(view, return_index=True, return_inverse=True, return_counts=True)
-    return VoteMatrix(matrix.right[first], matrix.asked[first], np.asarray(matrix.num_choices)[first]), counts, back
+    own = None if matrix.own is None else matrix.own[first]
+    kinds = VoteMatrix(matrix.right[first], matrix.asked[first], np.asarray(matrix.num_choices)[first], own=own)
+    return kinds, counts, back
+
+
+def _numbered(values: Floats) -> Ints:
+    """[N] the number of each value among the different ones, of which there are few."""
+    return np.searchsorted(np.unique(values), values)
 
 
 def latent_class(matrix: VoteMatrix, tolerance: float = 1e-9, most: int = 2_000) -> LatentClass:
     """Fits the two classes by expectation maximisation, until nothing moves by `tolerance` or `most` iterations.
 
-    With c_ij = right / asked, g_i = 1 / K_i, and products over the voters that were asked:
-    E: tau_i = pi prod_j s_j^c (1 - s_j)^(1 - c) / (the same + (1 - pi) prod_j g_i^c (1 - g_i)^(1 - c)).
-    M: pi = mean tau, s_j = sum_i tau_i c_ij / sum_i tau_i, at least the largest g_i that j met.
+    With c_ij = right / asked, g_ij = `VoteMatrix.own`, and products over the voters that were asked:
+    E: tau_i = pi prod_j s_j^c (1 - s_j)^(1 - c) / (the same + (1 - pi) prod_j g_ij^c (1 - g_ij)^(1 - c)).
+    M: pi = mean tau, s_j = sum_i tau_i c_ij / sum_i tau_i, at least the largest g_ij that j met.
     """
     kinds, counts, back = _patterns(matrix)
     there = (kinds.asked > 0).astype(float)
     right = kinds.right / np.maximum(kinds.asked, 1)
     wrong = there - right
-    guess = 1 / np.asarray(kinds.num_choices, float)[:, None]
+    guess = kinds.guess("own")
     by_luck = (right * np.log(guess) + wrong * np.log1p(-guess)).sum(axis=1)
     floor = np.where(there > 0, guess, 1e-6).max(axis=0)
     share, skill = 0.5, np.full(right.shape[1], 0.8)
@@ -94,7 +107,7 @@ class ThreeParameter:
 
 
 def three_parameter(matrix: VoteMatrix) -> ThreeParameter:
-    """3PL with the guess fixed: P(right) = 1/K + (1 - 1/K) sigmoid(a_j (theta_j - b_i)), b_i ~ Normal(0, 1).
+    """3PL with the guess g fixed: P(right) = g_ij + (1 - g_ij) sigmoid(a_j (theta_j - b_i)), b_i ~ Normal(0, 1).
 
     Marginal likelihood of the voters' a and theta over 41 Gauss-Hermite nodes of b; difficulties are posterior means.
     Of use with five voters or more (Birnbaum 1968; here questions are the items and voters the persons).
@@ -105,7 +118,8 @@ def three_parameter(matrix: VoteMatrix) -> ThreeParameter:
     kinds, counts, back = _patterns(matrix)
     right, wrong = kinds.right.astype(float), (kinds.asked - kinds.right).astype(float)
     share = counts[:, None] / counts.sum()
-    alike = [(1 / k, np.flatnonzero(kinds.num_choices == k)) for k in np.unique(kinds.num_choices)]
+    guesses, number = np.unique(kinds.guess("own"), axis=0, return_inverse=True)
+    alike = [(guess[:, None], np.flatnonzero(number.ravel() == k)) for k, guess in enumerate(guesses)]
     nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
     log_weights = np.log(weights / weights.sum())
     voters = right.shape[1]

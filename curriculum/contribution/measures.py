@@ -73,8 +73,17 @@ def chance_corrected(correct: Floats, num_choices: Ints) -> float:
 
     correct: [N] C, 0/1 or shares of right answers.
     """
-    guess = 1 / np.asarray(num_choices, float)
-    return float(np.mean((np.asarray(correct, float) - guess) / (1 - guess)))
+    return float(np.mean(above_luck(correct, 1 / np.asarray(num_choices, float))))
+
+
+def above_luck(correct: Floats, guess: Floats) -> Floats:
+    """[N] (C_i - g_i) / (1 - g_i): 0 on average for answers that are right with probability g_i, 1 where all are right.
+
+    correct: [N] C, 0/1 or shares of right answers. guess: [N] g in (0, 1). 0 where luck is (almost) always right.
+    """
+    left = 1 - np.asarray(guess, float)
+    above: Floats = np.where(left > 1e-5, (np.asarray(correct, float) - guess) / np.maximum(left, 1e-5), 0.0)
+    return above
 
 
 def perceptual_score(accuracy: float, accuracy_mismatched: float, normaliser: float | None = None) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from ...errors import InputError
 from ..arrays import Floats, Hashes, Ints
 from ..identity import splitmix64
 from ..table import read_arrow
+from .constant import luck_of_places
 from .jury import VoteMatrix
 from .measures import smoothed_rate
 
@@ -28,7 +30,10 @@ class Tally:
 
     uid: [M], ascending. right: [M] right answers. asked: [M] answers. p_right: [M] mean over rotations of the right
     option's probability, NaN where options were not scored. log_excess: [M] mean over rotations of the right option's
-    log-prob less the mean over the options, which the calibrated contribution needs.
+    log-prob less the mean over the options, which the calibrated contribution needs. truth: [M] place of the right
+    option in the order of the file. in_order, right_in_order: [M, R] answers, and right ones, in each order of the
+    options. They are None where the table does not say.
+    best_text: [M] how often the best constant text is right of questions of the same kind.
     """
 
     uid: Hashes
@@ -36,6 +41,10 @@ class Tally:
     asked: Ints
     p_right: Floats
     log_excess: Floats
+    truth: Ints | None = None
+    in_order: Ints | None = None
+    right_in_order: Ints | None = None
+    best_text: Floats | None = None
 
     def rate(self) -> Floats:
         """[M] probability of the right option: scored where it was, else the smoothed share of right answers."""
@@ -90,13 +99,34 @@ def _tally(table: pa.Table) -> Tally:
     names, number = _grouped(uid)
     size = len(names)
     right, asked = np.bincount(number, correct, size), np.bincount(number, judged, size)
+    truth, in_order, right_in_order = _orders(table, number, (judged, correct), size)
     return Tally(
         names,
         right.astype(np.int64),
         asked.astype(np.int64),
         _mean(table, "p_right", number, size),
         _log_excess(table, number, size),
+        truth,
+        in_order,
+        right_in_order,
     )
+
+
+def _orders(table: pa.Table, number: Ints, counted: tuple[Any, Any], size: int) -> Any:
+    """[size] places of the right options in the file, then [size, R] sums over the answers in each order, or all None.
+
+    number: [A] the question of each answer. counted: what is summed, [A] each: answers that count, right ones.
+    """
+    if "right_option" not in table.column_names or table.column("right_option").null_count:
+        return None, None, None
+    truth = np.zeros(size, np.int16)
+    truth[number] = table.column("right_option").to_numpy()
+    if "rotation" not in table.column_names:
+        return truth, *(np.bincount(number, one, size)[:, None].astype(np.int16) for one in counted)
+    order = table.column("rotation").to_numpy().astype(np.int64)
+    orders = int(order.max(initial=0)) + 1
+    place = number * orders + order
+    return truth, *(np.bincount(place, one, size * orders).reshape(size, orders).astype(np.int16) for one in counted)
 
 
 def _grouped(uid: Hashes) -> tuple[Hashes, Ints]:
@@ -143,12 +173,21 @@ def _log_excess(table: pa.Table, number: Ints, size: int) -> Floats:
 def vote_matrix(tallies: Sequence[Tally | None], uid: Hashes, num_choices: Ints) -> VoteMatrix:
     """The votes on the questions uid [N]; a voter without a tally, or a question it was not asked, is missing."""
     right = np.zeros((len(uid), len(tallies)), np.int64)
-    asked = np.zeros_like(right)
+    asked, choices = np.zeros_like(right), np.asarray(num_choices)
+    luck = np.repeat(1 / choices.astype(float)[:, None], len(tallies), axis=1)
+    best, own = luck.copy(), luck.copy()
     for j, tally in enumerate(tallies):
         if tally is not None:
             rows, place = matched(uid, tally.uid)
             right[rows, j], asked[rows, j] = tally.right[place], tally.asked[place]
-    return VoteMatrix(right, asked, np.asarray(num_choices))
+            if tally.truth is not None and tally.in_order is not None and tally.right_in_order is not None:
+                counts = (tally.in_order[place], tally.right_in_order[place])
+                luck[rows, j], own[rows, j] = luck_of_places(tally.truth[place], *counts, choices[rows])
+            text = 0.0 if tally.best_text is None else tally.best_text[place]
+            best[rows, j] = np.maximum(luck[rows, j], text)
+    if not any(tally is not None and (tally.truth is not None or tally.best_text is not None) for tally in tallies):
+        return VoteMatrix(right, asked, choices)
+    return VoteMatrix(right, asked, choices, luck, best, own)
 
 
 def matched(uid: Hashes, other: Hashes) -> tuple[Ints, Ints]:

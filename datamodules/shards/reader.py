@@ -107,6 +107,10 @@ class ShardReader:
         """[N] numbers that are equal where a text column is; column: split, source, question_type, shard, audio_ext."""
         return self._codes[column]
 
+    def names(self, column: str) -> list[str]:
+        """The values of a text column (see `codes`) by their numbers."""
+        return self._names[column]
+
     def text(self, column: str, row: int) -> str:
         """The value of a text column (see `codes`) at a row."""
         value: str = self._names[column][self._codes[column][row]]

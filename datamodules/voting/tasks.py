@@ -48,7 +48,7 @@ class PromptingSpec:
     style: str = "paper"
     rule: str = "exact"
     scoring: Scoring = "generate"
-    rotations: int | Literal["all"] = 1
+    rotations: int | Literal["all"] = "all"
     draws: int = 1
 
     def __post_init__(self) -> None:

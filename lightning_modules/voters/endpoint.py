@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import math
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from string import ascii_uppercase
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
-
-import numpy as np
 
 from ...curriculum.identity import hash64
 from ...datamodules.audio.waves import wav_bytes
 from ...datamodules.storage.address import joined, redacted
-from ...datamodules.voting.tasks import Ask, Reply, Task
+from ...datamodules.voting.tasks import Ask, Reply
 from ...errors import InputError
+from .chat import MALFORMED, NoLogprobs, parse_reply, read_body, what_to_change
+from .patience import Patience, now, told_seconds
 
-_TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)
+_TRANSIENT = (200, 408, 409, 425, 500, 502, 504)  # 200: an answer that is none
+_WAIT = (429, 503, 529)  # too many requests; loading or overloaded: no attempt of the request's own
 _REFUSED = (400, 413, 422)
-# What reading a malformed answer may raise: whatever a server sends, it must not end the job.
-_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+_FIRST = 3  # questions asked one by one, as long as none was answered
 
 
 @dataclass
@@ -43,8 +41,10 @@ class Endpoint:
         temperature: 0 is greedy. max_tokens: of the longest answer.
         letter_logprobs: also ask for the log-probs of the first token's letters.
         concurrency: requests at a time. retries: of one that failed in a way that may pass. timeout_s: seconds for one.
-        give_up: so many failures in a row, from the start or later, stop the job; once there are answers, a refusal of
-            one question (400, 413, 422) is none of them.
+        patience_s: seconds that a request waits for a server that is busy (429), loading (503) or not there, which is
+            no retry; so long without any answer stops the job.
+        give_up: so many failures in a row stop the job; once there are answers, a refusal of one question (400, 413,
+            422) is none of them. Until there is one, questions are asked one by one and three failures stop it.
         body: more fields of the request, in the server's own format.
 
     InputError for a value that cannot be, or a key_env that is not set.
@@ -61,12 +61,13 @@ class Endpoint:
     retries: int = 5
     timeout_s: float = 120.0
     give_up: int = 20
+    patience_s: float = 600.0
     body: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")) or not _host(self.url):
             raise InputError(f"endpoint url {redacted(self.url)!r} must begin with http:// or https:// and a host")
-        for name in ("concurrency", "max_tokens", "give_up", "timeout_s"):
+        for name in ("concurrency", "max_tokens", "give_up", "timeout_s", "patience_s"):
             if getattr(self, name) <= 0:
                 raise InputError(f"endpoint {name} must be positive, got {getattr(self, name)}")
         for name in ("retries", "temperature"):
@@ -84,8 +85,10 @@ class Endpoint:
     def ask_all(self, asks: Iterable[Ask], take: Callable[[Ask, Reply], None], answered_before: bool = False) -> None:
         """Asks everything and hands each reply to `take` as it comes, in any order.
 
-        answered_before: the server has answered such questions in an earlier run, so that a question it refuses counts
-        as that question's fault. InputError after `give_up` failures in a row; replies until then have been taken.
+        The first question with a recording, and the first without, is asked alone, so that a wrong key, address, model
+        or setting is told after one request. answered_before: the server has answered such questions in an earlier run,
+        so that a question it refuses counts as that question's fault. InputError where it cannot go on; replies until
+        then have been taken.
         """
         asyncio.run(self._ask_all(asks, take, answered_before))
 
@@ -94,48 +97,94 @@ class Endpoint:
 
         limit = aiohttp.ClientTimeout(total=self.timeout_s)
         pool = aiohttp.TCPConnector(limit=self.concurrency)  # 100 by default, and waiting for one counts as time
-        headers = {"Authorization": f"Bearer {self._key()}"} if self.key_env else {}
-        failures, stop = 0, ""
+        headers = {"Accept-Encoding": "identity"}  # a few packed bytes can be gigabytes
+        headers |= {"Authorization": f"Bearer {self._key()}"} if self.key_env else {}
+        state = _State(self.give_up, answered)
+        patience = Patience(redacted(self.url), self.concurrency, self.patience_s)
         async with (
             aiohttp.ClientSession(timeout=limit, headers=headers, connector=pool) as session,
-            aclosing(_bounded((self._ask(session, ask) for ask in asks), self.concurrency)) as done,
+            aclosing(
+                _bounded(asks, lambda ask: self._ask(session, ask, patience, state), state, self.concurrency)
+            ) as d,
         ):
-            async for replies in done:
+            async for replies in d:
                 for ask, reply in replies:  # all that came together is kept, also where one of them ends the job
                     take(ask, reply)
-                    answered = answered or not reply.error
-                    failures = failures + (not (answered and reply.refused)) if reply.error else 0
-                    if failures >= self.give_up:
-                        stop = stop or f"{failures} requests in a row failed, the last with: {reply.error}"
-                if stop:
+                    state.count(ask, reply)
+                if stop := state.stop or patience.stop:
                     raise InputError(
                         f"{redacted(self.url)}: {stop}; answers so far are kept, the same command continues"
                     )
 
-    async def _ask(self, session: Any, ask: Ask) -> tuple[Ask, Reply]:
+    async def _ask(self, session: Any, ask: Ask, patience: Patience, state: _State) -> tuple[Ask, Reply]:
         """An ask and its reply, which has an error where all attempts failed or the server refused it."""
+        request, attempt, since = self.request(ask), 0, None
+        failed = Reply(ask.task, error="not asked, as the job ended")
+        while await patience.enter():
+            begun = now()
+            try:
+                reply, status, told_s = await self._once(session, ask, request)
+            finally:
+                patience.leave()
+            if not reply.error:
+                patience.answered()
+                return ask, reply
+            failed = replace(reply, error=self._one_line(reply.error))
+            last = status not in _TRANSIENT or attempt == self.retries
+            if not state.knows(ask) and (last or status != 200) and (why := self._why(status, failed.error, ask)):
+                state.stop = f"{why} ({failed.error})"
+                return ask, failed
+            if status in _WAIT:
+                resume = patience.refused(begun, self._pause(patience.refusals, ask), failed.error, told_s)
+                since = now() if since is None else since
+                if patience.stop or resume - since > self.patience_s:
+                    break
+                continue
+            patience.reached()
+            if last:
+                break
+            await asyncio.sleep(self._pause(attempt, ask))
+            attempt += 1
+        return ask, failed
+
+    async def _once(self, session: Any, ask: Ask, request: Any) -> tuple[Reply, int, float | None]:
+        """The reply to one request, its status, and the seconds that the server asks to wait.
+
+        Where there is no status it is that of the same meaning: 503 for a server that is not there, 526 for one that
+        does not prove who it is, 500 for an answer that broke off, 422 for one without the log-probs that are needed.
+        """
         import aiohttp
 
-        request, error = self.request(ask), ""
-        for attempt in range(self.retries + 1):
-            try:
-                async with session.post(joined(self.url, "chat/completions"), json=request) as answer:
-                    if answer.status == 200:
-                        return ask, _parse(ask.task, await answer.json(content_type=None), self.letter_logprobs)
-                    error = f"{answer.status}: {(await answer.text(errors='replace'))[:300]}"
-                    if answer.status not in _TRANSIENT:
-                        return ask, Reply(ask.task, error=self._one_line(error), refused=answer.status in _REFUSED)
-            except (aiohttp.ClientError, TimeoutError, OSError) as failure:
-                error = f"{type(failure).__name__}: {failure}"
-            except _MALFORMED as failure:
-                error = f"not an answer of chat completions ({type(failure).__name__}: {failure})"
-            if attempt < self.retries:
-                await asyncio.sleep(self._pause(attempt, ask))
-        return ask, Reply(ask.task, error=self._one_line(error))
+        task, data = ask.task, b""
+        try:
+            address = joined(self.url, "chat/completions")
+            async with session.post(address, json=request, allow_redirects=False) as answer:
+                data, status = await read_body(answer), answer.status
+                if status == 200:
+                    return parse_reply(task, data, self.letter_logprobs), status, None
+                error = f"{status}: {data[:300].decode(errors='replace')}"
+                if 300 <= status < 400:
+                    error = f"{status}: redirects to {redacted(answer.headers.get('Location', ''))}"
+                told_s = told_seconds(answer.headers.get("Retry-After"))
+                return Reply(task, error=error, refused=status in _REFUSED), status, told_s
+        except (aiohttp.ClientError, TimeoutError, OSError) as failure:
+            kinds = ((aiohttp.ClientSSLError, 526), (aiohttp.ClientConnectorError, 503), (Exception, 500))
+            status = next(number for kind, number in kinds if isinstance(failure, kind))
+            return Reply(task, error=f"{type(failure).__name__}: {failure}"), status, None
+        except NoLogprobs as failure:
+            return Reply(task, error=str(failure), refused=True), 422, None
+        except MALFORMED as failure:
+            said = f"{type(failure).__name__}: {failure}; {data[:100].decode(errors='replace')}"
+            return Reply(task, error=f"not an answer of chat completions ({said})"), 200, None
+
+    def _why(self, status: int, error: str, ask: Ask) -> str:
+        """What to change where no question can be answered, "" where another may be."""
+        return what_to_change(status, error, self.model, self.key_env, ask.wave is not None, self.letter_logprobs)
 
     def _one_line(self, error: str) -> str:
         """An error as one line, without the secrets that a server or an address may repeat in it."""
-        text, address = " ".join(error.split()), urlsplit(self.url)
+        text = "".join(letter if letter.isprintable() else " " for letter in error)
+        text, address = " ".join(text.split()), urlsplit(self.url)
         for secret in (self._key(), address.password, address.query):
             text = text.replace(secret, "***") if secret else text
         return text
@@ -169,42 +218,51 @@ def _host(url: str) -> str:
         return ""
 
 
-def _parse(task: Task, body: Mapping[str, Any], letters: bool = False) -> Reply:
-    """The reply in the body of an answer. One of _MALFORMED where it has another form, or lacks wanted log-probs."""
-    choice = body["choices"][0]
-    text, usage = choice["message"]["content"], body.get("usage") or {}
-    if not isinstance(text, str):
-        raise ValueError("the message has no text")
-    if letters and not choice.get("logprobs"):
-        raise ValueError("it has no log-probs; does the server give them?")
-    return Reply(
-        task,
-        text,
-        letters=_letters(choice.get("logprobs")),
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        completion_tokens=int(usage.get("completion_tokens") or 0),
-        finished=choice.get("finish_reason") == "stop",
-    )
+class _State:
+    """What one run of `ask_all` has learnt: kinds of questions that are answered, failures in a row, why it ends.
+
+    A kind is whether a question has a recording. trying: a question of a kind that was never answered is out.
+    """
+
+    def __init__(self, give_up: int, answered_before: bool) -> None:
+        self.give_up, self.answered_before = give_up, answered_before
+        self.proven: set[bool] = set()
+        self.failures, self.stop, self.trying = 0, "", False
+
+    def knows(self, ask: Ask) -> bool:
+        """Whether a question of the same kind was answered."""
+        return (ask.wave is not None) in self.proven
+
+    def begin(self, ask: Ask) -> None:
+        """A question goes out."""
+        self.trying = not self.knows(ask)
+
+    def count(self, ask: Ask, reply: Reply) -> None:
+        """A reply came; sets `stop` where there were too many failures in a row."""
+        known = self.knows(ask)
+        own_fault = reply.refused and (known or self.answered_before)
+        if not reply.error or own_fault:
+            self.proven.add(ask.wave is not None)
+        self.failures = (self.failures + (not own_fault)) if reply.error else 0
+        self.trying = self.trying and known
+        if self.failures >= (self.give_up if known else min(_FIRST, self.give_up)) and not self.stop:
+            self.stop = f"{self.failures} requests in a row failed, the last with: {reply.error}"
 
 
-def _letters(logprobs: Mapping[str, Any] | None) -> dict[str, float]:
-    """Letter -> log-prob of A, B, ... as the first token; the probabilities of spellings (" A", "A") are added up."""
-    total: dict[str, float] = {}
-    for entry in (((logprobs or {}).get("content") or [{}])[0]).get("top_logprobs") or ():
-        letter = str(entry["token"]).strip().strip("(").upper()
-        if len(letter) == 1 and letter in ascii_uppercase:
-            total[letter] = float(np.logaddexp(total.get(letter, -math.inf), float(entry["logprob"])))
-    return total
+async def _bounded(
+    asks: Iterable[Ask], begin: Callable[[Ask], Any], state: _State, limit: int
+) -> AsyncGenerator[list[tuple[Ask, Reply]], None]:
+    """Lists of replies as they come, at most `limit` asks begun; `asks` is advanced no further than that.
 
-
-async def _bounded(jobs: Iterable[Any], limit: int) -> AsyncGenerator[list[Any], None]:
-    """Lists of results as they come, with at most `limit` jobs begun; `jobs` is advanced no further than that."""
+    While `state.trying`, none is begun.
+    """
     waiting: set[asyncio.Task[Any]] = set()
-    source = iter(jobs)
+    source = iter(asks)
     try:
         while True:
-            while len(waiting) < limit and (job := next(source, None)) is not None:
-                waiting.add(asyncio.ensure_future(job))
+            while len(waiting) < limit and not state.trying and (ask := next(source, None)) is not None:
+                state.begin(ask)
+                waiting.add(asyncio.ensure_future(begin(ask)))
             if not waiting:
                 return
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import itertools
 import json
 import math
 import os
@@ -20,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from earwitness.commands import labelling
+from earwitness.commands import label_results
 from earwitness.commands.cli import main
 from earwitness.commands.label_job import load_job
 from earwitness.commands.labelling import run_job
@@ -89,7 +90,7 @@ def letter(asked: Asked) -> str:
 def voter(server: ChatServer, name: str, **more) -> dict[str, Any]:
     endpoint = {"url": server.url, "model": name, "concurrency": 3, "retries": 1, "give_up": 4, "timeout_s": 20}
     endpoint |= more.pop("endpoint", {})
-    return {"name": name, "endpoint": endpoint, "style": "letters", "rule": "letter"} | more
+    return {"name": name, "endpoint": endpoint, "style": "letters", "rule": "letter", "rotations": 1} | more
 
 
 def job_file(folder: Path, corpus: Path, voters: list[dict], **more) -> str:
@@ -186,10 +187,15 @@ def test_the_report_can_be_heard_and_read(server, tmp_path, corpus):
     assert page.count('<audio controls src="data:audio/wav;base64,') == 6, "three weak, three strong"
     text = without_sounds(page)
     assert "<h1>By &lt;hand&gt;</h1>" in text and not MISSING.search(text)
-    for words in ("Of 20 questions, 7 can be answered", "35.0 %", "<td>one</td><td>20</td><td>0</td><td>50.0 %</td>"):
+    for words in (
+        "Of 20 questions, 7 were answered without the audio (weak)",
+        "35.0 %",
+        "<td>one</td><td>20</td><td>0</td><td>50.0 %</td>",
+    ):
         assert words in text
     assert "<tr><td>two</td><td>6</td><td>11</td><td>1</td><td>2</td></tr>" in text
-    assert text.count("<svg") == 4 and text.count("<table>") == 5 and "one / three" in text
+    assert text.count("<svg") == 5 and text.count("<table>") == 6 and "one / three" in text
+    assert "60 answers" not in text and "20 answers of three to 20 questions" in text and "Warning" not in text
     assert "<script" not in text and "http://www.w3.org" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
 
 
@@ -361,7 +367,7 @@ def test_killed_while_asking_nothing_answered_is_asked_again(server, tmp_path, c
     """The server stops answering after so many; three requests are open when the job is killed."""
     path = three(server, tmp_path, corpus)
     server.fail("hang", math.inf, lambda asked: len(server.seen) > answered)
-    left = min(3, 40 - answered % 40)
+    left = min(3, 40 - answered % 40) if answered % 40 else 1  # the first is asked alone
     killed(lambda: run(path), lambda: server.answered >= answered and server.open >= left)
     until(lambda: server.open == 0)
     kept = stored(tmp_path, corpus)
@@ -372,6 +378,23 @@ def test_killed_while_asking_nothing_answered_is_asked_again(server, tmp_path, c
     again = counted(server) - before
     assert again == EVERYTHING - Counter(dict.fromkeys(kept, 1)), "what was kept is not asked again, the rest once"
     assert stored(tmp_path, corpus) == set(EVERYTHING) and labelled(tmp_path, corpus) == EXPECTED
+
+
+@pytest.mark.parametrize("status", ["429", "503"])
+def test_killed_while_a_server_limits_the_rate_no_answer_is_asked_for_again(server, tmp_path, corpus, status):
+    """Every third request is refused for a moment, without a retry to spend; nothing fails, each is answered once."""
+    path = job_file(tmp_path, corpus, [voter(server, name, endpoint={"retries": 0}) for name in KNOWS])
+    turn, given = itertools.count(1), Counter()
+    server.headers = {"Retry-After": "0.01"}
+    server.fail(status, math.inf, lambda asked: next(turn) % 3 == 0)
+    server.say = lambda asked: given.update([key_of(asked)]) or letter(asked)
+    killed(lambda: run(path), lambda: server.answered >= 50)
+    until(lambda: server.open == 0)
+    kept, earlier = stored(tmp_path, corpus), given.copy()
+    assert len(earlier) - 3 <= len(kept) <= len(earlier) < 120
+    found = run(path)
+    assert (found["asked"], found["failed"]) == (120 - len(kept), 0) and labelled(tmp_path, corpus) == EXPECTED
+    assert given - earlier == EVERYTHING - Counter(dict.fromkeys(kept, 1))
 
 
 def half_a_line(self, records) -> None:
@@ -396,9 +419,9 @@ POINTS: dict[str, tuple[Any, str, Callable]] = {
     "within a line": (AnswerStore, "append", half_a_line),
     "before the first table": (AnswerStore, "finish", before),
     "after the first table": (AnswerStore, "finish", after(AnswerStore.finish)),
-    "before the labels": (labelling, "label", before),
-    "after the labels": (labelling, "label", after(labelling.label)),
-    "before the statistics": (labelling, "describe_jury", before),
+    "before the labels": (label_results, "label", before),
+    "after the labels": (label_results, "label", after(label_results.label)),
+    "before the statistics": (label_results, "describe_jury", before),
 }
 
 
@@ -467,7 +490,9 @@ def test_two_processes_share_the_questions_and_ask_none_twice(small, tmp_path, c
     """Two voters after each other, on two processes that Lightning starts."""
     tiny = {"checkpoint": small.tiny, "scoring": "options", "batch_size": 3, "devices": 2, "accelerator": "cpu"}
     how = {"index": small.index, "pool": {"split": "val"}, "conditions": ["silence:1"], "condition": "silence:1"}
-    path = job_file(tmp_path, corpus, [{"name": "one"} | tiny, {"name": "two", "rotations": 2} | tiny], **how)
+    path = job_file(
+        tmp_path, corpus, [{"name": "one", "rotations": 1} | tiny, {"name": "two", "rotations": 2} | tiny], **how
+    )
     command = [sys.executable, "-m", "earwitness", "label", path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2_000:]
@@ -482,16 +507,16 @@ def test_two_processes_share_the_questions_and_ask_none_twice(small, tmp_path, c
 
 def test_a_server_that_goes_down_stops_the_job_and_the_same_command_goes_on(server, tmp_path, corpus, capsys):
     path = three(server, tmp_path, corpus)
-    server.fail("503", math.inf, lambda asked: server.answered >= 50)
+    server.fail("500", math.inf, lambda asked: server.answered >= 50)
     with pytest.raises(SystemExit) as stopped:
         main(["label", path])
     said = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 1 and said[-1].startswith(f"error: {server.url}: 4 requests in a row failed")
-    assert "503: no" in said[-1] and "the same command continues" in said[-1]
+    assert "500: no" in said[-1] and "the same command continues" in said[-1]
     kept = stored(tmp_path, corpus)
     assert len(kept) == server.answered and not (tmp_path / "out" / "labels.arrow").exists()
     told = (tmp_path / "out" / "answers" / "two.failed.jsonl").read_text().splitlines()
-    assert len(told) >= 4 and json.loads(told[0])["error"] == "503: no"
+    assert len(told) >= 4 and json.loads(told[0])["error"] == "500: no"
     server.faults.clear()
     earlier = counted(server)
     assert run(path)["asked"] == 120 - len(kept)
@@ -568,6 +593,45 @@ def test_answers_given_to_something_else_are_not_mixed_in(server, tmp_path, corp
     assert run(path)["asked"] == 0 and len(server.seen) == asked
 
 
+def test_a_job_that_does_not_say_how_many_orders_goes_on_as_it_began(server, tmp_path, corpus, capsys):
+    """Asked in one order when that was the default; a new job is asked in all four."""
+    silent = [{k: v for k, v in voter(server, name).items() if k != "rotations"} for name in KNOWS]
+    how = {"conditions": ["silence:0.1"]}
+    run(job_file(tmp_path, corpus, [voter(server, "one")], pool={"split": "train"}, **how))
+    asked = len(server.seen)
+    capsys.readouterr()
+    path = job_file(tmp_path, corpus, silent[:2], **how)
+    found = run(path)
+    assert found["asked"] == 8 + 4 * 20 and len(server.seen) == asked + 88
+    assert "one: goes on as it began, with rotations: 1" in capsys.readouterr().err
+    about = read_about(tmp_path / "out" / "labels.arrow")
+    assert [v["rotations"] for v in about["asked"]] == [1, "all"] and run(path)["asked"] == 0
+    with pytest.raises(InputError, match="one was asked with rotations 1, now it is 'all'"):
+        run(job_file(tmp_path, corpus, [silent[0] | {"rotations": "all"}], **how))
+
+
+def test_a_voter_that_always_says_a_is_named_and_claims_nothing(server, tmp_path, corpus, capsys):
+    """The answers stand at A, B, C, D five times each: in one order 5 of 20 are weak, in all orders none."""
+    server.say = lambda asked: "A"
+    for orders, weak in ((1, 5), ("all", 0)):
+        folder = tmp_path / str(orders)
+        folder.mkdir()
+        voters = [voter(server, "one", rotations=orders)]
+        assert run(job_file(folder, corpus, voters, conditions=["silence:0.1"]))["weak"] == weak
+        said = "one gives a constant answer: place A in 100 % of its answers, whatever is asked (25 % of the right ones"
+        assert f"warning: {said}" in capsys.readouterr().err
+        jury = json.loads((folder / "out" / "jury.json").read_text())
+        assert jury["constant"] == ["one"] and jury["warnings"][0].startswith(said)
+        assert jury["picks"]["one"]["by_place"] == {"A": 1, "B": 0, "C": 0, "D": 0}
+        assert jury["picks"]["one"]["right_by_place"] == dict.fromkeys("ABCD", 0.25)
+        skill = jury["skill"]["one"]
+        assert skill["above"][1] <= 0 <= skill["above"][2] + 1e-9 and not skill["claimed"]
+        assert jury["expected_weak_if_dealt"] == pytest.approx(weak / 20)
+        text = without_sounds((folder / "out" / "report.html").read_text())
+        assert f"<b>Warning.</b> {said}" in text and "No skill is claimed for one" in text
+        assert "One voter agrees with nobody" in text and "Cohen" not in text
+
+
 def test_other_recordings_under_the_same_name_are_noticed(server, tmp_path, corpus):
     path = job_file(tmp_path, corpus, [voter(server, "one")])
     run(path)
@@ -581,7 +645,7 @@ def test_other_recordings_under_the_same_name_are_noticed(server, tmp_path, corp
 def test_the_first_settings_do_not_bind_as_long_as_nothing_was_answered(server, tmp_path, corpus):
     server.fail("404", 8)
     path = job_file(tmp_path, corpus, [voter(server, "one", endpoint={"max_tokens": 3})])
-    with pytest.raises(InputError, match="4 requests in a row failed"):
+    with pytest.raises(InputError, match="it has no chat completions there"):
         run(path)
     server.faults.clear()
     assert run(job_file(tmp_path, corpus, [voter(server, "one", endpoint={"max_tokens": 9})]))["asked"] == 40

@@ -62,7 +62,7 @@ def test_they_are_neither_trained_on_nor_voted_on(small, index):
     with pytest.raises(InputError, match=f"{says}trained on; give a pool of questions that have one$"):
         data.setup("fit")
     reader = ShardReader(index)
-    tasks = VoterTasks(reader, PromptingSpec())
+    tasks = VoterTasks(reader, PromptingSpec(rotations=1))
     with pytest.raises(InputError, match=f"{says}voted on; "):
         tasks.tasks(range(6), ["audio"])
     answered = [row for row in range(6) if not reader.unanswered[row]]

@@ -253,6 +253,13 @@ def test_the_voter_table_by_hand():
     """
     right, asked = np.array([[2, 0, 0], [1, 0, 0], [0, 1, 0]]), np.array([[2, 0, 0], [2, 0, 0], [0, 2, 0]])
     x, y, z = voter_table(VoteMatrix(right, asked, np.array([4, 2, 5])), ["x", "y", "z"])
-    assert x == {"voter": "x", "asked": 2, "missing": 1, "accuracy": 0.75, "above_chance": 0.5}
-    assert y == {"voter": "y", "asked": 1, "missing": 2, "accuracy": 0.5, "above_chance": pytest.approx(3 / 8)}
+    assert x == {"voter": "x", "asked": 2, "missing": 1, "accuracy": 0.75, "chance": 0.375, "above_chance": 0.5}
+    assert y == {
+        "voter": "y",
+        "asked": 1,
+        "missing": 2,
+        "accuracy": 0.5,
+        "chance": 0.2,
+        "above_chance": pytest.approx(3 / 8),
+    }
     assert (z["asked"], z["missing"]) == (0, 3) and np.isnan([z["accuracy"], z["above_chance"]]).all()

@@ -76,7 +76,7 @@ def test_the_report_is_ready_for_json(report):
     assert json.loads(json.dumps(report)) == report
     assert set(report) == {
         *("rule", "condition", "questions", "weak", "counts", "expected_weak_by_luck", "num_choices", "latent"),
-        *("voters", "agreement", "flips", "says_about", "ac_vote", "audio"),
+        *("voters", "skill", "agreement", "flips", "says_about", "ac_vote", "warnings", "audio"),
     }
 
 

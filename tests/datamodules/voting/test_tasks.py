@@ -88,7 +88,7 @@ def test_questions_about_one_recording_stand_together_also_where_they_lie_in_two
         (tmp_path / name / "shard-000000.tar").rename(tmp_path / f"{name}.tar")
     build_index(str(tmp_path))
     both = ShardReader(tmp_path / "index.arrow")
-    tasks = VoterTasks(both, PromptingSpec()).tasks(range(6), ["audio"])
+    tasks = VoterTasks(both, PromptingSpec(rotations=1)).tasks(range(6), ["audio"])
     clips = [both.clip(each.row) for each in tasks]
     assert [both.clip(row) for row in (0, 1, 2)] == [both.clip(row) for row in (3, 4, 5)]
     assert clips[::2] == clips[1::2] == sorted(set(clips)) and sorted(each.row for each in tasks) == list(range(6))
@@ -296,7 +296,8 @@ def test_a_price_by_hand(tmp_path):
     4 x 79 / 4 = 79 tokens. 1.0033 x 3 + 1584 x 2e-6 x 1e3 + 4 x 10 x 5e-3 = 3.01 + 3.168 + 0.2.
     """
     ballot = VoterTasks(
-        ShardReader(build(tmp_path / "c", [0, 0], ["train"] * 2) / "index.arrow"), PromptingSpec(style="lines")
+        ShardReader(build(tmp_path / "c", [0, 0], ["train"] * 2) / "index.arrow"),
+        PromptingSpec(style="lines", rotations=1),
     )
     tasks = ballot.tasks([0, 1], ["audio", "silence"])
     assert [len(ballot.ask_text(each)) for each in tasks] == [79] * 4
@@ -342,7 +343,8 @@ def test_every_sensible_way_of_asking_is_allowed():
         for rule in ("exact", "mmau", "letter", "contains"):
             assert PromptingSpec(style=style, rule=rule, draws=3, rotations="all").scoring == "generate"
     assert PromptingSpec("letters", "mmsu").rule == "mmsu" and PromptingSpec("inline", "mmsu").draws == 1
-    assert PromptingSpec("letters", "letter").draws == 1 and PromptingSpec("letters", scoring="letters").rotations == 1
+    assert PromptingSpec("letters", "letter").draws == 1
+    assert PromptingSpec("letters", scoring="letters").rotations == "all"
     assert PromptingSpec("inline", scoring="letters") and PromptingSpec("paper", scoring="options", rotations=2)
 
 
