@@ -20,7 +20,8 @@ import numpy as np
 from ...errors import InputError
 from ..plan.fingerprint import differences
 from ..plan.plan import Plan
-from ..schedule.stages import Curriculum, parse_curriculum
+from ..schedule.budget import Budget
+from ..schedule.stages import Curriculum, Stage, parse_curriculum
 from ..table import Table
 from .preview import describe, short, stage_rows
 
@@ -71,34 +72,54 @@ def _arm(name: str, base: dict[str, Any], change: Any, read: Callable[[str], Map
 def compare(arms: Mapping[str, Mapping[str, Any]], table: Table, match: str = "none") -> dict[str, Any]:
     """The comparison, ready for JSON: every arm described, what differs from the first arm, and the rows in common.
 
-    match: one of MATCHES; scales every arm's budgets so that its total equals the first arm's.
+    match: one of MATCHES; scales every arm's budgets so that its total equals the first arm's, or the smallest arm's
+    where a pool cannot supply that ("matched_to").
     Raises InputError that names the arm whose curriculum is wrong or does not fit the table.
     """
     if match not in MATCHES:
         raise InputError(f"match must be one of {', '.join(MATCHES)}, got {match!r}")
     parsed = {name: _named(name, parse_curriculum, spec) for name, spec in arms.items()}
-    plans: dict[str, Plan] = {}
-    wanted = None
-    for name, curriculum in parsed.items():
-        plan = _named(name, Plan, curriculum, table)
-        if match != "none":
-            total = _total(describe(plan), match)
-            if total is None:
-                raise InputError(f"match {match}: the table has no duration_s, so {match} are not known")
-            wanted = total if wanted is None else wanted
-            if abs(total - wanted) > 0.5:
-                scaled = _named(name, _scaled, curriculum, wanted / total)
-                plan = _named(name, Plan, scaled, table)
-        plans[name] = plan
-    sheets = {name: describe(plan) for name, plan in plans.items()}
+    plans = {name: _named(name, Plan, curriculum, table) for name, curriculum in parsed.items()}
     first = next(iter(plans))
+    matched_to = None
+    if match != "none":
+        plans, matched_to = _matched(plans, table, match)
+    sheets = {name: describe(plan) for name, plan in plans.items()}
     return {
         "match": match,
+        "matched_to": matched_to,
         "arms": sheets,
         "totals": {name: {unit: _total(sheet, unit) for unit in MATCHES[1:]} for name, sheet in sheets.items()},
         "differences": {name: _differences(parsed[first], parsed[name]) for name in plans if name != first},
         "overlap": _jaccard(plans),
     }
+
+
+def _matched(plans: Mapping[str, Plan], table: Table, match: str) -> tuple[dict[str, Plan], str]:
+    """The arms scaled to the total of the first, or of the smallest where a pool cannot supply that; and which it is."""
+    totals: dict[str, float] = {}
+    for name, plan in plans.items():
+        total = _total(describe(plan), match)
+        if total is None:
+            raise InputError(f"match {match}: the table has no duration_s, so {match} are not known")
+        totals[name] = total
+    first, smallest = next(iter(totals)), min(totals, key=lambda name: totals[name])
+    try:
+        scaled = {name: _scaled_to(plan, table, totals[first], totals[name], name) for name, plan in plans.items()}
+        if not any(taken.cut for name in plans if name != first for taken in scaled[name].stages.values()):
+            return scaled, first
+    except InputError:  # not every pool has enough for the first arm's total
+        if smallest == first:
+            raise
+    wanted = totals[smallest]
+    return {name: _scaled_to(plan, table, wanted, totals[name], name) for name, plan in plans.items()}, smallest
+
+
+def _scaled_to(plan: Plan, table: Table, wanted: float, total: float, name: str) -> Plan:
+    """The plan with budgets times wanted / total; itself where that is one."""
+    if abs(total - wanted) <= 0.5:
+        return plan
+    return _named(name, Plan, _named(name, _scaled, plan, wanted / total), table)  # type: ignore[no-any-return]
 
 
 def _named(name: str, make: Callable[..., Any], *arguments: Any) -> Any:
@@ -109,13 +130,26 @@ def _named(name: str, make: Callable[..., Any], *arguments: Any) -> Any:
         raise InputError(f"arm {name!r}: {error}") from None
 
 
-def _scaled(curriculum: Curriculum, factor: float) -> Curriculum:
-    """All budgets times the factor; members of an interleave by their common number of steps."""
-    groups = tuple(replace(g, steps=max(1, round(g.steps * factor))) for g in curriculum.interleaves)
+def _scaled(plan: Plan, factor: float) -> Curriculum:
+    """The curriculum with all budgets times the factor; members of an interleave by their common number of steps.
+
+    Where a budget is cut by `at_most` or `on_short`, the rows that the stage takes are scaled instead.
+    """
+    curriculum = plan.curriculum
+    groups = tuple(replace(g, steps=max(1, round(len(plan.turns[g.name]) * factor))) for g in curriculum.interleaves)
     alone = tuple(
-        s if curriculum.interleave_of(s.name) else replace(s, budget=s.budget.scaled(factor)) for s in curriculum.stages
+        stage if curriculum.interleave_of(stage.name) else replace(stage, budget=_scaled_budget(plan, stage, factor))
+        for stage in curriculum.stages
     )
     return replace(curriculum, stages=alone, interleaves=groups)
+
+
+def _scaled_budget(plan: Plan, stage: Stage, factor: float) -> Budget:
+    taken, budget = plan.stage_plan(stage.name), stage.budget
+    if taken.cut:
+        more = {"samples": taken.rows, "epochs": budget.epochs, "at_most": budget.at_most}
+        budget = Budget(**more)  # type: ignore[arg-type]
+    return budget.scaled(factor)
 
 
 def _total(sheet: Mapping[str, Any], unit: str) -> float | None:
@@ -182,6 +216,8 @@ def comparison_lines(sheet: Mapping[str, Any]) -> list[str]:
         "",
         f"budgets matched by {sheet['match']}" if sheet["match"] != "none" else "budgets as written, not matched",
     ]
+    if sheet["matched_to"] not in (None, next(iter(sheet["totals"]))):
+        out[-1] += f" to {sheet['matched_to']}, the smallest arm: not every pool has enough for more"
     first = next(iter(sheet["totals"].values()))
     for name, total in sheet["totals"].items():
         ratios = ", ".join(f"{unit} x{total[unit] / max(first[unit], 1e-9):.3f}" for unit in MATCHES[1:] if first[unit])

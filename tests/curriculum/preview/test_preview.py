@@ -471,17 +471,49 @@ def test_what_cannot_be_compared_is_refused_with_the_arm_s_name(longer):
             "none",
             "arm 'b': stage 'grpo' wants 5",
         ),
-        (
-            {"a": BASE, "b": {"stages": [GRPO]}},
-            HAND,
-            "samples",
-            "arm 'b': stage 'grpo' wants 16 rows of label strong, 4",
-        ),
     ):
         with pytest.raises(InputError) as caught:
             compare(arms, table, match)
         assert str(caught.value).startswith(message)
     assert compare({"a": BASE, "b": BASE}, bare, "steps")["totals"]["b"]["tokens"] is None
+
+
+def test_arms_are_matched_to_the_smallest_where_a_pool_has_too_little_for_the_first():
+    """Four strong rows: 2 rows of GRPO cannot become the 16 presentations of the base, which therefore shrinks."""
+    free, sheet = (compare({"a": BASE, "b": {"stages": [GRPO]}}, HAND, match) for match in ("none", "samples"))
+    assert [one["samples"] for one in free["totals"].values()] == [16, 4] and free["matched_to"] is None
+    assert sheet["totals"]["b"] == free["totals"]["b"] and sheet["matched_to"] == "b"
+    assert sheet["totals"]["a"]["samples"] == pytest.approx(4, abs=1)
+    said = "budgets matched by samples to b, the smallest arm: not every pool has enough for more"
+    assert said in comparison_lines(sheet)
+
+
+def cut(budget, **more):
+    """A stage whose budget may be more than its pool holds."""
+    return {"stages": [{"name": "s", "algorithm": "sft", "batch_size": 2, "budget": budget, **more}]}
+
+
+def test_what_at_most_cuts_is_scaled_as_it_is(longer):
+    """1,500 of 3,000 rows where 9,000 are named: a half is 750 rows, not a half of what was named, cut again."""
+    arms = {"few": cut({"samples": 750}), "cut": cut({"samples": 9000, "at_most": 0.5})}
+    sheet = compare(arms, longer, "samples")
+    assert [one["samples"] for one in sheet["totals"].values()] == [750, 750] and sheet["matched_to"] == "few"
+    # The other way round 750 become 1,500; where the pool has but 1,000 of them, all are matched to that arm.
+    assert compare(dict(reversed(arms.items())), longer, "samples")["totals"]["few"]["samples"] == 1500
+    arms = {"all": cut({"samples": 2000}), "third": cut({"samples": 900, "at_most": 1 / 3})}
+    sheet = compare(arms, longer, "samples")
+    assert [one["samples"] for one in sheet["totals"].values()] == [900, 900] and sheet["matched_to"] == "third"
+
+
+@pytest.mark.parametrize("more", [{"budget": {"samples": 9, "at_most": 0.5}}, {"on_short": "stop"}])
+def test_a_stage_that_takes_less_than_its_budget_is_noted(more):
+    stage = {"name": "s", "algorithm": "sft", "batch_size": 2, "budget": {"samples": 11}} | more
+    (noted,) = [one for one in describe(plan_of(stage))["doubts"] if "budget names" in one]
+    assert noted == ("s takes 5 of the 9 rows" if "budget" in more else "s takes 10 of the 11 rows") + (
+        " that its budget names"
+    )
+    repeated = describe(plan_of(stage | {"on_short": "repeat"} if "on_short" in more else stage))["doubts"]
+    assert any("budget names" in one for one in repeated) == ("budget" in more)
 
 
 def shelf(name):
@@ -648,8 +680,11 @@ def test_plan_compares_several_files(files, capsys):
             "error: mine.yaml: there are two arms 'mine'; rename one of the files",
         ),
         (["mine.yaml", "--labels", "no.arrow"], "error: no.arrow: not found"),
-        (["weak_to_strong"], "error: stage 'sft' wants 313,177 rows of label weak, 40 are left"),
-        (["online"], "error: "),
+        (
+            ["online"],
+            "error: cells: no column 'ac_vote' in the table; there are duration_s, label, source, split; `ear",
+        ),
+        (["controls", "--compare"], "error: arm 'jury_leave_one': columns.label: no votes 'vote_2'; there are none"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
