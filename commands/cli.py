@@ -76,10 +76,11 @@ def _run_command(argv: list[str]) -> None:
     """Parses the words and runs the command they name; what it returns is printed as one line."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and (args.command != "run" or any(word.startswith("-") for word in rest)):
+    more = {"run": "overrides", "plan": "curricula"}.get(args.command)
+    if rest and (more is None or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:  # argparse ends a list of positionals at the first option; `run demo --dry-run seed=2` is fine
-        args.overrides += rest
+    if more and rest:  # argparse ends a list of positionals at the first option; `run demo --dry-run seed=2` is fine
+        setattr(args, more, getattr(args, more) + rest)
     module = COMMANDS[args.command][0]
     assert module is not None
     counts = module.run(args)

@@ -165,13 +165,13 @@ def rows_wanted(stage: Stage, cells: Cells, before: str) -> tuple[int, int]:
     if not pool:
         lacking = describe_pool(stage) if stage.pool else f"a known {' and '.join(cells.axes)}"
         raise Shortage(
-            f"stage {stage.name!r}: the table has no row with {lacking}; give the stage another pool, or leave it out"
+            f"stage {stage.name!r}: the table has no row with {lacking}; give it another pool, or leave it out"
         )
     wanted, granted = stage.budget.rows(stage.batch_size, pool, left)
     if not wanted:
         raise Shortage(
-            f"stage {stage.name!r}: a fraction of {stage.budget.fraction} of the {pool:,} rows of its pool is less than "
-            "one row; raise it"
+            f"stage {stage.name!r}: a fraction of {stage.budget.fraction} of the {pool:,} rows of its pool is less "
+            "than one row; raise it"
         )
     rows = min(granted, left) if stage.on_short != "error" else granted
     if rows > left or rows == 0:

@@ -47,8 +47,8 @@ def fitted_turns(group: Interleave, batch_sizes: Sequence[int], left: int) -> In
         if steps < len(batch_sizes):
             each = " and ".join(f"{size} of {name}" for size, name in zip(batch_sizes, group.members, strict=True))
             raise InputError(
-                f"interleave {group.name!r}: at_most {group.at_most} of the {left:,} rows left is less than one batch of "
-                f"each, {each}; make their batch_size smaller"
+                f"interleave {group.name!r}: at_most {group.at_most} of the {left:,} rows left is less than one batch "
+                f"of each, {each}; make their batch_size smaller"
             )
         turns = turns_of(replace(group, steps=steps))
     return turns

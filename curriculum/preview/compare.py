@@ -96,7 +96,7 @@ def compare(arms: Mapping[str, Mapping[str, Any]], table: Table, match: str = "n
 
 
 def _matched(plans: Mapping[str, Plan], table: Table, match: str) -> tuple[dict[str, Plan], str]:
-    """The arms scaled to the total of the first, or of the smallest where a pool cannot supply that; and which it is."""
+    """The arms scaled to the total of the first, or of the smallest where a pool has too little; and which."""
     totals: dict[str, float] = {}
     for name, plan in plans.items():
         total = _total(describe(plan), match)

@@ -60,9 +60,8 @@ def changed(table: Table, changes: Mapping[str, Any], seed: int) -> Table:
 def _permuted(table: Table, column: str, within: str | None, seed: int) -> Categorical | np.ndarray:
     """The values shuffled among the rows of each group, by a hash of (seed, uid): counts per group stay."""
     if column not in table.columns:
-        raise InputError(
-            f"columns.{column}: no such column in the table; there are {', '.join(sorted(table.columns))}{made_by(column)}"
-        )
+        known = ", ".join(sorted(table.columns))
+        raise InputError(f"columns.{column}: no such column in the table; there are {known}{made_by(column)}")
     group = table.text(within).codes if within else np.zeros(len(table), np.int32)
     source = np.lexsort((table.uid, group))  # by identity, not by place in the file
     target = np.lexsort((keyed(table.uid, seed, "permute", column), group))

@@ -118,14 +118,14 @@ def test_a_label_that_no_question_has_is_named(name, label):
     if name in ("competence", "softmax") and said:
         assert said in (
             "stage 'grpo': the cells that its weight wants have no row left; widen the weight",
-            "stage 'sft': the table has no row with ac max 0.5; give the stage another pool, or leave it out",
+            "stage 'sft': the table has no row with ac max 0.5; give it another pool, or leave it out",
         )
     elif name == "online" and label == "strong":  # GRPO takes what SFT leaves
         assert said.startswith(
             "stage 'grpo' wants 7,200 rows of all rows, 0 are left after sft; lower the budget of the"
         )
     elif said:
-        assert f"the table has no row with label {label}; give the stage another pool, or leave it out" in said
+        assert f"the table has no row with label {label}; give it another pool, or leave it out" in said
 
 
 MADE_BY = {

@@ -332,7 +332,8 @@ def test_at_most_is_a_share_of_what_the_stages_before_left():
     with pytest.raises(InputError) as caught:
         plan_of(table, {"budget": {"samples": 10}}, {"budget": whole})
     assert str(caught.value) == (
-        "stage 's1' wants 99 rows of all rows, 0 are left after s0; lower the budget of the stages that take theirs first"
+        "stage 's1' wants 99 rows of all rows, 0 are left after s0; lower the budget of the stages that take "
+        "theirs first"
     )
 
 

@@ -437,7 +437,7 @@ def test_a_column_that_cannot_be_an_axis_is_named():
         ({"ac": "high"}, "stage 's0': pool ac is a number; give {min: ..., max: ...}"),
         ({"ac": {"low": 0}}, "stage 's0': pool ac takes min and max, got low: 0"),
         ({"ac": {"min": "0"}}, "stage 's0': pool ac takes min and max, got min: '0'"),
-        ({"ac": {"min": 0.9}}, "stage 's0': the table has no row with ac min 0.9; give the stage another pool"),
+        ({"ac": {"min": 0.9}}, "stage 's0': the table has no row with ac min 0.9; give it another pool"),
         ({"ac": {"min": 0.3, "max": 0.1}}, "stage 's0': the table has no row with ac min 0.3 and max 0.1;"),
     ],
 )
