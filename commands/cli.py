@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from .. import __version__
 from ..errors import InputError
@@ -47,29 +49,62 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command; bad input ends in one line on stderr and exit code 1, a wrong command line in 2.
 
+    Where whoever reads the output leaves, it ends without a word and with 141.
+
     argv: the words after `earwitness`; those of this process by default. With the environment variable
     EARWITNESS_TRACEBACK bad input ends in its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by whoever started this
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     try:
-        if argv[:1] and argv[0] in TRAINER_COMMANDS:
-            from .trainer import main as trainer_main
-
-            trainer_main(argv)
-        else:
-            _run_command(argv)
+        _run(argv)
         sys.stdout.flush()
     except InputError as error:
         if os.environ.get("EARWITNESS_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 1))
-    except BrokenPipeError:  # whoever reads the output, such as `head`, has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _end(getattr(error, "exit_code", 1))
+    except BrokenPipeError:
+        if not _nobody_reads():  # another pipe, to a process or a server
+            raise
+        _end(141)  # as programs end that SIGPIPE ends
+    except SystemExit as end:  # argparse prints its help and leaves
+        _end(end.code)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
+        _end(130)
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader, such as `head`, had enough and is gone."""
+    try:
+        watched = select.poll()
+        watched.register(sys.stdout.fileno(), 0)
+        return bool(watched.poll(0))
+    except (OSError, ValueError):  # no file at all
+        return False
+
+
+def _end(code: int | str | None) -> NoReturn:
+    """Leaves, quietly also where nobody reads what is still to be written."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 141
+    sys.exit(code)
+
+
+def _run(argv: list[str]) -> None:
+    """Runs the command that the words name."""
+    if argv[:1] and argv[0] in TRAINER_COMMANDS:
+        from .trainer import main as trainer_main
+
+        trainer_main(argv)
+    else:
+        _run_command(argv)
 
 
 def _run_command(argv: list[str]) -> None:
