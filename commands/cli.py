@@ -35,8 +35,16 @@ COMMANDS: dict[str, tuple[ModuleType | None, str]] = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose refusals are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with 2 and says what was wrong, and where all arguments are listed."""
+        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("earwitness", description="Post-training that knows whether the audio mattered.")
+    parser = _Parser("earwitness", description="Post-training that knows whether the audio mattered.")
     parser.add_argument("--version", action="version", version=f"earwitness {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, what) in COMMANDS.items():
@@ -113,7 +121,7 @@ def _run_command(argv: list[str]) -> None:
     args, rest = parser.parse_known_args(argv)
     more = {"run": "overrides", "plan": "curricula"}.get(args.command)
     if rest and (more is None or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{' (values are changed by key=value)' if more else ''}")
     if more and rest:  # argparse ends a list of positionals at the first option; `run demo --dry-run seed=2` is fine
         setattr(args, more, getattr(args, more) + rest)
     module = COMMANDS[args.command][0]

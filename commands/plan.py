@@ -45,4 +45,9 @@ def run(args: argparse.Namespace) -> None:
     if args.match:
         raise InputError("--match equalises the arms of an experiment; add --compare")
     for curriculum in curricula:
-        show_plan(curriculum, args.index, args.labels, args.out, overrides)
+        try:
+            show_plan(curriculum, args.index, args.labels, args.out, overrides)
+        except InputError as error:
+            if len(curricula) == 1 or str(error).startswith(curriculum):
+                raise
+            raise InputError(f"{curriculum}: {error}") from error

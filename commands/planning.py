@@ -87,10 +87,18 @@ def training_rows(index: str | None, labels: str | None) -> Table:
 
     Without an index, a made-up table with AudioMCQ's published counts.
     """
+    if index is None and labels is not None:
+        raise InputError(f"{labels}: the made-up table has labels of its own; give --index, or leave --labels out")
     if index is None:
         return audiomcq_table()
     table = read_table(index, labels)
-    return table.take(table.where({"split": "train"})) if "split" in table.columns else table
+    if "split" not in table.columns:
+        return table
+    if "train" not in (splits := table.text("split").names):
+        raise InputError(
+            f"{index}: a plan is over the split 'train', which no question has; there are {', '.join(splits)}"
+        )
+    return table.take(table.where({"split": "train"}))
 
 
 def _changed(arms: Mapping[str, Mapping[str, Any]], words: Sequence[str]) -> dict[str, Mapping[str, Any]]:
@@ -114,5 +122,8 @@ def _read_beside(path: Path, name: str) -> dict[str, Any]:
 
 def _folder(out: str | None, name: str) -> Path:
     folder = Path(out) if out else Path("runs") / "plans" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: no folder can be made there ({error.strerror}); give another --out") from None
     return folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
@@ -44,28 +44,38 @@ def value_in(text: str) -> Any:
 
 
 def overridden(spec: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """The mapping of a curriculum with single values changed; the one that is given stays as it is.
+    """The mapping of a curriculum with single values changed by words `key=value`, the value as YAML; see `assigned`.
 
-    words: `key=value`, the value as YAML. A key is a path: `seed`, `stages.0.batch_size`, `stages.grpo.pool.label` (a
-    stage by its name), `cells.ac.column`; `stages[0]` and a leading `curriculum.` are understood too. An amount given
-    to a budget takes the place of the amount that it had, `at_most` included, unless that is given as well.
-    Raises InputError for a word of another form, and a path that leads nowhere. What stands at its end is for the
-    reader of curricula to know.
+    Raises InputError for a word of another form too.
     """
-    changed = deepcopy(dict(spec))
-    paths = {}
+    values = []
     for word in words:
         key, mark, text = word.partition("=")
         if not mark or not key:
             raise InputError(f"override {word!r} is not of the form key=value")
+        values.append((key, value_in(text)))
+    return assigned(spec, values)
+
+
+def assigned(spec: Mapping[str, Any], values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of a curriculum with values set at the ends of paths; the one that is given stays as it is.
+
+    A path: `seed`, `stages.0.batch_size`, `stages.grpo.pool.label` (a stage by its name), `cells.ac.column`;
+    `stages[0]` and a leading `curriculum.` are understood too. An amount given to a budget takes the place of the one
+    that it had, `at_most` included, unless that is given as well.
+    Raises InputError for a path that leads nowhere. What stands at its end is for the reader of curricula to know.
+    """
+    changed = deepcopy(dict(spec))
+    paths: list[list[str]] = []
+    for key, value in values:
         parts = re.sub(r"\[(\w+)\]", r".\1", key).removeprefix("curriculum.").split(".")
-        paths[tuple(parts)] = text
+        paths.append(parts)
         node = _holder(changed, parts, key)
         if parts[-1] in AMOUNTS and "budget" in parts[-2:-1] and isinstance(node, dict):
             gone = {*AMOUNTS, "at_most", *(["epochs"] if parts[-1] in _WITHOUT_EPOCHS else [])}
-            for other in gone - {path[-1] for path in paths if list(path[:-1]) == parts[:-1]}:
+            for other in gone - {path[-1] for path in paths if path[:-1] == parts[:-1]}:
                 node.pop(other, None)
-        _set(node, parts[-1], value_in(text), key)
+        _set(node, parts[-1], deepcopy(value), key)
     return changed
 
 

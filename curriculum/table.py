@@ -112,6 +112,8 @@ def read_arrow(path: str | Path) -> pa.Table:
     Raises InputError where there is no such file, or it is of neither format.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name the table in it, such as {path / 'index.arrow'}")
     if not path.is_file():
         raise InputError(f"{path}: not found; write it with `earwitness shard` or `earwitness label`")
     try:
@@ -120,7 +122,8 @@ def read_arrow(path: str | Path) -> pa.Table:
         with pa.memory_map(str(path)) as source:
             return pa.ipc.open_file(source).read_all()
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: not a readable table ({error}); rebuild it") from error
+        way = "rebuild it" if path.suffix in (".arrow", ".parquet") else "`earwitness shard` and `label` write tables"
+        raise InputError(f"{path}: not a readable table ({error}); {way}") from error
 
 
 def write_arrow(table: pa.Table, path: str | Path, compression: str | None = None) -> None:

@@ -8,6 +8,7 @@ from math import ceil
 
 import numpy as np
 
+from ...configs.plugins import nearest
 from ...errors import InputError
 from ..arrays import Bools, Floats, Ints
 from ..schedule.allocation import round_block, water_fill
@@ -95,14 +96,17 @@ def pool_axes(curriculum: Curriculum, table: Table) -> tuple[tuple[Axis, ...], d
             if column not in axes and column not in table.columns:
                 raise InputError(
                     f"stage {stage.name!r}: pool column {column!r} is neither a cell axis nor a column of the table; "
-                    f"there are {', '.join(sorted({*axes, *table.columns}))}{made_by(column)}"
+                    + (nearest(column, sorted({*axes, *table.columns}), "there are") + made_by(column))
                 )
             if isinstance(wanted, Mapping):
                 axes.setdefault(column, Axis(column, column, bins=1))
                 lows, highs = bounds.setdefault(column, ([], []))
                 for key, value in wanted.items():
-                    if key not in ("min", "max") or not isinstance(value, (int, float)):
-                        raise InputError(f"stage {stage.name!r}: pool {column} takes min and max, got {key}: {value!r}")
+                    where = f"stage {stage.name!r}: pool {column}"
+                    if key not in ("min", "max"):
+                        raise InputError(f"{where} takes min and max, got {key}: {value!r}")
+                    if isinstance(value, bool) or not isinstance(value, (int, float)):
+                        raise InputError(f"{where}: {key} must be a number, got {value!r}")
                     (lows if key == "min" else highs).append(float(value))
             else:
                 axes.setdefault(column, Axis(column, column))
@@ -132,6 +136,8 @@ def pool_of(stage: Stage, cells: Cells) -> Bools:
         if column in cells.edges:
             raise InputError(f"stage {stage.name!r}: pool {column} is a number; give {{min: ..., max: ...}}")
         values = [wanted] if not isinstance(wanted, Sequence) or isinstance(wanted, str) else list(wanted)
+        if not values:
+            raise InputError(f"stage {stage.name!r}: pool {column} is an empty list; name a value")
         names = cells.axes[column]
         unknown = [value for value in values if value not in names]
         if unknown:

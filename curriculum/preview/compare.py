@@ -3,20 +3,20 @@
 An arms file is a mapping with `base`, a curriculum, and `arms`, name -> changes:
     {}                                        the base itself
     {include: mixed_to_mixed}                 another curriculum file
-    {stages.grpo.weight: {matched: ...}}      one value of a named stage
+    {stages.grpo.weight: {matched: ...}}      one value, at the end of a path as `key=value` has it
     {stages: [...], columns: {...}}           whole keys of the curriculum
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from ...configs.overrides import assigned
 from ...errors import InputError
 from ..plan.fingerprint import differences
 from ..plan.plan import Plan
@@ -37,6 +37,8 @@ def arms_of(spec: Mapping[str, Any], read: Callable[[str], Mapping[str, Any]]) -
     if unknown or not isinstance(spec.get("arms"), Mapping) or not spec["arms"]:
         raise InputError(f"an arms file has base, arms and match; got {', '.join(map(str, spec))}")
     base = spec.get("base", {})
+    if not isinstance(base, str | Mapping):
+        raise InputError(f"an arms file's base is a curriculum or the name of one, got {base!r}")
     base = dict(read(base) if isinstance(base, str) else base)
     return {
         str(name): _arm(str(name), base, {} if change is None else change, read)
@@ -48,25 +50,9 @@ def _arm(name: str, base: dict[str, Any], change: Any, read: Callable[[str], Map
     """One arm's curriculum: the base, or the file that it includes, with its changes."""
     if not isinstance(change, Mapping):
         raise InputError(f"arm {name!r}: a mapping of changes is needed, got {change!r}")
-    arm = deepcopy(dict(read(change["include"])) if "include" in change else base)
-    for key, value in change.items():
-        if key == "include":
-            continue
-        where, _, rest = str(key).partition(".")
-        if where == "stages" and rest:
-            stage, _, part = rest.partition(".")
-            named = [s for s in arm.get("stages", ()) if s.get("name") == stage]
-            if not named or not part:
-                raise InputError(f"arm {name!r}: {key}: no such stage; write stages.NAME.KEY")
-            node, *path = named[0], *part.split(".")
-            for step in path[:-1]:
-                node = node.setdefault(step, {})
-                if not isinstance(node, dict):
-                    raise InputError(f"arm {name!r}: {key}: {step} is {node!r} and holds no keys")
-            node[path[-1]] = deepcopy(value)
-        else:
-            arm[str(key)] = deepcopy(value)
-    return arm
+    start = read(change["include"]) if "include" in change else base
+    changes = [(str(key), value) for key, value in change.items() if key != "include"]
+    return _named(name, assigned, start, changes)  # type: ignore[no-any-return]
 
 
 def compare(arms: Mapping[str, Mapping[str, Any]], table: Table, match: str = "none") -> dict[str, Any]:

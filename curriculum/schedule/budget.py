@@ -123,8 +123,11 @@ class Cost:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if not isinstance(value, (bool, int, float)) or not value >= 0:
-                raise InputError(f"cost {f.name} must not be negative, got {value!r}")
+            if not isinstance(value, (bool, int, float)):
+                raise InputError(f"cost {f.name} must be a number, got {value!r}")
+            if not value >= 0 or (f.name == "group_size" and value < 1):
+                least = "must be at least 1" if f.name == "group_size" else "must not be negative"
+                raise InputError(f"cost {f.name} {least}, got {value!r}")
 
     def tokens(self, algorithm: str, duration_s: Floats) -> Floats:
         """[N] tokens of one presentation of recordings of [N] seconds: the prompts with them, and the completions."""

@@ -77,9 +77,8 @@ def _relabelled(table: Table, column: str, drop: list[str], at_least: int | None
     names = sorted(n for n in table.columns if n.startswith("vote_"))
     unknown = [name for name in drop if name not in names]
     if unknown:
-        raise InputError(
-            f"columns.{column}: no votes {unknown[0]!r}; there are {', '.join(names) or 'none'}{made_by(unknown[0])}"
-        )
+        there = ", ".join(names) or f"none{made_by('vote_0')}"
+        raise InputError(f"columns.{column}: no votes {unknown[0]!r}; there are {there}")
     kept = [name for name in names if name not in drop]
     if not kept:
         raise InputError(f"columns.{column}: no voter is left; the label table needs vote_* columns")

@@ -149,7 +149,9 @@ class Curriculum:
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages] + [group.name for group in self.interleaves]
-        if not self.stages or len(set(names)) != len(names):
+        if not self.stages:
+            raise InputError("a curriculum needs at least one stage, in the list `stages`")
+        if len(set(names)) != len(names):
             raise InputError(f"a curriculum needs stages with different names, got {names}")
         unknown = [name for name in self.disjoint if name not in DISJOINT]
         if unknown:

@@ -131,7 +131,7 @@ def test_a_label_that_no_question_has_is_named(name, label):
 MADE_BY = {
     "label": "; `earwitness label` makes it: give its table with --labels (`labels` in a file)",
     "ac_vote": "; `earwitness label` makes it: give its table with --labels (`labels` in a file)",
-    "vote_2": "; `earwitness label` makes it: give its table with --labels (`labels` in a file)",
+    "vote_2": "columns.label: no votes 'vote_2'; there are vote_0, vote_1",  # the jury had two
     "source": "; `earwitness shard` and `earwitness index` write it into an index",
     "clip": "; `earwitness shard` and `earwitness index` write it into an index",
     "num_choices": "; `earwitness shard` and `earwitness index` write it into an index",

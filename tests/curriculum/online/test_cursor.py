@@ -1062,7 +1062,8 @@ def test_no_recording_is_in_two_stages(seed, count, clips, claims, adapts):
     try:
         plan = plan_of(*(stages[:2] if adapts else stages), **strict)
     except InputError as error:
-        assert ", 0 are left" in str(error)  # some recording took all
+        # Some recording took all, or no row is weak.
+        assert ", 0 are left" in str(error) or "the table has no row with label weak" in str(error)
         return
     if adapts:  # it must not be short: it gets what is left, and a row more is an error
         others = clip[joined(dealt_rows(plan, name).tolist() for name in plan.stages)]

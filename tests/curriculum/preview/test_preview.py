@@ -546,6 +546,16 @@ def test_arms_are_a_base_with_changes():
     assert arms["plain"]["stages"][0]["budget"]["samples"] == 6 == SFT["budget"]["samples"]
 
 
+def test_an_arm_changes_values_as_words_do():
+    """An amount takes the place of the one before, a place in a list is one, and other keys have paths too."""
+    base = {"cells": {"ac": {"column": "a"}}, "stages": [SFT | {"budget": {"fraction": 1.0, "epochs": 2}}]}
+    change = {"stages.sft.budget.samples": 3, "stages.0.batch_size": 2, "cells.ac.column": "b"}
+    (arm,) = arms_of({"base": base, "arms": {"a": change}}, shelf).values()
+    budget = {"samples": 3, "epochs": 2}
+    assert arm == {"cells": {"ac": {"column": "b"}}, "stages": [SFT | {"budget": budget, "batch_size": 2}]}
+    assert base["stages"][0]["budget"] == {"fraction": 1.0, "epochs": 2}
+
+
 def test_a_base_may_be_written_out_in_the_arms_file():
     assert arms_of({"base": BASE, "arms": {"a": {"seed": 2}}}, shelf) == {"a": {"seed": 2, **BASE}}
 
@@ -559,9 +569,9 @@ def test_a_base_may_be_written_out_in_the_arms_file():
         ({"bas": BASE, "arms": {"a": {}}}, "an arms file has base, arms and match; got bas, arms"),
         (
             {"base": BASE, "arms": {"a": {"stages.dpo.seed": 1}}},
-            "arm 'a': stages.dpo.seed: no such stage; write stages.",
+            "arm 'a': override stages.dpo.seed: no stage 'dpo'; there are sft, grpo",
         ),
-        ({"base": BASE, "arms": {"a": {"stages.sft": 1}}}, "arm 'a': stages.sft: no such stage; write stages.NAME.KEY"),
+        ({"base": 3, "arms": {"a": {}}}, "an arms file's base is a curriculum or the name of one, got 3"),
     ],
 )
 def test_an_arms_file_that_cannot_be_is_refused(spec, message):
@@ -576,7 +586,9 @@ def test_a_change_that_is_no_mapping_is_refused(change):
     with pytest.raises(InputError) as caught:
         arms_of({"base": BASE, "arms": {"a": change}}, shelf)
     if isinstance(change, dict):
-        assert str(caught.value) == "arm 'a': stages.sft.budget.samples.more: samples is 6 and holds no keys"
+        assert str(caught.value) == (
+            "arm 'a': override stages.sft.budget.samples.more: stages.sft.budget.samples is 6 and holds no keys"
+        )
     else:
         assert str(caught.value) == f"arm 'a': a mapping of changes is needed, got {change!r}"
 
@@ -694,6 +706,42 @@ def test_what_cannot_be_planned_is_one_line_and_exit_code_1(files, words, messag
     error = capsys.readouterr().err
     assert end.value.code == 1 and error.startswith(message) and error.count("\n") == 1
     assert not (files / "runs").exists(), "nothing is written where nothing can be shown"
+
+
+def test_a_table_that_is_none_is_named_with_the_way_out(files, capsys):
+    """A folder, annotations, a table without training rows, and labels for the made-up one."""
+    (files / "shards").mkdir()
+    (files / "notes.json").write_text("[{}, {}, {}, {}, {}]")
+    columns = {"uid": splitmix64(np.arange(2, dtype=np.uint64)), "split": ["test", "val"], "label": ["weak", "weak"]}
+    write_arrow(pa.table(columns), "bench.arrow")
+    for words, message in (
+        (["--index", "shards"], "shards: a folder; name the table in it, such as shards/index.arrow"),
+        (
+            ["--index", "notes.json"],
+            "notes.json: not a readable table (Not an Arrow file); `earwitness shard` an",
+        ),
+        (
+            ["--index", "bench.arrow"],
+            "bench.arrow: a plan is over the split 'train', which no question has; there are test, val",
+        ),
+        (["--synthetic", "--labels", "a.arrow"], "a.arrow: the made-up table has labels of its own; give --index, or"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["plan", "mine.yaml", *words])
+        assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_a_wrong_command_line_is_one_line(files, capsys):
+    for words, message in (
+        (["mine.yaml"], "one of the arguments --index --synthetic is required; see `earwitness plan --help`"),
+        (
+            ["mine.yaml", "--synthetic", "--seed", "3"],
+            "unrecognized arguments: --seed 3 (values are changed by key=value); see `earwitness --help`",
+        ),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["plan", *words])
+        assert end.value.code == 2 and capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_a_table_is_needed_and_only_one(files, capsys):

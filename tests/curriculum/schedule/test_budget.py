@@ -172,9 +172,18 @@ def test_the_default_cost_of_ten_seconds():
     assert Cost().tokens("grpo", np.array([1000.0])).tolist() == [300 * 25 + 110 + 8 * 16]
 
 
-@pytest.mark.parametrize(("name", "value"), [("parameters", -1), ("group_size", "8"), ("max_audio_s", float("nan"))])
-def test_a_cost_that_cannot_be_is_refused(name, value):
-    with pytest.raises(InputError, match=f"cost {name} must not be negative, got {value!r}"):
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("parameters", -1, "not be negative"),
+        ("max_audio_s", float("nan"), "not be negative"),
+        ("parameters", "7B", "be a number"),
+        ("group_size", "8", "be a number"),
+        ("group_size", 0, "be at least 1"),
+    ],
+)
+def test_a_cost_that_cannot_be_is_refused(name, value, rule):
+    with pytest.raises(InputError, match=f"cost {name} must {rule}, got {value!r}"):
         Cost(**{name: value})
 
 
