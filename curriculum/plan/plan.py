@@ -24,6 +24,7 @@ from ..schedule.stages import Curriculum, Stage
 from ..table import Table
 from .compile import (
     Progress,
+    Shortage,
     StagePlan,
     allocate,
     block_edges,
@@ -144,6 +145,11 @@ class Plan:
             matrix = allocate(stage, cells, edges, progress)
             edges = np.concatenate([[0], np.cumsum(matrix.sum(1))])
         presented = (wanted if stage.on_short == "repeat" else int(edges[-1])) * (stage.budget.epochs or 1)
+        if group is not None and presented < wanted:
+            raise Shortage(
+                f"stage {stage.name!r} has {presented:,} rows for the {wanted:,} of its turns{before}; give the "
+                "interleave at_most, or the stage on_short: repeat"
+            )
         loss = loss_weights(stage, cells, matrix, edges, progress)
         return StagePlan(stage, matrix, edges, deck, tops, cells.left, presented, loss, wanted)
 

@@ -951,6 +951,19 @@ def test_turns_are_as_many_as_fit_what_is_left(rows, at_most, steps):
         assert plan.batch("both", steps - 1)[1].tolist() == [1.0]
 
 
+def test_a_member_that_would_stop_in_the_middle_of_the_turns_is_refused():
+    """Every second turn takes two weak rows: there are two too few, or just enough."""
+    table = table_of(16, 0)
+    weak = int((table.text("label").codes == 0).sum())
+    member = {"name": "weak", "algorithm": "sft", "batch_size": 2, "pool": {"label": "weak"}, "on_short": "stop"}
+    other = {"name": "x", "algorithm": "sft", "batch_size": 1, "on_short": "repeat"}
+    stages = [{"name": "all", "interleave": {"steps": weak + 2, "share": {"weak": 0.5}}, "stages": [member, other]}]
+    with pytest.raises(InputError, match=f"stage 'weak' has {weak} rows for the {weak + 2} of its turns; give the"):
+        plan_of(*stages, table=table)
+    stages[0]["interleave"]["steps"] = weak // 2 * 2
+    assert plan_of(*stages, table=table).stage_plan("weak").steps == weak // 2
+
+
 def test_turns_without_a_batch_of_each_are_refused():
     with pytest.raises(InputError) as caught:
         fitted(9, 0.5)
