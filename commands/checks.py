@@ -165,6 +165,14 @@ def _check_stage(training: Mapping[str, Any] | None, model: str) -> None:
 
 def checked_curriculum(spec: Mapping[str, Any] | str, where: str) -> Curriculum:
     """A curriculum from its mapping or from the file of that name; an InputError begins with `where`."""
+    # What a trainer's command line makes of a path below a name, or into a list.
+    if isinstance(spec, Mapping) and (
+        isinstance(spec.get("stages"), Mapping) or set(spec) <= {"seed", "cells", "cost"}
+    ):
+        raise InputError(
+            f"{where} needs `stages`, a list; a value of a curriculum that has a file is changed behind its name: "
+            '"weak_to_strong stages.grpo.budget.steps=50"'
+        )
     try:
         return parse_curriculum(read_curriculum(spec) if isinstance(spec, str) else spec)
     except InputError as error:

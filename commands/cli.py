@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from .. import __version__
 from ..errors import InputError
@@ -33,8 +35,16 @@ COMMANDS: dict[str, tuple[ModuleType | None, str]] = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose refusals are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with 2 and says what was wrong, and where all arguments are listed."""
+        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("earwitness", description="Post-training that knows whether the audio mattered.")
+    parser = _Parser("earwitness", description="Post-training that knows whether the audio mattered.")
     parser.add_argument("--version", action="version", version=f"earwitness {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, what) in COMMANDS.items():
@@ -47,39 +57,73 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command; bad input ends in one line on stderr and exit code 1, a wrong command line in 2.
 
+    Where whoever reads the output leaves, it ends without a word and with 141.
+
     argv: the words after `earwitness`; those of this process by default. With the environment variable
     EARWITNESS_TRACEBACK bad input ends in its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by whoever started this
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     try:
-        if argv[:1] and argv[0] in TRAINER_COMMANDS:
-            from .trainer import main as trainer_main
-
-            trainer_main(argv)
-        else:
-            _run_command(argv)
+        _run(argv)
         sys.stdout.flush()
     except InputError as error:
         if os.environ.get("EARWITNESS_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 1))
-    except BrokenPipeError:  # whoever reads the output, such as `head`, has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _end(getattr(error, "exit_code", 1))
+    except BrokenPipeError:
+        if not _nobody_reads():  # another pipe, to a process or a server
+            raise
+        _end(141)  # as programs end that SIGPIPE ends
+    except SystemExit as end:  # argparse prints its help and leaves
+        _end(end.code)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
+        _end(130)
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader, such as `head`, had enough and is gone."""
+    try:
+        watched = select.poll()
+        watched.register(sys.stdout.fileno(), 0)
+        return bool(watched.poll(0))
+    except (OSError, ValueError):  # no file at all
+        return False
+
+
+def _end(code: int | str | None) -> NoReturn:
+    """Leaves, quietly also where nobody reads what is still to be written."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 141
+    sys.exit(code)
+
+
+def _run(argv: list[str]) -> None:
+    """Runs the command that the words name."""
+    if argv[:1] and argv[0] in TRAINER_COMMANDS:
+        from .trainer import main as trainer_main
+
+        trainer_main(argv)
+    else:
+        _run_command(argv)
 
 
 def _run_command(argv: list[str]) -> None:
     """Parses the words and runs the command they name; what it returns is printed as one line."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and (args.command != "run" or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:  # argparse ends a list of positionals at the first option; `run demo --dry-run seed=2` is fine
-        args.overrides += rest
+    more = {"run": "overrides", "plan": "curricula"}.get(args.command)
+    if rest and (more is None or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{' (values are changed by key=value)' if more else ''}")
+    if more and rest:  # argparse ends a list of positionals at the first option; `run demo --dry-run seed=2` is fine
+        setattr(args, more, getattr(args, more) + rest)
     module = COMMANDS[args.command][0]
     assert module is not None
     counts = module.run(args)

@@ -16,9 +16,9 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from ..configs.files import read_yaml
+from ..configs.overrides import value_in
 from ..configs.typed import OBJECT, Loose, arguments, known_keys, placed, value_of
 from ..errors import InputError
 
@@ -73,18 +73,9 @@ def merged(words: Sequence[str]) -> dict[str, Any]:
             both = OmegaConf.merge(config, read_yaml(Path(value)))
             config = OmegaConf.to_container(both)  # type: ignore[assignment]
         else:
-            parsed = _parsed(value)
+            parsed = value_in(value)
             _set(config, key.split("."), parsed if isinstance(parsed, (dict, list)) else value)
     return _loose(OmegaConf.to_container(OmegaConf.create(config), resolve=True))  # type: ignore[no-any-return]
-
-
-def _parsed(text: str) -> Any:
-    """What a text is as YAML; the text itself where it is none."""
-    try:
-        whole: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-    except (OmegaConfBaseException, YAMLError):
-        return text
-    return whole["value"]
 
 
 def _loose(value: Any) -> Any:
@@ -93,7 +84,7 @@ def _loose(value: Any) -> Any:
         return {key: _loose(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_loose(one) for one in value]
-    if not isinstance(value, str) or isinstance(parsed := _parsed(value), str):
+    if not isinstance(value, str) or isinstance(parsed := value_in(value), str):
         return value
     return Loose.of(value, parsed)
 

@@ -12,8 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "curricula",
         nargs="+",
-        metavar="curriculum",
-        help="YAML file with `curriculum` (a recipe will do) or with `arms`, or a shipped name (weak_to_strong)",
+        metavar="curriculum|key=value",
+        help="YAML files with `curriculum` (a recipe will do) or with `arms`, or shipped names (weak_to_strong); and "
+        "values to change in all of them: seed=3 stages.0.batch_size=16 stages.grpo.budget.steps=50; in one of them: "
+        '"weak_to_strong seed=3" in quotes, and with --compare ARM.seed=3',
     )
     table = parser.add_mutually_exclusive_group(required=True)
     table.add_argument("--index", help="index.arrow, or any table with uid and the curriculum's columns")
@@ -30,12 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the plans or their comparison; see `show_plan` and `show_comparison`."""
+    from ..configs.overrides import is_override
     from .planning import show_comparison, show_plan
 
+    overrides = [word for word in args.curricula if is_override(word)]
+    curricula = [word for word in args.curricula if not is_override(word)]
+    if not curricula:
+        raise InputError(f"{overrides[0]} changes a curriculum, and none is named; e.g. weak_to_strong {overrides[0]}")
     if args.compare:
-        show_comparison(args.curricula, args.index, args.labels, args.out, args.match)
+        show_comparison(curricula, args.index, args.labels, args.out, args.match, overrides)
         return
     if args.match:
         raise InputError("--match equalises the arms of an experiment; add --compare")
-    for curriculum in args.curricula:
-        show_plan(curriculum, args.index, args.labels, args.out)
+    for curriculum in curricula:
+        try:
+            show_plan(curriculum, args.index, args.labels, args.out, overrides)
+        except InputError as error:
+            if len(curricula) == 1 or str(error).startswith(curriculum):
+                raise
+            raise InputError(f"{curriculum}: {error}") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configs.files import find_file, read_curriculum, read_yaml, resolved
+from ..configs.overrides import overridden, split_name
 from ..curriculum.plan.plan import Plan
 from ..curriculum.preview.compare import arms_of, compare, comparison_lines
 from ..curriculum.preview.preview import describe, lines
@@ -18,16 +19,23 @@ from ..curriculum.table import Table, read_table
 from ..errors import InputError
 
 
-def show_plan(curriculum: str, index: str | None, labels: str | None = None, out: str | None = None) -> None:
+def show_plan(
+    curriculum: str,
+    index: str | None,
+    labels: str | None = None,
+    out: str | None = None,
+    overrides: Sequence[str] = (),
+) -> None:
     """Prints the plan of a curriculum over the training rows; writes plan.json and plan.png into a folder.
 
-    curriculum, index, labels: paths or a shipped name; without an index a made-up table. InputError where the file
-    holds arms, or where the curriculum does not fit the table.
+    curriculum, index, labels: paths or a shipped name; without an index a made-up table. overrides: as `seed=3`.
+    InputError where the file holds arms, or where the curriculum does not fit the table.
     """
-    path = find_file(curriculum)
+    path = find_file(split_name(curriculum)[0])
     if "arms" in read_yaml(path):
         raise InputError(f"{path}: holds arms of an experiment; show them with --compare")
-    described = describe(Plan(parse_curriculum(read_curriculum(curriculum)), training_rows(index, labels)))
+    spec = overridden(read_curriculum(curriculum), overrides)
+    described = describe(Plan(parse_curriculum(spec), training_rows(index, labels)))
     print("\n".join(lines(described)))
     folder = _folder(out, path.stem)
     (folder / "plan.json").write_text(json.dumps(described, indent=1))
@@ -43,31 +51,33 @@ def show_comparison(
     labels: str | None = None,
     out: str | None = None,
     match: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> None:
     """Prints several curricula, or the arms in one file, side by side; writes compare.json.
 
-    match: what the arms' budgets are scaled to cost the same in; by default as the file says. InputError for fewer than
-    two arms, or two of one name.
+    match: what the arms' budgets are scaled to cost the same in; by default as the file says. overrides: words like
+    `seed=3` for all arms, `mixed_to_strong.seed=3` for one. InputError for fewer than two arms, or two of one name.
     """
     arms: dict[str, Mapping[str, Any]] = {}
     for name in curricula:
-        path = find_file(name)
+        file, words = split_name(name)
+        path = find_file(file)
         spec = read_yaml(path)
         if "arms" in spec:
             content = resolved(spec, path)
             match = match or content.get("match")
-            more = arms_of(content, partial(_read_beside, path))
+            more = _changed(arms_of(content, partial(_read_beside, path)), words)
         else:
-            more = {path.stem: read_curriculum(name)}
+            more = {" ".join([path.stem, *words]): read_curriculum(name)}
         twice = set(more) & set(arms)
         if twice:
             raise InputError(f"{path}: there are two arms {sorted(twice)[0]!r}; rename one of the files")
         arms |= more
     if len(arms) < 2:
         raise InputError("--compare needs at least two curricula, or a file with `arms`")
-    sheet = compare(arms, training_rows(index, labels), match or "none")
+    sheet = compare(_changed(arms, overrides), training_rows(index, labels), match or "none")
     print("\n".join(comparison_lines(sheet)))
-    folder = _folder(out, "-".join(Path(name).stem for name in curricula)[:80])
+    folder = _folder(out, "-".join(Path(split_name(name)[0]).stem for name in curricula)[:80])
     (folder / "compare.json").write_text(json.dumps(sheet, indent=1))
     print(f"\nwritten: {folder / 'compare.json'}")
 
@@ -77,10 +87,31 @@ def training_rows(index: str | None, labels: str | None) -> Table:
 
     Without an index, a made-up table with AudioMCQ's published counts.
     """
+    if index is None and labels is not None:
+        raise InputError(f"{labels}: the made-up table has labels of its own; give --index, or leave --labels out")
     if index is None:
         return audiomcq_table()
     table = read_table(index, labels)
-    return table.take(table.where({"split": "train"})) if "split" in table.columns else table
+    if "split" not in table.columns:
+        return table
+    if "train" not in (splits := table.text("split").names):
+        raise InputError(
+            f"{index}: a plan is over the split 'train', which no question has; there are {', '.join(splits)}"
+        )
+    return table.take(table.where({"split": "train"}))
+
+
+def _changed(arms: Mapping[str, Mapping[str, Any]], words: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """The arms with overrides: `seed=3` is for all of them, `mixed_to_strong.seed=3` for the arm of that name."""
+    changed: dict[str, Mapping[str, Any]] = {}
+    for name, arm in arms.items():
+        common = [word for word in words if not any(word.startswith(f"{one}.") for one in arms)]
+        own = [word.removeprefix(f"{name}.") for word in words if word.startswith(f"{name}.")]
+        try:
+            changed[name] = overridden(arm, common + own)
+        except InputError as error:
+            raise InputError(f"arm {name!r}: {error}; ARM.key=value changes one arm alone") from None
+    return changed
 
 
 def _read_beside(path: Path, name: str) -> dict[str, Any]:
@@ -91,5 +122,8 @@ def _read_beside(path: Path, name: str) -> dict[str, Any]:
 
 def _folder(out: str | None, name: str) -> Path:
     folder = Path(out) if out else Path("runs") / "plans" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: no folder can be made there ({error.strerror}); give another --out") from None
     return folder

@@ -10,8 +10,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ..errors import InputError
+from .overrides import overridden, split_name
+from .plugins import nearest
 
 SHIPPED = Path(__file__).parent / "curricula"
+_KEYS = ("curriculum", "data.init_args.training.curriculum")
 
 
 def find_file(name: str) -> Path:
@@ -25,8 +28,8 @@ def find_file(name: str) -> Path:
     shipped = SHIPPED / f"{name.removesuffix('.yaml')}.yaml"
     if "/" not in name and shipped.is_file():
         return shipped
-    known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
-    raise InputError(f"{name}: no such file; shipped curricula are {known}")
+    known = sorted(p.stem for p in SHIPPED.glob("*.yaml"))
+    raise InputError(f"{name}: no such file; {nearest(name, known, 'shipped curricula are')}")
 
 
 def read_yaml(path: Path) -> DictConfig:
@@ -52,13 +55,30 @@ def resolved(node: Any, path: Path) -> dict[str, Any]:
 
 
 def read_curriculum(name: str) -> dict[str, Any]:
-    """The mapping of a curriculum, by a path or a shipped name: under the key `curriculum`, or the whole file.
+    """The mapping of a curriculum, by a path or a shipped name.
 
-    InputError where there is no such file or mapping.
+    It stands under `curriculum`, in a trainer's configuration under `data.init_args.training`, or is the whole file.
+    Overrides may follow the name: "weak_to_strong stages.grpo.budget.steps=50 seed=3"; see `overridden`.
+    InputError where there is no such file or mapping, or an override leads nowhere.
     """
-    path = find_file(name)
-    spec = read_yaml(path)
-    chosen = OmegaConf.select(spec, "curriculum", default=spec)
-    if not isinstance(chosen, DictConfig):
-        raise InputError(f"{path}: `curriculum` must be a mapping")
-    return resolved(chosen, path)
+    words: list[str] = []
+    for _ in range(2):  # the file of a trainer or a recipe may name another one
+        name, nearer = split_name(name)
+        words = nearer + words
+        path = find_file(name)
+        spec = read_yaml(path)
+        chosen = next((found for key in _KEYS if (found := _at(spec, key, path)) is not None), spec)
+        if isinstance(chosen, DictConfig):
+            return overridden(resolved(chosen, path), words)
+        if not isinstance(chosen, str):
+            break
+        name = chosen
+    raise InputError(f"{path}: `curriculum` must be a mapping")
+
+
+def _at(spec: DictConfig, key: str, path: Path) -> Any:
+    """What stands under a key, None where nothing does; InputError where its value is missing."""
+    try:
+        return OmegaConf.select(spec, key)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{path}: {str(error).splitlines()[0]}") from None

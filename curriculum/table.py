@@ -15,6 +15,21 @@ import pyarrow.parquet as pq
 from ..errors import InputError
 from .arrays import Bools, Hashes, Ints
 
+_OF_INDEX = ("source", "question_type", "split", "clip", "duration_s", "num_choices")
+_OF_SILENCE = ("label", "votes", "ac_vote", "difficulty")
+_OF_AUDIO = ("p_audio", "p_silence", "ac_p", "ac_log", "ac_cal", "necessity")
+
+
+def made_by(column: str) -> str:
+    """The end of a message about a missing column: which command makes it; "" where none does."""
+    if column in _OF_INDEX:
+        return "; `earwitness shard` and `earwitness index` write it into an index"
+    if column in _OF_SILENCE or column.startswith("vote_"):
+        return "; `earwitness label` makes it: give its table with --labels (`labels` in a file)"
+    if column in _OF_AUDIO:
+        return "; `earwitness label` makes it where voters also hear the audio: give its table with --labels"
+    return ""
+
 
 @dataclass(frozen=True)
 class Categorical:
@@ -52,7 +67,8 @@ class Table:
         """A text column; an InputError names the columns there are."""
         value = self.columns.get(column)
         if not isinstance(value, Categorical):
-            raise InputError(f"no text column {column!r} in the table; there are {', '.join(sorted(self.columns))}")
+            known = ", ".join(sorted(self.columns)) or "none"
+            raise InputError(f"no text column {column!r} in the table; there are {known}{made_by(column)}")
         return value
 
     def identity(self, column: str) -> Hashes:
@@ -65,7 +81,10 @@ class Table:
             return value.codes.astype(np.uint64)
         if value is None or value.dtype != np.uint64:
             known = [n for n, v in self.columns.items() if isinstance(v, Categorical) or v.dtype == np.uint64]
-            raise InputError(f"no identity column {column!r} in the table; there are {', '.join(sorted(known))}")
+            raise InputError(
+                f"no identity column {column!r} in the table; there are {', '.join(sorted(known)) or 'none'}"
+                + made_by(column)
+            )
         return value
 
     def take(self, rows: Ints) -> Table:
@@ -93,6 +112,8 @@ def read_arrow(path: str | Path) -> pa.Table:
     Raises InputError where there is no such file, or it is of neither format.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name the table in it, such as {path / 'index.arrow'}")
     if not path.is_file():
         raise InputError(f"{path}: not found; write it with `earwitness shard` or `earwitness label`")
     try:
@@ -101,7 +122,8 @@ def read_arrow(path: str | Path) -> pa.Table:
         with pa.memory_map(str(path)) as source:
             return pa.ipc.open_file(source).read_all()
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: not a readable table ({error}); rebuild it") from error
+        way = "rebuild it" if path.suffix in (".arrow", ".parquet") else "`earwitness shard` and `label` write tables"
+        raise InputError(f"{path}: not a readable table ({error}); {way}") from error
 
 
 def write_arrow(table: pa.Table, path: str | Path, compression: str | None = None) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from math import ceil
 
 import numpy as np
 
+from ...configs.plugins import nearest
 from ...errors import InputError
 from ..arrays import Bools, Floats, Ints
 from ..schedule.allocation import round_block, water_fill
 from ..schedule.cells import Axis, Bounds, Cells
 from ..schedule.stages import Curriculum, Stage
-from ..table import Table
+from ..table import Table, made_by
 
 
 class Shortage(InputError):
@@ -34,6 +34,7 @@ class StagePlan:
     deck: [M] rows of the table, cell after cell, each in the order in which stages take them. Of cell q the stage
     takes from `deck[first[q]]` on; `left` [Q] rows were there for it.
     loss: [blocks, Q] loss weights, None where all are 1. presented: rows over all steps, repetitions included.
+    wanted: rows that the budget names, before `at_most` and `on_short`.
     """
 
     stage: Stage
@@ -44,6 +45,7 @@ class StagePlan:
     left: Ints
     presented: int
     loss: Floats | None = None
+    wanted: int = 0
 
     @property
     def rows(self) -> int:
@@ -54,6 +56,11 @@ class StagePlan:
     def steps(self) -> int:
         """Optimizer steps of the stage, the last of which may be padded."""
         return ceil(self.presented / self.stage.batch_size)
+
+    @property
+    def cut(self) -> bool:
+        """Whether it takes fewer rows than its budget names, and does not make up for them by repeating some."""
+        return self.wanted > self.rows and self.stage.on_short != "repeat"
 
     @property
     def planned(self) -> int:
@@ -89,14 +96,17 @@ def pool_axes(curriculum: Curriculum, table: Table) -> tuple[tuple[Axis, ...], d
             if column not in axes and column not in table.columns:
                 raise InputError(
                     f"stage {stage.name!r}: pool column {column!r} is neither a cell axis nor a column of the table; "
-                    f"there are {', '.join(sorted({*axes, *table.columns}))}"
+                    + (nearest(column, sorted({*axes, *table.columns}), "there are") + made_by(column))
                 )
             if isinstance(wanted, Mapping):
                 axes.setdefault(column, Axis(column, column, bins=1))
                 lows, highs = bounds.setdefault(column, ([], []))
                 for key, value in wanted.items():
-                    if key not in ("min", "max") or not isinstance(value, (int, float)):
-                        raise InputError(f"stage {stage.name!r}: pool {column} takes min and max, got {key}: {value!r}")
+                    where = f"stage {stage.name!r}: pool {column}"
+                    if key not in ("min", "max"):
+                        raise InputError(f"{where} takes min and max, got {key}: {value!r}")
+                    if isinstance(value, bool) or not isinstance(value, (int, float)):
+                        raise InputError(f"{where}: {key} must be a number, got {value!r}")
                     (lows if key == "min" else highs).append(float(value))
             else:
                 axes.setdefault(column, Axis(column, column))
@@ -126,6 +136,8 @@ def pool_of(stage: Stage, cells: Cells) -> Bools:
         if column in cells.edges:
             raise InputError(f"stage {stage.name!r}: pool {column} is a number; give {{min: ..., max: ...}}")
         values = [wanted] if not isinstance(wanted, Sequence) or isinstance(wanted, str) else list(wanted)
+        if not values:
+            raise InputError(f"stage {stage.name!r}: pool {column} is an empty list; name a value")
         names = cells.axes[column]
         unknown = [value for value in values if value not in names]
         if unknown:
@@ -151,23 +163,27 @@ def describe_pool(stage: Stage) -> str:
 
 
 def rows_wanted(stage: Stage, cells: Cells, before: str) -> tuple[int, int]:
-    """How many rows the stage takes and how many its budget wants; fewer are taken only where `on_short` allows it.
+    """How many rows the stage takes and how many its budget names; fewer only where `at_most` or `on_short` says so.
 
     before: names of the stages that took rows before it, for the message. Raises Shortage.
     """
-    available, budget = int(cells.left[cells.pool].sum()), stage.budget
-    if budget.steps is not None:
-        wanted = budget.steps * stage.batch_size
-    elif budget.samples is not None:
-        wanted = budget.samples
-    else:
-        share = Fraction(str(budget.fraction)) if budget.fraction is not None else Fraction(1)
-        wanted = int(share * int(cells.size[cells.pool].sum()))  # 0.29 of 100 is 29, not 28
-    rows = min(wanted, available) if stage.on_short != "error" else wanted
-    if rows > available or rows == 0:
+    pool, left = int(cells.size[cells.pool].sum()), int(cells.left[cells.pool].sum())
+    if not pool:
+        lacking = describe_pool(stage) if stage.pool else f"a known {' and '.join(cells.axes)}"
         raise Shortage(
-            f"stage {stage.name!r} wants {wanted:,} rows of {describe_pool(stage)}, {available:,} are left{before}"
-            + (f"; {way_out(stage)}" if wanted else "")
+            f"stage {stage.name!r}: the table has no row with {lacking}; give it another pool, or leave it out"
+        )
+    wanted, granted = stage.budget.rows(stage.batch_size, pool, left)
+    if not wanted:
+        raise Shortage(
+            f"stage {stage.name!r}: a fraction of {stage.budget.fraction} of the {pool:,} rows of its pool is less "
+            "than one row; raise it"
+        )
+    rows = min(granted, left) if stage.on_short != "error" else granted
+    if rows > left or rows == 0:
+        way = way_out(stage) if left else "lower the budget of the stages that take theirs first"
+        raise Shortage(
+            f"stage {stage.name!r} wants {wanted:,} rows of {describe_pool(stage)}, {left:,} are left{before}; {way}"
         )
     return rows, wanted
 
@@ -200,7 +216,10 @@ def allocate(stage: Stage, cells: Cells, edges: Ints, progress: Progress) -> Int
         matrix[k], debt = allocate_block(stage, cells.at(left, cells.pool, cells.live), stop - start, t, debt)
         left -= matrix[k]
         if matrix[k].sum() < stop - start:
-            return matrix[: k + bool(matrix[k].any())]
+            matrix = matrix[: k + bool(matrix[k].any())]
+            break
+    if not len(matrix):
+        raise Shortage(f"stage {stage.name!r}: the cells that its weight wants have no row left; widen the weight")
     return matrix
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+
 import numpy as np
 
 from ...errors import InputError
@@ -26,6 +30,28 @@ def turns_of(group: Interleave) -> Ints:
     for k in others:
         shares[:, k] = np.maximum(rest, 0.0) / len(others)
     return apportion(shares)
+
+
+def fitted_turns(group: Interleave, batch_sizes: Sequence[int], left: int) -> Ints:
+    """`turns_of` as many steps, up to the interleave's own, as `at_most` of the rows left allows.
+
+    batch_sizes: of the members. left: rows that their pools together have left. Raises InputError where that is not
+    even one batch of each.
+    """
+    turns = turns_of(group)
+    if group.at_most is None:
+        return turns
+    most, sizes = int(Fraction(str(group.at_most)) * left), np.asarray(batch_sizes)
+    while (rows := int(sizes[turns].sum())) > most:
+        steps = min(len(turns) - 1, len(turns) * most // rows + 1)  # of about equal cost: the first guess is close
+        if steps < len(batch_sizes):
+            each = " and ".join(f"{size} of {name}" for size, name in zip(batch_sizes, group.members, strict=True))
+            raise InputError(
+                f"interleave {group.name!r}: at_most {group.at_most} of the {left:,} rows left is less than one batch "
+                f"of each, {each}; make their batch_size smaller"
+            )
+        turns = turns_of(replace(group, steps=steps))
+    return turns
 
 
 def turn_of(own_steps: Ints, steps: int, t: float) -> float:

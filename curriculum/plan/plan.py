@@ -24,6 +24,7 @@ from ..schedule.stages import Curriculum, Stage
 from ..table import Table
 from .compile import (
     Progress,
+    Shortage,
     StagePlan,
     allocate,
     block_edges,
@@ -35,7 +36,7 @@ from .compile import (
 )
 from .decks import among, build_decks, order_by_hash
 from .fingerprint import fingerprint, table_checksums
-from .interleave import turn_of, turns_of
+from .interleave import fitted_turns, turn_of
 from .pricing import priced
 
 
@@ -61,7 +62,7 @@ class Plan:
         self.curriculum, self.used, self.origin = curriculum, used, origin
         self.table = changed(table, curriculum.columns, curriculum.seed) if curriculum.columns else table
         self.cells, self.cell_of_row, self._deck, starts, self.table_checksums = self._shuffled(used)
-        self.turns = {group.name: turns_of(group) for group in curriculum.interleaves}
+        self.turns: dict[str, Ints] = {}
         self.stages: dict[str, StagePlan] = {}
         self._recent: dict[tuple[str, int, int], Ints] = {}
         self._compile(starts)
@@ -111,6 +112,8 @@ class Plan:
                 taken = self.table.identity("clip")[self.stages[earlier[-1]].row_set()]
                 deck, tops, ends = self._without_clips(deck, tops, ends, taken)
             before = f" after {' and '.join(earlier)}" if earlier else ""
+            if earlier and "clip" in self.curriculum.disjoint:
+                before += ", whose recordings are left out"
             self.stages[stage.name] = self._compiled(stage, deck, tops, ends, before)
             tops = tops + self.stages[stage.name].rows_per_cell()
             earlier.append(stage.name)
@@ -121,11 +124,17 @@ class Plan:
         group = self.curriculum.interleave_of(stage.name)
         progress: Progress = _plain
         if group is not None:
-            own_steps = np.flatnonzero(self.turns[group.name] == group.members.index(stage.name))
+            if group.name not in self.turns:  # as many as fit what is left when the first of them is compiled
+                members = [self.curriculum.stage(name) for name in group.members]
+                pool = np.any([pool_of(member, self.cells) for member in members], axis=0)
+                sizes = [member.batch_size for member in members]
+                self.turns[group.name] = fitted_turns(group, sizes, int((ends - tops)[pool].sum()))
+            turns = self.turns[group.name]
+            own_steps = np.flatnonzero(turns == group.members.index(stage.name))
             if not len(own_steps):
-                raise InputError(f"stage {stage.name!r}: its share of the {group.steps} steps is less than one")
+                raise InputError(f"stage {stage.name!r}: its share of the {len(turns)} steps is less than one")
             stage = replace(stage, budget=Budget(steps=len(own_steps)))
-            progress = partial(turn_of, own_steps, group.steps)
+            progress = partial(turn_of, own_steps, len(turns))
         if stage.budget.unit in ("hours", "flops"):
             stage = priced(stage, cells, self.curriculum.cost, self.table, self.cell_of_row, progress, before)
         rows, wanted = rows_wanted(stage, cells, before)
@@ -136,8 +145,13 @@ class Plan:
             matrix = allocate(stage, cells, edges, progress)
             edges = np.concatenate([[0], np.cumsum(matrix.sum(1))])
         presented = (wanted if stage.on_short == "repeat" else int(edges[-1])) * (stage.budget.epochs or 1)
+        if group is not None and presented < wanted:
+            raise Shortage(
+                f"stage {stage.name!r} has {presented:,} rows for the {wanted:,} of its turns{before}; give the "
+                "interleave at_most, or the stage on_short: repeat"
+            )
         loss = loss_weights(stage, cells, matrix, edges, progress)
-        return StagePlan(stage, matrix, edges, deck, tops, cells.left, presented, loss)
+        return StagePlan(stage, matrix, edges, deck, tops, cells.left, presented, loss, wanted)
 
     def _without_clips(self, deck: Ints, tops: Ints, ends: Ints, taken: Hashes) -> tuple[Ints, Ints, Ints]:
         """The rest of the decks without the rows whose recording is among those taken: rows, tops [Q] and ends [Q]."""

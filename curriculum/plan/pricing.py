@@ -37,14 +37,14 @@ def priced(
         whole = float((mix(left) * costs).sum())
         if target > whole * (1 + 1e-6):  # worth more rows than there are: what `on_short` decides about
             rows = int(target / whole * left)
-            if stage.on_short == "error":
+            if stage.on_short == "error" and stage.budget.at_most is None:
                 raise InputError(
                     f"stage {stage.name!r} wants {target:g} {unit}, the {left:,} rows left{before} have {whole:g}; "
                     f"{way_out(stage)}"
                 )
     if not rows and left:
         raise InputError(f"stage {stage.name!r}: {target:g} {unit} pay for less than one row{before}")
-    return replace(stage, budget=Budget(samples=max(1, rows)))
+    return replace(stage, budget=Budget(samples=max(1, rows), at_most=stage.budget.at_most))
 
 
 def cost_per_cell(stage: Stage, cells: Cells, cost: Cost, table: Table, number: Ints) -> Floats:

@@ -3,24 +3,25 @@
 An arms file is a mapping with `base`, a curriculum, and `arms`, name -> changes:
     {}                                        the base itself
     {include: mixed_to_mixed}                 another curriculum file
-    {stages.grpo.weight: {matched: ...}}      one value of a named stage
+    {stages.grpo.weight: {matched: ...}}      one value, at the end of a path as `key=value` has it
     {stages: [...], columns: {...}}           whole keys of the curriculum
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from ...configs.overrides import assigned
 from ...errors import InputError
 from ..plan.fingerprint import differences
 from ..plan.plan import Plan
-from ..schedule.stages import Curriculum, parse_curriculum
+from ..schedule.budget import Budget
+from ..schedule.stages import Curriculum, Stage, parse_curriculum
 from ..table import Table
 from .preview import describe, short, stage_rows
 
@@ -36,6 +37,8 @@ def arms_of(spec: Mapping[str, Any], read: Callable[[str], Mapping[str, Any]]) -
     if unknown or not isinstance(spec.get("arms"), Mapping) or not spec["arms"]:
         raise InputError(f"an arms file has base, arms and match; got {', '.join(map(str, spec))}")
     base = spec.get("base", {})
+    if not isinstance(base, str | Mapping):
+        raise InputError(f"an arms file's base is a curriculum or the name of one, got {base!r}")
     base = dict(read(base) if isinstance(base, str) else base)
     return {
         str(name): _arm(str(name), base, {} if change is None else change, read)
@@ -47,58 +50,62 @@ def _arm(name: str, base: dict[str, Any], change: Any, read: Callable[[str], Map
     """One arm's curriculum: the base, or the file that it includes, with its changes."""
     if not isinstance(change, Mapping):
         raise InputError(f"arm {name!r}: a mapping of changes is needed, got {change!r}")
-    arm = deepcopy(dict(read(change["include"])) if "include" in change else base)
-    for key, value in change.items():
-        if key == "include":
-            continue
-        where, _, rest = str(key).partition(".")
-        if where == "stages" and rest:
-            stage, _, part = rest.partition(".")
-            named = [s for s in arm.get("stages", ()) if s.get("name") == stage]
-            if not named or not part:
-                raise InputError(f"arm {name!r}: {key}: no such stage; write stages.NAME.KEY")
-            node, *path = named[0], *part.split(".")
-            for step in path[:-1]:
-                node = node.setdefault(step, {})
-                if not isinstance(node, dict):
-                    raise InputError(f"arm {name!r}: {key}: {step} is {node!r} and holds no keys")
-            node[path[-1]] = deepcopy(value)
-        else:
-            arm[str(key)] = deepcopy(value)
-    return arm
+    start = read(change["include"]) if "include" in change else base
+    changes = [(str(key), value) for key, value in change.items() if key != "include"]
+    return _named(name, assigned, start, changes)  # type: ignore[no-any-return]
 
 
 def compare(arms: Mapping[str, Mapping[str, Any]], table: Table, match: str = "none") -> dict[str, Any]:
     """The comparison, ready for JSON: every arm described, what differs from the first arm, and the rows in common.
 
-    match: one of MATCHES; scales every arm's budgets so that its total equals the first arm's.
+    match: one of MATCHES; scales every arm's budgets so that its total equals the first arm's, or the smallest arm's
+    where a pool cannot supply that ("matched_to").
     Raises InputError that names the arm whose curriculum is wrong or does not fit the table.
     """
     if match not in MATCHES:
         raise InputError(f"match must be one of {', '.join(MATCHES)}, got {match!r}")
     parsed = {name: _named(name, parse_curriculum, spec) for name, spec in arms.items()}
-    plans: dict[str, Plan] = {}
-    wanted = None
-    for name, curriculum in parsed.items():
-        plan = _named(name, Plan, curriculum, table)
-        if match != "none":
-            total = _total(describe(plan), match)
-            if total is None:
-                raise InputError(f"match {match}: the table has no duration_s, so {match} are not known")
-            wanted = total if wanted is None else wanted
-            if abs(total - wanted) > 0.5:
-                scaled = _named(name, _scaled, curriculum, wanted / total)
-                plan = _named(name, Plan, scaled, table)
-        plans[name] = plan
-    sheets = {name: describe(plan) for name, plan in plans.items()}
+    plans = {name: _named(name, Plan, curriculum, table) for name, curriculum in parsed.items()}
     first = next(iter(plans))
+    matched_to = None
+    if match != "none":
+        plans, matched_to = _matched(plans, table, match)
+    sheets = {name: describe(plan) for name, plan in plans.items()}
     return {
         "match": match,
+        "matched_to": matched_to,
         "arms": sheets,
         "totals": {name: {unit: _total(sheet, unit) for unit in MATCHES[1:]} for name, sheet in sheets.items()},
         "differences": {name: _differences(parsed[first], parsed[name]) for name in plans if name != first},
         "overlap": _jaccard(plans),
     }
+
+
+def _matched(plans: Mapping[str, Plan], table: Table, match: str) -> tuple[dict[str, Plan], str]:
+    """The arms scaled to the total of the first, or of the smallest where a pool has too little; and which."""
+    totals: dict[str, float] = {}
+    for name, plan in plans.items():
+        total = _total(describe(plan), match)
+        if total is None:
+            raise InputError(f"match {match}: the table has no duration_s, so {match} are not known")
+        totals[name] = total
+    first, smallest = next(iter(totals)), min(totals, key=lambda name: totals[name])
+    try:
+        scaled = {name: _scaled_to(plan, table, totals[first], totals[name], name) for name, plan in plans.items()}
+        if not any(taken.cut for name in plans if name != first for taken in scaled[name].stages.values()):
+            return scaled, first
+    except InputError:  # not every pool has enough for the first arm's total
+        if smallest == first:
+            raise
+    wanted = totals[smallest]
+    return {name: _scaled_to(plan, table, wanted, totals[name], name) for name, plan in plans.items()}, smallest
+
+
+def _scaled_to(plan: Plan, table: Table, wanted: float, total: float, name: str) -> Plan:
+    """The plan with budgets times wanted / total; itself where that is one."""
+    if abs(total - wanted) <= 0.5:
+        return plan
+    return _named(name, Plan, _named(name, _scaled, plan, wanted / total), table)  # type: ignore[no-any-return]
 
 
 def _named(name: str, make: Callable[..., Any], *arguments: Any) -> Any:
@@ -109,13 +116,26 @@ def _named(name: str, make: Callable[..., Any], *arguments: Any) -> Any:
         raise InputError(f"arm {name!r}: {error}") from None
 
 
-def _scaled(curriculum: Curriculum, factor: float) -> Curriculum:
-    """All budgets times the factor; members of an interleave by their common number of steps."""
-    groups = tuple(replace(g, steps=max(1, round(g.steps * factor))) for g in curriculum.interleaves)
+def _scaled(plan: Plan, factor: float) -> Curriculum:
+    """The curriculum with all budgets times the factor; members of an interleave by their common number of steps.
+
+    Where a budget is cut by `at_most` or `on_short`, the rows that the stage takes are scaled instead.
+    """
+    curriculum = plan.curriculum
+    groups = tuple(replace(g, steps=max(1, round(len(plan.turns[g.name]) * factor))) for g in curriculum.interleaves)
     alone = tuple(
-        s if curriculum.interleave_of(s.name) else replace(s, budget=s.budget.scaled(factor)) for s in curriculum.stages
+        stage if curriculum.interleave_of(stage.name) else replace(stage, budget=_scaled_budget(plan, stage, factor))
+        for stage in curriculum.stages
     )
     return replace(curriculum, stages=alone, interleaves=groups)
+
+
+def _scaled_budget(plan: Plan, stage: Stage, factor: float) -> Budget:
+    taken, budget = plan.stage_plan(stage.name), stage.budget
+    if taken.cut:
+        more = {"samples": taken.rows, "epochs": budget.epochs, "at_most": budget.at_most}
+        budget = Budget(**more)  # type: ignore[arg-type]
+    return budget.scaled(factor)
 
 
 def _total(sheet: Mapping[str, Any], unit: str) -> float | None:
@@ -182,6 +202,8 @@ def comparison_lines(sheet: Mapping[str, Any]) -> list[str]:
         "",
         f"budgets matched by {sheet['match']}" if sheet["match"] != "none" else "budgets as written, not matched",
     ]
+    if sheet["matched_to"] not in (None, next(iter(sheet["totals"]))):
+        out[-1] += f" to {sheet['matched_to']}, the smallest arm: not every pool has enough for more"
     first = next(iter(sheet["totals"].values()))
     for name, total in sheet["totals"].items():
         ratios = ", ".join(f"{unit} x{total[unit] / max(first[unit], 1e-9):.3f}" for unit in MATCHES[1:] if first[unit])

@@ -160,12 +160,14 @@ def _doubts(
 ) -> list[str]:
     """Sentences about what may surprise; none of it is an error. whole: the mix of the table."""
     doubts = []
-    outside = int((plan.cell_of_row < 0).sum())
-    if outside:
+    if outside := int((plan.cell_of_row < 0).sum()):
         doubts.append(
             f"{outside:,} of {len(plan.cell_of_row):,} rows lack a value that `cells` asks for; no stage has them"
         )
     for name, stage in stages.items():
+        taken = plan.stages[name]
+        if taken.cut:
+            doubts.append(f"{name} takes {taken.rows:,} of the {taken.wanted:,} rows that its budget names")
         covered = stage["rows"] / max(stage["pool"], 1)
         if covered < 0.01:
             doubts.append(
@@ -197,8 +199,7 @@ def _unused(plan: Plan, name: str) -> list[str]:
     if stage_plan.stage.window is not None:
         return []
     pool = pool_of(stage_plan.stage, plan.cells) & (stage_plan.left > 0)
-    unused, cells = pool & (stage_plan.rows_per_cell() == 0), int(pool.sum())
-    doubts = []
+    unused, cells, doubts = pool & (stage_plan.rows_per_cell() == 0), int(pool.sum()), []
     if unused.any():
         count = int(stage_plan.left[unused].sum())
         doubts.append(f"{name} takes no row of {int(unused.sum())} of the {cells} cells of its pool ({count:,} rows)")

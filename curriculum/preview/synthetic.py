@@ -28,7 +28,10 @@ _SECONDS |= {"MusicCaps": (10, 10), "SpeechCraft": (2, 12), "TACOS": (5, 30)}
 
 
 def audiomcq_table() -> Table:
-    """571,118 rows: label, source, question_type, clip, duration_s, num_choices, vote_0..2, ac_prob, p_audio."""
+    """571,118 rows: label, source, question_type, clip, duration_s, num_choices, vote_0..2, ac_vote, ac_p, p_audio.
+
+    ac_vote and ac_p are the same made-up contribution, and so is ac_prob, their name in earlier curricula.
+    """
     names = tuple(SOURCES)
     source = np.repeat(np.arange(len(names)), list(SOURCES.values())).astype(np.int32)
     uid = splitmix64(np.arange(len(source), dtype=np.uint64))
@@ -46,7 +49,7 @@ def audiomcq_table() -> Table:
         "clip": splitmix64(np.where(source == names.index("CompA-R"), shared, uid)),
         "duration_s": low[source] + (high - low)[source] * draw["seconds"],
         "num_choices": np.full(len(source), 4.0),
-        "ac_prob": ac,
+        **dict.fromkeys(("ac_vote", "ac_p", "ac_prob"), ac),
         "p_audio": np.clip(0.25 * (1 - ac) + ac + 0.3 * (draw["p"] - 0.5), 0, 1),
     }
     columns |= {f"vote_{k}": ((k - first) % 3 < right).astype(float) for k in range(3)}

@@ -7,8 +7,9 @@ three times that when it trains; without sharing (most trainers) every completio
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from math import isfinite
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from math import ceil, isfinite
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class Budget:
 
     samples: rows, each presented `epochs` times. fraction: the same as a share of the pool. steps: optimizer steps of
     one batch each. hours: of recordings presented. flops: floating-point operations, after `cost`.
+    at_most: share of what is left of the pool, rounded up to a row; a budget beyond it is cut to that, whatever its
+    unit, so that the same file fits a corpus of any size.
     Raises InputError for no unit, several, or a value that is not positive.
     """
 
@@ -33,6 +36,7 @@ class Budget:
     hours: float | None = None
     flops: float | None = None
     epochs: int | None = None
+    at_most: float | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in UNITS if getattr(self, name) is not None]
@@ -49,6 +53,10 @@ class Budget:
                 raise InputError(f"budget {name} must be a {'whole ' if whole else ''}number, got {value!r}")
             if not value > 0 or (name == "fraction" and value > 1):
                 raise InputError(f"budget {name} must be positive (a fraction at most 1), got {value}")
+        if self.at_most is not None and not 0 < self.at_most <= 1:
+            raise InputError(
+                f"budget at_most is a share of what is left, more than 0 and at most 1; got {self.at_most}"
+            )
         epochs = 1 if self.epochs is None else self.epochs
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
             raise InputError(f"budget epochs must be a whole number of at least 1, got {epochs!r}")
@@ -67,11 +75,25 @@ class Budget:
             share = (1.0 if self.fraction is None else self.fraction) * factor
             if share > 1:
                 raise InputError(f"a fraction of {share:.3f} is more than the whole pool; give the arm another budget")
-            return Budget(fraction=share, epochs=self.epochs)
+            return replace(self, fraction=share)
         value = getattr(self, self.unit) * factor
         if self.unit in ("samples", "steps"):
             value = max(1, round(value))
-        return Budget(**{self.unit: value}, epochs=self.epochs if self.unit == "samples" else None)
+        return replace(self, **{self.unit: value})
+
+    def rows(self, batch_size: int, pool: int, left: int) -> tuple[int, int]:
+        """How many rows a budget in samples, steps or a fraction names, and how many of them `at_most` grants.
+
+        pool, left: rows of the pool, and those of them that no other stage has taken.
+        """
+        if self.steps is not None:
+            named = self.steps * batch_size
+        elif self.samples is not None:
+            named = self.samples
+        else:
+            share = Fraction(1) if self.fraction is None else Fraction(str(self.fraction))
+            named = int(share * pool)  # 0.29 of 100 is 29, not 28
+        return named, named if self.at_most is None else min(named, ceil(Fraction(str(self.at_most)) * left))
 
 
 @dataclass(frozen=True)
@@ -101,8 +123,11 @@ class Cost:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if not isinstance(value, (bool, int, float)) or not value >= 0:
-                raise InputError(f"cost {f.name} must not be negative, got {value!r}")
+            if not isinstance(value, (bool, int, float)):
+                raise InputError(f"cost {f.name} must be a number, got {value!r}")
+            if not value >= 0 or (f.name == "group_size" and value < 1):
+                least = "must be at least 1" if f.name == "group_size" else "must not be negative"
+                raise InputError(f"cost {f.name} {least}, got {value!r}")
 
     def tokens(self, algorithm: str, duration_s: Floats) -> Floats:
         """[N] tokens of one presentation of recordings of [N] seconds: the prompts with them, and the completions."""

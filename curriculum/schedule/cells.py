@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ...errors import InputError
 from ..arrays import Bools, Floats, Ints
-from ..table import Categorical, Table
+from ..table import Categorical, Table, made_by
 from .components import Live
 
 Bounds = tuple[Sequence[float], Sequence[float]]  # where pools begin (min) and end (max)
@@ -115,11 +115,11 @@ class Cells:
         values = self._table.columns.get(self._column_of.get(by, by))
         if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
             numbers = [n for n, v in self._table.columns.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"]
-            known_names = ", ".join(sorted(numbers)) or "none"
-            raise InputError(f"{by!r} is no number column of the table; there are {known_names}")
-        known = (self._number >= 0) & ~np.isnan(values)
-        count = np.bincount(self._number[known], minlength=len(self))
-        total = np.bincount(self._number[known], weights=values[known], minlength=len(self))
+            known = f"{', '.join(sorted(numbers)) or 'none'}{'' if by in self._table.columns else made_by(by)}"
+            raise InputError(f"{by!r} is no number column of the table; there are {known}")
+        inside = (self._number >= 0) & ~np.isnan(values)
+        count = np.bincount(self._number[inside], minlength=len(self))
+        total = np.bincount(self._number[inside], weights=values[inside], minlength=len(self))
         return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
     def rank(self, by: str) -> tuple[Floats, Floats]:
@@ -223,7 +223,8 @@ def _split(table: Table, axis: Axis, bounds: Bounds) -> Split:
     if values is not None and values.dtype.kind != "f":
         raise InputError(f"cells: column {axis.column!r} is an identity; cells are made of texts and numbers")
     if values is None:
-        raise InputError(f"cells: no column {axis.column!r} in the table; there are {', '.join(sorted(table.columns))}")
+        there = f"{', '.join(sorted(table.columns)) or 'none'}{made_by(axis.column)}"
+        raise InputError(f"cells: no column {axis.column!r} in the table; there are {there}")
     known = values if not np.isnan(values).any() else values[~np.isnan(values)]
     if not len(known):
         raise InputError(f"cells.{axis.name}: column {axis.column!r} has no value at all")

@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import InputError
 from ..contribution.labels import STRONG, WEAK, acf_labels
 from ..identity import keyed
-from ..table import Categorical, Table
+from ..table import Categorical, Table, made_by
 
 CHANGES = {"permute": ("within",), "votes": ("drop", "at_least")}
 
@@ -60,7 +60,8 @@ def changed(table: Table, changes: Mapping[str, Any], seed: int) -> Table:
 def _permuted(table: Table, column: str, within: str | None, seed: int) -> Categorical | np.ndarray:
     """The values shuffled among the rows of each group, by a hash of (seed, uid): counts per group stay."""
     if column not in table.columns:
-        raise InputError(f"columns.{column}: no such column in the table; there are {', '.join(sorted(table.columns))}")
+        known = ", ".join(sorted(table.columns))
+        raise InputError(f"columns.{column}: no such column in the table; there are {known}{made_by(column)}")
     group = table.text(within).codes if within else np.zeros(len(table), np.int32)
     source = np.lexsort((table.uid, group))  # by identity, not by place in the file
     target = np.lexsort((keyed(table.uid, seed, "permute", column), group))
@@ -76,7 +77,8 @@ def _relabelled(table: Table, column: str, drop: list[str], at_least: int | None
     names = sorted(n for n in table.columns if n.startswith("vote_"))
     unknown = [name for name in drop if name not in names]
     if unknown:
-        raise InputError(f"columns.{column}: no votes {unknown[0]!r}; there are {', '.join(names) or 'none'}")
+        there = ", ".join(names) or f"none{made_by('vote_0')}"
+        raise InputError(f"columns.{column}: no votes {unknown[0]!r}; there are {there}")
     kept = [name for name in names if name not in drop]
     if not kept:
         raise InputError(f"columns.{column}: no voter is left; the label table needs vote_* columns")

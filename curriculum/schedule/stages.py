@@ -113,7 +113,8 @@ class Interleave:
     """Several stages that take turns, step by step.
 
     shares: member -> pace of its share of the steps; members that are not listed have the rest in equal parts.
-    spec: `shares` as the file has them, for the fingerprint.
+    spec: `shares` as the file has them, for the fingerprint. at_most: share of what is left of the members' pools;
+    there are fewer steps where the batches of all of them would be more.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Interleave:
     steps: int
     shares: Mapping[str, Any]
     spec: Any = None
+    at_most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,9 @@ class Curriculum:
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages] + [group.name for group in self.interleaves]
-        if not self.stages or len(set(names)) != len(names):
+        if not self.stages:
+            raise InputError("a curriculum needs at least one stage, in the list `stages`")
+        if len(set(names)) != len(names):
             raise InputError(f"a curriculum needs stages with different names, got {names}")
         unknown = [name for name in self.disjoint if name not in DISJOINT]
         if unknown:
@@ -187,6 +191,7 @@ class Curriculum:
         if self.interleaves:
             plain["interleaves"] = [
                 {"name": g.name, "members": list(g.members), "steps": g.steps, "share": g.spec}
+                | ({} if g.at_most is None else {"at_most": g.at_most})
                 for g in self.interleaves
             ]
         if any(stage.budget.flops is not None for stage in self.stages):
@@ -253,10 +258,13 @@ def _interleave(entry: Mapping[str, Any], where: str) -> tuple[Interleave, list[
     """The stages that take turns, and how: an entry of the list with the key `interleave`."""
     given = known_keys(entry, ("name", "interleave", "stages"), where)
     where_turns = f"{where}.interleave"
-    turns = known_keys(given["interleave"], ("steps", "share"), where_turns)
+    turns = known_keys(given["interleave"], ("steps", "share", "at_most"), where_turns)
     steps = value_of(turns.get("steps"), int, f"{where_turns}.steps")
     if steps < 1:
         raise InputError(f"{where_turns}: steps must be a whole number of at least 1, got {steps!r}")
+    at_most = value_of(turns.get("at_most"), float | None, f"{where_turns}.at_most")
+    if at_most is not None and not 0 < at_most <= 1:
+        raise InputError(f"{where_turns}: at_most is a share, more than 0 and at most 1; got {at_most}")
     # The members' own steps follow from the shares; the budget is set when the plan is compiled.
     members = [
         _stage(one, f"{where}.stages[{number}]", Budget(steps=steps))
@@ -271,4 +279,4 @@ def _interleave(entry: Mapping[str, Any], where: str) -> tuple[Interleave, list[
     if not paces:
         raise InputError(f"{where_turns}: `share` says which share of the steps a member has, e.g. {names[-1]}: 0.5")
     shares = {name: parse_pace(value, f"{where_turns}.share.{name}") for name, value in paces.items()}
-    return Interleave(str(given.get("name", "+".join(names))), names, steps, shares, paces), members
+    return Interleave(str(given.get("name", "+".join(names))), names, steps, shares, paces, at_most), members

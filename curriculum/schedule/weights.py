@@ -238,7 +238,7 @@ def _called(part: Component, cells: Cells, t: float, *amount: Floats) -> Floats:
         weight = np.asarray(value, float) if isinstance(value, (np.ndarray, Sequence)) else None
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         if isinstance(error, InputError):
-            raise
+            raise InputError(f"{part.where}: {str(error).removeprefix(f'weight {part.name!r}: ')}") from None
         raise InputError(f"{part.where}: raised {type(error).__name__} at {t:.1%}: {error}") from None
     if weight is None or weight.shape != (len(cells),):
         shape = type(value).__name__ if weight is None else weight.shape

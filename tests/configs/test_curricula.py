@@ -86,7 +86,7 @@ def test_its_columns_hang_together(table):
     weak = table.text("label").codes == 0
     votes = sum(table.columns[f"vote_{k}"] for k in range(3))
     assert ((votes >= 2) == weak).all()
-    ac = table.columns["ac_prob"]
+    ac = table.columns["ac_vote"]
     assert ac[weak].min() >= 0 and ac[weak].max() <= 0.5 and ac[~weak].min() >= 0.25 and ac[~weak].max() <= 1
     compa = table.where({"source": "CompA-R"})
     assert len(np.unique(table.columns["clip"][compa])) == pytest.approx(197_218 / 3, abs=2)
@@ -288,7 +288,7 @@ def test_the_paper_s_arms_differ_in_what_their_files_say(table):
     content = resolved(read_yaml(path), path)
     arms = arms_of(content, read_curriculum)
     base = read_curriculum("weak_to_strong")
-    base["stages"][0]["budget"] = {"samples": 150_000, "epochs": 2}
+    base["stages"][0]["budget"] = {"samples": 150_000, "at_most": 1.0, "epochs": 2}
     assert arms["weak_to_strong"] == base
     assert arms["label_permuted"] == base | {"columns": {"label": {"permute": {"within": "source"}}}}
     assert arms["jury_leave_one"] == base | {"columns": {"label": {"votes": {"drop": ["vote_2"]}}}}

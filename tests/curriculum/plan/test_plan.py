@@ -367,7 +367,7 @@ def test_the_fingerprint_changes_with_any_edit_of_the_curriculum_or_of_the_rows(
         ([WEAK | {"algorithm": "dpo"}], {}, "curriculum.stages[0].algorithm must be 'sft' or 'grpo', got 'dpo'"),
         ([WEAK | {"batch_size": 0}], {}, "stage 's0': batch_size must be a whole number of at least 1, got 0"),
         ([WEAK | {"name": "a"}] * 2, {}, "stages with different names, got ['a', 'a']"),
-        ([], {}, "needs stages with different names, got []"),
+        ([], {}, "needs at least one stage, in the list `stages`"),
         ([WEAK], {"cells": ["labl"]}, "cells: no column 'labl' in the table; there are label"),
         (
             [WEAK | {"pool": {"source": "x"}}],
@@ -382,7 +382,7 @@ def test_the_fingerprint_changes_with_any_edit_of_the_curriculum_or_of_the_rows(
         (
             [WEAK | {"weight": {"shares": {"week": 1.0}}}],
             {},
-            "weight 'shares': week are not values of one axis; ",
+            "weight.shares: week are not values of one axis; ",
         ),
         ([WEAK | {"budget": {"samples": 9}}], {}, "'s0' wants 9 rows of label weak, 8 are left; lower the budget"),
         ([WEAK, WEAK], {}, "stage 's1' wants 6 rows of label weak, 2 are left after s0; lower the budget"),

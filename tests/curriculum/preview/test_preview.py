@@ -471,17 +471,49 @@ def test_what_cannot_be_compared_is_refused_with_the_arm_s_name(longer):
             "none",
             "arm 'b': stage 'grpo' wants 5",
         ),
-        (
-            {"a": BASE, "b": {"stages": [GRPO]}},
-            HAND,
-            "samples",
-            "arm 'b': stage 'grpo' wants 16 rows of label strong, 4",
-        ),
     ):
         with pytest.raises(InputError) as caught:
             compare(arms, table, match)
         assert str(caught.value).startswith(message)
     assert compare({"a": BASE, "b": BASE}, bare, "steps")["totals"]["b"]["tokens"] is None
+
+
+def test_arms_are_matched_to_the_smallest_where_a_pool_has_too_little_for_the_first():
+    """Four strong rows: 2 rows of GRPO cannot become the 16 presentations of the base, which therefore shrinks."""
+    free, sheet = (compare({"a": BASE, "b": {"stages": [GRPO]}}, HAND, match) for match in ("none", "samples"))
+    assert [one["samples"] for one in free["totals"].values()] == [16, 4] and free["matched_to"] is None
+    assert sheet["totals"]["b"] == free["totals"]["b"] and sheet["matched_to"] == "b"
+    assert sheet["totals"]["a"]["samples"] == pytest.approx(4, abs=1)
+    said = "budgets matched by samples to b, the smallest arm: not every pool has enough for more"
+    assert said in comparison_lines(sheet)
+
+
+def cut(budget, **more):
+    """A stage whose budget may be more than its pool holds."""
+    return {"stages": [{"name": "s", "algorithm": "sft", "batch_size": 2, "budget": budget, **more}]}
+
+
+def test_what_at_most_cuts_is_scaled_as_it_is(longer):
+    """1,500 of 3,000 rows where 9,000 are named: a half is 750 rows, not a half of what was named, cut again."""
+    arms = {"few": cut({"samples": 750}), "cut": cut({"samples": 9000, "at_most": 0.5})}
+    sheet = compare(arms, longer, "samples")
+    assert [one["samples"] for one in sheet["totals"].values()] == [750, 750] and sheet["matched_to"] == "few"
+    # The other way round 750 become 1,500; where the pool has but 1,000 of them, all are matched to that arm.
+    assert compare(dict(reversed(arms.items())), longer, "samples")["totals"]["few"]["samples"] == 1500
+    arms = {"all": cut({"samples": 2000}), "third": cut({"samples": 900, "at_most": 1 / 3})}
+    sheet = compare(arms, longer, "samples")
+    assert [one["samples"] for one in sheet["totals"].values()] == [900, 900] and sheet["matched_to"] == "third"
+
+
+@pytest.mark.parametrize("more", [{"budget": {"samples": 9, "at_most": 0.5}}, {"on_short": "stop"}])
+def test_a_stage_that_takes_less_than_its_budget_is_noted(more):
+    stage = {"name": "s", "algorithm": "sft", "batch_size": 2, "budget": {"samples": 11}} | more
+    (noted,) = [one for one in describe(plan_of(stage))["doubts"] if "budget names" in one]
+    assert noted == ("s takes 5 of the 9 rows" if "budget" in more else "s takes 10 of the 11 rows") + (
+        " that its budget names"
+    )
+    repeated = describe(plan_of(stage | {"on_short": "repeat"} if "on_short" in more else stage))["doubts"]
+    assert any("budget names" in one for one in repeated) == ("budget" in more)
 
 
 def shelf(name):
@@ -514,6 +546,16 @@ def test_arms_are_a_base_with_changes():
     assert arms["plain"]["stages"][0]["budget"]["samples"] == 6 == SFT["budget"]["samples"]
 
 
+def test_an_arm_changes_values_as_words_do():
+    """An amount takes the place of the one before, a place in a list is one, and other keys have paths too."""
+    base = {"cells": {"ac": {"column": "a"}}, "stages": [SFT | {"budget": {"fraction": 1.0, "epochs": 2}}]}
+    change = {"stages.sft.budget.samples": 3, "stages.0.batch_size": 2, "cells.ac.column": "b"}
+    (arm,) = arms_of({"base": base, "arms": {"a": change}}, shelf).values()
+    budget = {"samples": 3, "epochs": 2}
+    assert arm == {"cells": {"ac": {"column": "b"}}, "stages": [SFT | {"budget": budget, "batch_size": 2}]}
+    assert base["stages"][0]["budget"] == {"fraction": 1.0, "epochs": 2}
+
+
 def test_a_base_may_be_written_out_in_the_arms_file():
     assert arms_of({"base": BASE, "arms": {"a": {"seed": 2}}}, shelf) == {"a": {"seed": 2, **BASE}}
 
@@ -527,9 +569,9 @@ def test_a_base_may_be_written_out_in_the_arms_file():
         ({"bas": BASE, "arms": {"a": {}}}, "an arms file has base, arms and match; got bas, arms"),
         (
             {"base": BASE, "arms": {"a": {"stages.dpo.seed": 1}}},
-            "arm 'a': stages.dpo.seed: no such stage; write stages.",
+            "arm 'a': override stages.dpo.seed: no stage 'dpo'; there are sft, grpo",
         ),
-        ({"base": BASE, "arms": {"a": {"stages.sft": 1}}}, "arm 'a': stages.sft: no such stage; write stages.NAME.KEY"),
+        ({"base": 3, "arms": {"a": {}}}, "an arms file's base is a curriculum or the name of one, got 3"),
     ],
 )
 def test_an_arms_file_that_cannot_be_is_refused(spec, message):
@@ -544,7 +586,9 @@ def test_a_change_that_is_no_mapping_is_refused(change):
     with pytest.raises(InputError) as caught:
         arms_of({"base": BASE, "arms": {"a": change}}, shelf)
     if isinstance(change, dict):
-        assert str(caught.value) == "arm 'a': stages.sft.budget.samples.more: samples is 6 and holds no keys"
+        assert str(caught.value) == (
+            "arm 'a': override stages.sft.budget.samples.more: stages.sft.budget.samples is 6 and holds no keys"
+        )
     else:
         assert str(caught.value) == f"arm 'a': a mapping of changes is needed, got {change!r}"
 
@@ -648,8 +692,11 @@ def test_plan_compares_several_files(files, capsys):
             "error: mine.yaml: there are two arms 'mine'; rename one of the files",
         ),
         (["mine.yaml", "--labels", "no.arrow"], "error: no.arrow: not found"),
-        (["weak_to_strong"], "error: stage 'sft' wants 313,177 rows of label weak, 40 are left"),
-        (["online"], "error: "),
+        (
+            ["online"],
+            "error: cells: no column 'ac_vote' in the table; there are duration_s, label, source, split; `ear",
+        ),
+        (["controls", "--compare"], "error: arm 'jury_leave_one': columns.label: no votes 'vote_2'; there are none"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -659,6 +706,42 @@ def test_what_cannot_be_planned_is_one_line_and_exit_code_1(files, words, messag
     error = capsys.readouterr().err
     assert end.value.code == 1 and error.startswith(message) and error.count("\n") == 1
     assert not (files / "runs").exists(), "nothing is written where nothing can be shown"
+
+
+def test_a_table_that_is_none_is_named_with_the_way_out(files, capsys):
+    """A folder, annotations, a table without training rows, and labels for the made-up one."""
+    (files / "shards").mkdir()
+    (files / "notes.json").write_text("[{}, {}, {}, {}, {}]")
+    columns = {"uid": splitmix64(np.arange(2, dtype=np.uint64)), "split": ["test", "val"], "label": ["weak", "weak"]}
+    write_arrow(pa.table(columns), "bench.arrow")
+    for words, message in (
+        (["--index", "shards"], "shards: a folder; name the table in it, such as shards/index.arrow"),
+        (
+            ["--index", "notes.json"],
+            "notes.json: not a readable table (Not an Arrow file); `earwitness shard` an",
+        ),
+        (
+            ["--index", "bench.arrow"],
+            "bench.arrow: a plan is over the split 'train', which no question has; there are test, val",
+        ),
+        (["--synthetic", "--labels", "a.arrow"], "a.arrow: the made-up table has labels of its own; give --index, or"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["plan", "mine.yaml", *words])
+        assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_a_wrong_command_line_is_one_line(files, capsys):
+    for words, message in (
+        (["mine.yaml"], "one of the arguments --index --synthetic is required; see `earwitness plan --help`"),
+        (
+            ["mine.yaml", "--synthetic", "--seed", "3"],
+            "unrecognized arguments: --seed 3 (values are changed by key=value); see `earwitness --help`",
+        ),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["plan", *words])
+        assert end.value.code == 2 and capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_a_table_is_needed_and_only_one(files, capsys):

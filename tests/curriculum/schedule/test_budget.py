@@ -89,6 +89,9 @@ def test_a_budget_has_one_unit_and_its_epochs(given_, unit, epochs):
         ({"steps": 1, "epochs": 2}, "budget epochs are not combined with steps; got 2"),
         ({"hours": 1, "epochs": 2}, "budget epochs are not combined with hours; got 2"),
         ({"flops": 1, "epochs": 3}, "budget epochs are not combined with flops; got 3"),
+        ({"at_most": 0.5}, "exactly one of samples, fraction, steps, hours and flops, or epochs alone; got none"),
+        ({"steps": 1, "at_most": 0}, "budget at_most is a share of what is left, more than 0 and at most 1; got 0"),
+        ({"steps": 1, "at_most": 50}, "budget at_most is a share of what is left, more than 0 and at most 1; got 50"),
     ],
 )
 def test_a_budget_that_cannot_be_is_refused(given_, message):
@@ -109,6 +112,8 @@ def test_a_budget_that_cannot_be_is_refused(given_, message):
         ({"fraction": 0.5, "epochs": 2}, 0.5, {"fraction": 0.25, "epochs": 2}),
         ({"fraction": 0.5}, 2, {"fraction": 1.0}),
         ({"epochs": 2}, 0.5, {"fraction": 0.5, "epochs": 2}),
+        ({"steps": 9, "at_most": 0.5}, 2, {"steps": 18, "at_most": 0.5}),
+        ({"fraction": 0.5, "at_most": 0.75}, 2, {"fraction": 1.0, "at_most": 0.75}),
     ],
 )
 def test_a_budget_times_a_factor(given_, factor, expected):
@@ -167,9 +172,18 @@ def test_the_default_cost_of_ten_seconds():
     assert Cost().tokens("grpo", np.array([1000.0])).tolist() == [300 * 25 + 110 + 8 * 16]
 
 
-@pytest.mark.parametrize(("name", "value"), [("parameters", -1), ("group_size", "8"), ("max_audio_s", float("nan"))])
-def test_a_cost_that_cannot_be_is_refused(name, value):
-    with pytest.raises(InputError, match=f"cost {name} must not be negative, got {value!r}"):
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("parameters", -1, "not be negative"),
+        ("max_audio_s", float("nan"), "not be negative"),
+        ("parameters", "7B", "be a number"),
+        ("group_size", "8", "be a number"),
+        ("group_size", 0, "be at least 1"),
+    ],
+)
+def test_a_cost_that_cannot_be_is_refused(name, value, rule):
+    with pytest.raises(InputError, match=f"cost {name} must {rule}, got {value!r}"):
         Cost(**{name: value})
 
 
@@ -297,6 +311,60 @@ def test_samples_that_are_there_are_neither_stopped_at_nor_repeated():
     for on_short in ("error", "stop", "repeat"):
         rows = presented(plan_of(table_of([9], [1]), {"budget": {"samples": 7, "epochs": 2}, "on_short": on_short}))
         assert len(rows) == 14 and set(rows[:7]) == set(rows[7:]) and len(set(rows)) == 7
+
+
+@pytest.mark.parametrize(
+    ("budget", "rows"),
+    [
+        ({"steps": 3, "at_most": 0.5}, 3),  # three batches of one
+        ({"steps": 90, "at_most": 0.5}, 5),  # 4.5 rounded up
+        ({"samples": 90, "at_most": 1.0, "epochs": 2}, 9),
+        ({"fraction": 0.5, "at_most": 0.25}, 3),
+        ({"fraction": 0.5, "at_most": 1.0}, 4),
+        ({"epochs": 3, "at_most": 0.1}, 1),
+        ({"hours": 5 / 3600, "at_most": 1.0}, 5),  # rows of a second
+        ({"hours": 99, "at_most": 0.5}, 5),
+    ],
+)
+def test_at_most_cuts_a_budget_of_any_unit(budget, rows):
+    """Nine rows of a second; nothing is repeated but by `epochs`."""
+    plan = plan_of(table_of([9], [1]), {"budget": budget, "batch_size": 1})
+    assert plan.stage_plan("s0").rows == rows
+    assert plan.stage_plan("s0").presented == rows * budget.get("epochs", 1)
+
+
+def test_at_most_is_a_share_of_what_the_stages_before_left():
+    """Six of ten rows are left, three of them granted; of three all, and then nothing is left to grant."""
+    table, half, whole = table_of([10], [1]), {"samples": 99, "at_most": 0.5}, {"samples": 99, "at_most": 1.0}
+    plan = plan_of(table, *({"budget": one} for one in ({"samples": 4}, half, whole)))
+    assert [plan.stage_plan(f"s{k}").rows for k in range(3)] == [4, 3, 3]
+    with pytest.raises(InputError) as caught:
+        plan_of(table, {"budget": {"samples": 10}}, {"budget": whole})
+    assert str(caught.value) == (
+        "stage 's1' wants 99 rows of all rows, 0 are left after s0; lower the budget of the stages that take "
+        "theirs first"
+    )
+
+
+def test_what_at_most_cuts_off_may_be_repeated():
+    stage = {"budget": {"samples": 12, "at_most": 0.5}, "on_short": "repeat"}
+    rows = presented(plan_of(table_of([10], [1]), stage)).tolist()
+    assert len(rows) == 12 and set(rows[:5]) == set(rows[5:10]) and len(set(rows)) == 5
+
+
+def test_a_fraction_of_less_than_a_row_is_refused():
+    with pytest.raises(InputError) as caught:
+        plan_of(table_of([9], [1]), {"budget": {"fraction": 0.1}})
+    assert str(caught.value) == "stage 's0': a fraction of 0.1 of the 9 rows of its pool is less than one row; raise it"
+
+
+def test_a_stage_that_may_stop_takes_at_least_a_row():
+    """Weak rows alone are wanted, and the stage before has them."""
+    first = {"pool": {"label": "weak"}, "budget": {"fraction": 1.0}}
+    second = {"budget": {"samples": 2}, "weight": {"shares": {"weak": 1}}, "on_short": "stop"}
+    with pytest.raises(InputError) as caught:
+        plan_of(table_of([5, 5], [1, 1]), first, second)
+    assert str(caught.value) == "stage 's1': the cells that its weight wants have no row left; widen the weight"
 
 
 def test_hours_beyond_the_pool_stop_at_its_end():

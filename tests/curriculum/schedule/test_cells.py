@@ -436,9 +436,11 @@ def test_a_column_that_cannot_be_an_axis_is_named():
         ({"label": {"min": 0}}, "stage 's0': pool label is text; give a value or a list of values"),
         ({"ac": "high"}, "stage 's0': pool ac is a number; give {min: ..., max: ...}"),
         ({"ac": {"low": 0}}, "stage 's0': pool ac takes min and max, got low: 0"),
-        ({"ac": {"min": "0"}}, "stage 's0': pool ac takes min and max, got min: '0'"),
-        ({"ac": {"min": 0.9}}, "stage 's0' wants 0 rows of ac min 0.9, 0 are left"),
-        ({"ac": {"min": 0.3, "max": 0.1}}, "stage 's0' wants 0 rows of ac min 0.3 and max 0.1, 0 are left"),
+        ({"ac": {"min": "50%"}}, "stage 's0': pool ac: min must be a number, got '50%'"),
+        ({"ac": {"max": True}}, "stage 's0': pool ac: max must be a number, got True"),
+        ({"label": []}, "stage 's0': pool label is an empty list; name a value"),
+        ({"ac": {"min": 0.9}}, "stage 's0': the table has no row with ac min 0.9; give it another pool"),
+        ({"ac": {"min": 0.3, "max": 0.1}}, "stage 's0': the table has no row with ac min 0.3 and max 0.1;"),
     ],
 )
 def test_a_pool_that_cannot_be_is_refused(pool, message):
