@@ -10,7 +10,7 @@ import struct
 from typing import NamedTuple
 
 from .kinds import Kind
-from .mp3 import cut_off_mp3
+from .mp3 import Data, cut_off_mp3
 
 _STREAMINFO = 42  # bytes up to the end of the first metadata block (RFC 9639, section 8.2)
 _UNKNOWN_SIZE = 0x7FFF_0000  # what is written into a pipe cannot say its size yet, and says about 2 or 4 GiB
@@ -25,7 +25,7 @@ class Announced(NamedTuple):
     frames: int
 
 
-def cut_off(data: bytes, kind: Kind, begin: int = 0) -> str:
+def cut_off(data: Data, kind: Kind, begin: int = 0) -> str:
     """Why a file cannot be whole, or "" where nothing of it shows; begin: where it begins behind tags."""
     if kind.name == "mp3":
         return cut_off_mp3(data, begin)
@@ -37,7 +37,7 @@ def cut_off(data: bytes, kind: Kind, begin: int = 0) -> str:
     return f"the {kind.name} file is cut off; {missing:,} bytes that it announces are missing"
 
 
-def whole_flac(data: bytes) -> Announced | None:
+def whole_flac(data: Data) -> Announced | None:
     """The header of a flac whose last frame is where it must be; None where only a decoder can tell.
 
     Decidable are flacs of fixed block size: a frame's header holds its number as UTF-8 (RFC 9639, section 9.1), and the
@@ -63,12 +63,12 @@ def whole_flac(data: bytes) -> Announced | None:
     return None
 
 
-def flac_length(data: bytes) -> int:
+def flac_length(data: Data) -> int:
     """Samples per channel that a flac's first metadata block announces; 0 where it does not know."""
     return int.from_bytes(data[18:26], "big") & (1 << 36) - 1 if data[:4] == b"fLaC" else 0
 
 
-def plain_wav(data: bytes) -> Announced | None:
+def plain_wav(data: Data) -> Announced | None:
     """The header of a wav of PCM or floats whose sizes are those of the file; None for any other.
 
     None also where they say "unknown", or where the samples go on to where something else must be.
@@ -90,7 +90,7 @@ def plain_wav(data: bytes) -> Announced | None:
     return None
 
 
-def _chunks(data: bytes, at: int, order: str) -> list[tuple[bytes, int, int]]:
+def _chunks(data: Data, at: int, order: str) -> list[tuple[bytes, int, int]]:
     """(name, place, size) of the chunks of a RIFF or FORM file from a place on; the last may reach beyond its end."""
     found = []
     while at + 8 <= len(data) and len(found) < 1_000:
@@ -100,7 +100,7 @@ def _chunks(data: bytes, at: int, order: str) -> list[tuple[bytes, int, int]]:
     return found
 
 
-def _wav(data: bytes, begin: int) -> int:
+def _wav(data: Data, begin: int) -> int:
     """Bytes of samples that a wav announces and lacks; a size of nothing, or of 2 GiB and more, is an unknown one."""
     long_size = 0
     for name, at, size in _chunks(data, 12, "<"):
@@ -115,18 +115,18 @@ def _wav(data: bytes, begin: int) -> int:
     return max(0, 44 - len(data))
 
 
-def _beyond(at: int, size: int, data: bytes) -> int:
+def _beyond(at: int, size: int, data: Data) -> int:
     """Bytes missing of samples that begin at a place; none where the size may have counted the header in."""
     missing = at + size - len(data)
     return missing if missing > min(at, _HEADER) else 0
 
 
-def _aiff(data: bytes, begin: int) -> int:
+def _aiff(data: Data, begin: int) -> int:
     """Bytes of the sound chunk that are missing."""
     return next((_beyond(at, size, data) for name, at, size in _chunks(data, 12, ">") if name == b"SSND"), 1)
 
 
-def _au(data: bytes, begin: int) -> int:
+def _au(data: Data, begin: int) -> int:
     """Bytes missing of the size in the header, which may be unknown."""
     if len(data) < 24:
         return 24 - len(data)
@@ -134,7 +134,7 @@ def _au(data: bytes, begin: int) -> int:
     return 0 if size == 0xFFFF_FFFF else _beyond(offset, size, data)
 
 
-def _caf(data: bytes, begin: int) -> int:
+def _caf(data: Data, begin: int) -> int:
     """Bytes missing of the last chunk; the size of the samples may be unknown, if nothing follows them."""
     at = 8
     while at + 12 <= len(data):
@@ -145,7 +145,7 @@ def _caf(data: bytes, begin: int) -> int:
     return max(0, at - len(data))
 
 
-def _w64(data: bytes, begin: int) -> int:
+def _w64(data: Data, begin: int) -> int:
     """Bytes missing of the chunk of samples; sizes include the chunk's header of 24 bytes."""
     at = 40
     while at + 24 <= len(data):
@@ -158,7 +158,7 @@ def _w64(data: bytes, begin: int) -> int:
     return 1
 
 
-def _ogg(data: bytes, begin: int) -> int:
+def _ogg(data: Data, begin: int) -> int:
     """-1 where the last page is not whole, or lacks the mark of the end of its stream (RFC 3533, section 6)."""
     page = data.rfind(b"OggS")
     segments = bytes(data[page + 27 : page + 27 + data[page + 26]]) if len(data) > page + 26 else b""
@@ -166,7 +166,7 @@ def _ogg(data: bytes, begin: int) -> int:
     return 0 if ends else -1
 
 
-def _mp4(data: bytes, begin: int) -> int:
+def _mp4(data: Data, begin: int) -> int:
     """Bytes missing of the last box; without a `moov` box there is nothing that could be read (ISO/IEC 14496-12)."""
     at, described = begin, False
     while at + 8 <= len(data):
@@ -182,7 +182,7 @@ def _mp4(data: bytes, begin: int) -> int:
     return max(0, at - len(data)) or int(not described)
 
 
-def _aac(data: bytes, begin: int) -> int:
+def _aac(data: Data, begin: int) -> int:
     """Bytes missing of the last ADTS frame (ISO/IEC 13818-7, section 6.2)."""
     at = begin
     while at + 7 <= len(data) and data[at] == 0xFF and data[at + 1] & 0xF6 == 0xF0:
@@ -193,7 +193,7 @@ def _aac(data: bytes, begin: int) -> int:
     return max(0, at - len(data))
 
 
-def _webm(data: bytes, begin: int) -> int:
+def _webm(data: Data, begin: int) -> int:
     """Bytes missing of the segment, or of the last cluster where the segment does not know its size (RFC 8794)."""
     at, end = begin, len(data)
     while at < end:
@@ -216,7 +216,7 @@ _WEBM_LEVELS = {0x1A45DFA3, 0x18538067, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1F
 _WEBM_LEVELS |= {0xE7, 0xA3, 0xA0, 0xA7, 0xAB, 0xEC, 0xBF, 0x1043A770, 0x1941A469, 0x5854}
 
 
-def _element(data: bytes, at: int) -> tuple[int, int, int | None] | None:
+def _element(data: Data, at: int) -> tuple[int, int, int | None] | None:
     """(number, place of the content, its size or None where unknown) of an EBML element; None where it is cut."""
     first = data[at]
     width = 9 - first.bit_length()
@@ -231,7 +231,7 @@ def _element(data: bytes, at: int) -> tuple[int, int, int | None] | None:
     return int.from_bytes(data[at:place], "big"), place + wide, size if known else None
 
 
-def _wma(data: bytes, begin: int) -> int:
+def _wma(data: Data, begin: int) -> int:
     """Bytes missing of the data object, whose size may be unknown (0) in a live stream."""
     at = 0
     while at + 24 <= len(data):

@@ -6,29 +6,26 @@ import re
 from typing import NamedTuple
 
 from ...errors import InputError
-from .mp3 import finds_frames
+from .mp3 import Data, finds_frames
 
 
 class Kind(NamedTuple):
-    """A kind of sound file: its name, how FFmpeg calls its demuxer, and the usual extension."""
+    """A kind of sound file: its name, how FFmpeg calls its demuxer, and its extensions, the usual one first."""
 
     name: str
     demuxer: str
-    extension: str
+    extensions: tuple[str, ...]
 
 
 _ID3 = 10  # bytes of the header of an ID3v2 tag
-_WAV, _W64 = Kind("wav", "wav", "wav"), Kind("w64", "w64", "w64")
-_FLAC, _OGG = Kind("flac", "flac", "flac"), Kind("ogg", "ogg", "ogg")
-_MP3, _AAC = Kind("mp3", "mp3", "mp3"), Kind("aac", "aac", "aac")
-_MP4, _WEBM = Kind("mp4", "mov", "m4a"), Kind("webm", "matroska", "webm")
-_AIFF, _AU, _CAF, _WMA = (
-    Kind("aiff", "aiff", "aiff"),
-    Kind("au", "au", "au"),
-    Kind("caf", "caf", "caf"),
-    Kind("wma", "asf", "wma"),
-)
+_WAV, _W64 = Kind("wav", "wav", ("wav",)), Kind("w64", "w64", ("w64",))
+_FLAC, _OGG = Kind("flac", "flac", ("flac",)), Kind("ogg", "ogg", ("ogg", "opus", "oga"))
+_MP3, _AAC = Kind("mp3", "mp3", ("mp3", "mp2")), Kind("aac", "aac", ("aac",))
+_MP4, _WEBM = Kind("mp4", "mov", ("m4a", "mp4", "mov")), Kind("webm", "matroska", ("webm", "mka", "mkv"))
+_AIFF, _AU = Kind("aiff", "aiff", ("aiff", "aif", "aifc")), Kind("au", "au", ("au", "snd"))
+_CAF, _WMA = Kind("caf", "caf", ("caf",)), Kind("wma", "asf", ("wma",))
 KINDS = (_WAV, _W64, _FLAC, _OGG, _MP3, _AAC, _MP4, _WEBM, _AIFF, _AU, _CAF, _WMA)
+EXTENSIONS = tuple(extension for kind in KINDS for extension in kind.extensions)
 READABLE = "wav, flac, mp3, ogg, opus, m4a, aac, webm, aiff, au, caf, w64 and wma are read"
 _MARKS = (
     (b"fLaC", _FLAC),
@@ -45,7 +42,7 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _MARKUP = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|script|\?xml|error)", re.IGNORECASE)
 
 
-def kind_of(data: bytes, where: str) -> tuple[Kind, int]:
+def kind_of(data: Data, where: str) -> tuple[Kind, int]:
     """The kind of a sound file, and where it begins behind ID3 tags; raises InputError that says what else it is."""
     head = bytes(data[:16])
     begin = 0
@@ -78,7 +75,7 @@ def _marked(head: bytes) -> Kind | None:
     return None
 
 
-def _what_it_is(data: bytes) -> str:
+def _what_it_is(data: Data) -> str:
     """What a file that is no recording seems to be, and the way out where there is one."""
     head = bytes(data[:512])
     if not head:

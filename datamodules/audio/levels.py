@@ -17,7 +17,8 @@ from ...errors import InputError
 FLOOR_DB = -144.0  # what digital silence counts as
 _STEP = 2.0**-15  # of 16 bits: a peak of no more is silence once it is packed
 _FULL = 32_767 / 32_768
-_CANCELLED_DB = 20.0
+CANCELLED_DB = 10.0  # lost by mixing: most of what was recorded
+FAINT_DB = -60.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def check_signal(levels: Levels, where: str) -> None:
     """Raises InputError for a recording in which nothing can be heard: it would equal the condition of silence."""
     if levels.peak_db > decibels(_STEP):
         return
-    if levels.mix_loss_db > _CANCELLED_DB:
+    if levels.mix_loss_db > CANCELLED_DB:
         raise InputError(
             f"{where}: no signal: its channels cancel when they are averaged ({levels.mix_loss_db:.0f} dB are lost); "
             "take the loudest channel (--mix loudest), or leave it out (--on-bad quarantine)"

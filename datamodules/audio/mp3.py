@@ -6,7 +6,10 @@ the frames themselves are all there is to count. Field layout: ISO/IEC 11172-3, 
 
 from __future__ import annotations
 
+from mmap import mmap
 from typing import NamedTuple
+
+Data = bytes | mmap  # of a whole file
 
 _BITRATES = {  # kbit/s by (MPEG 1?, layer)
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -29,7 +32,7 @@ class Frame(NamedTuple):
     rate: int
 
 
-def frame_at(data: bytes, at: int) -> Frame | None:
+def frame_at(data: Data, at: int) -> Frame | None:
     """The frame that begins at a place, by its four bytes of header; None where none does, or its size is free."""
     head = bytes(data[at : at + 4])
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
@@ -45,12 +48,12 @@ def frame_at(data: bytes, at: int) -> Frame | None:
     return Frame(at, (72 if layer == 3 and version != 3 else 144) * bits // hertz + padding, hertz)
 
 
-def finds_frames(data: bytes, begin: int = 0) -> bool:
+def finds_frames(data: Data, begin: int = 0) -> bool:
     """Whether frames begin there, or behind up to 64 KiB of something else: three in a row, or all to the end."""
     return _first(data, begin) is not None
 
 
-def _first(data: bytes, begin: int) -> Frame | None:
+def _first(data: Data, begin: int) -> Frame | None:
     place, end = data.find(b"\xff", begin), min(len(data), begin + _SEARCH)
     while 0 <= place < end:
         found = frame_at(data, place)
@@ -60,7 +63,7 @@ def _first(data: bytes, begin: int) -> Frame | None:
     return None
 
 
-def _followed(data: bytes, first: Frame) -> bool:
+def _followed(data: Data, first: Frame) -> bool:
     """Whether two more frames of the same rate stand behind a frame, as far as the file goes."""
     at = first.at + first.size
     for number in range(2):
@@ -71,7 +74,7 @@ def _followed(data: bytes, first: Frame) -> bool:
     return True
 
 
-def cut_off_mp3(data: bytes, begin: int = 0) -> str:
+def cut_off_mp3(data: Data, begin: int = 0) -> str:
     """Why an mp3 cannot be whole: fewer frames than announced, or half a frame at the end; "" where nothing shows.
 
     What lies between frames is skipped, as decoders do. A file without a count that was cut between two frames is as
@@ -97,7 +100,7 @@ def cut_off_mp3(data: bytes, begin: int = 0) -> str:
     return ""
 
 
-def _next(data: bytes, at: int) -> int:
+def _next(data: Data, at: int) -> int:
     """Where the next frame stands that another or the end follows; -1 for none. Tags are passed over whole."""
     if data[at : at + 3] == b"ID3" and len(data) >= at + 10:
         size = bytes(data[at + 6 : at + 10])
@@ -113,11 +116,11 @@ def _next(data: bytes, at: int) -> int:
     return -1
 
 
-def _is_tag(data: bytes, at: int) -> bool:
+def _is_tag(data: Data, at: int) -> bool:
     return bytes(data[at : at + 12]).startswith(_TAGS)
 
 
-def _announced(data: bytes, first: Frame) -> int:
+def _announced(data: Data, first: Frame) -> int:
     """Frames that the first one announces (Xing, Info or VBRI); 0 where it does not. Some writers count it, some not."""
     body = bytes(data[first.at : first.at + min(first.size, 200)])
     for mark in (b"Xing", b"Info"):

@@ -1,4 +1,4 @@
-"""Waves: from the bytes of a sound file to 16 kHz mono float32, with the checks that decoders lack; silence and noise.
+"""Waves: from the bytes of a sound file to 16 kHz mono float32, with the checks that decoders lack.
 
 Most decoders return half a clip or NaN without an error; every clip therefore passes `checked` after decoding, and its
 length is compared with what the index promises.
@@ -16,18 +16,16 @@ import numpy as np
 import soundfile
 import soxr
 
-from ...curriculum.identity import uniforms
 from ...errors import InputError
 from .containers import Announced, whole_flac
-from .decoding import Block, Opened, blocks, check_whole, opened
+from .decoding import Block, Opened, blocks, check_whole, opened, stream_of
 from .levels import Levels, Meter
 from .mixing import mixed
+from .mp3 import Data
 
 SAMPLE_RATE = 16_000
 MIN_SAMPLES = 400  # one analysis window of the Whisper features, 25 ms
 MAX_SAMPLES = 300 * SAMPLE_RATE  # what the Whisper features of Qwen2.5-Omni take
-SILENCE_S = 30.0
-NOISE_RMS = 0.1
 _LATE_S = 0.5  # seconds by which a part may reach beyond the end of its file
 
 
@@ -69,10 +67,14 @@ WHOLE = Cut()
 
 @dataclass(frozen=True)
 class Recording:
-    """What is heard of a file, [n] float32 at 16 kHz, and its levels."""
+    """What is heard of a file, [n] float32 at 16 kHz, and its levels.
+
+    part: start and end in seconds, and the length of the whole, where it was too long and a part was taken.
+    """
 
     wave: np.ndarray
     levels: Levels
+    part: tuple[float, float, float] | None = None
 
     def within_full_scale(self) -> Recording:
         """The recording, scaled down where its peak is beyond 1, as 16 bits need it."""
@@ -81,10 +83,10 @@ class Recording:
             return self
         gain_db = 20 * math.log10(peak)
         levels = replace(self.levels, peak_db=0.0, rms_db=self.levels.rms_db - gain_db)
-        return Recording(self.wave / np.float32(peak), levels)
+        return Recording(self.wave / np.float32(peak), levels, self.part)
 
 
-def decode(data: bytes, where: str, num_samples: int | None = None) -> np.ndarray:
+def decode(data: Data, where: str, num_samples: int | None = None) -> np.ndarray:
     """Mono float32 [n] at 16 kHz from the bytes of a sound file; see `mixing.py` for its channels.
 
     where: names the file in messages. num_samples: the length that the index has. Raises InputError for what cannot be
@@ -99,7 +101,7 @@ def decode(data: bytes, where: str, num_samples: int | None = None) -> np.ndarra
     return wave
 
 
-def probe(data: bytes, where: str) -> int:
+def probe(data: Data, where: str) -> int:
     """Samples at 16 kHz of a sound file, of flac and wav by their headers; raises InputError where its end is missing.
 
     Damage in the middle of a flac, or within its last frame, is only seen by `decode`.
@@ -112,7 +114,7 @@ def probe(data: bytes, where: str) -> int:
     if announced is not None:
         return _announced_samples(announced, where)
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+        with soundfile.SoundFile(stream_of(data)) as sound:
             num_samples = _announced_samples(Announced(sound.samplerate, sound.channels, sound.frames), where)
             may_hold_nan = sound.subtype in ("FLOAT", "DOUBLE")
             sound.seek(sound.frames - 1)
@@ -125,14 +127,14 @@ def probe(data: bytes, where: str) -> int:
     return len(decode(data, where)) if may_hold_nan else num_samples
 
 
-def whole(data: bytes, where: str, cut: Cut = WHOLE) -> Recording:
+def whole(data: Data, where: str, cut: Cut = WHOLE) -> Recording:
     """The recording of a file that is whole, and as long as its header announces; of its part, where `cut` names one.
 
     Raises InputError as `decode` does, where the file's end is missing, and for a part that lies beyond it.
     """
     file = opened(data, where)
     check_whole(file, where)
-    cut = _placed(file, where, cut)
+    cut, part = _placed(file, where, cut)
     promised = None
     if file.plain is not None and not cut.is_part:
         promised = _announced_samples(file.plain, where, cut.max_s)
@@ -141,19 +143,19 @@ def whole(data: bytes, where: str, cut: Cut = WHOLE) -> Recording:
     wave = _joined(blocks(file, where, cut.start), where, cut, meter, channel)
     if promised is not None and len(wave) != promised:
         raise InputError(f"{where}: decodes to {len(wave)} samples, its header promises {promised}; it is damaged")
-    return Recording(wave, meter.levels(wave))
+    return Recording(wave, meter.levels(wave), part)
 
 
-def _placed(file: Opened, where: str, cut: Cut) -> Cut:
-    """The cut with a part that a recording can be: within the longest, and within the file where its length is known."""
+def _placed(file: Opened, where: str, cut: Cut) -> tuple[Cut, tuple[float, float, float] | None]:
+    """The cut within the longest, and the part that it takes of what is too long: start, end, whole length."""
     if cut.too_long != "refuse":
         length = cut.end - cut.start if cut.end is not None else _seconds(file, where) - cut.start
         if length > cut.max_s:
             start = cut.start + (0.0 if cut.too_long == "first" else (length - cut.max_s) / 2)
-            return replace(cut, start=start, end=start + cut.max_s)
+            return replace(cut, start=start, end=start + cut.max_s), (start, start + cut.max_s, length)
     elif cut.end is not None and cut.end - cut.start > cut.max_s:
         raise _too_long(where, cut.end - cut.start, cut.max_s)
-    return cut
+    return cut, None
 
 
 def _seconds(file: Opened, where: str) -> float:
@@ -273,34 +275,9 @@ def wav_bytes(wave: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def silence(seconds: float = SILENCE_S) -> np.ndarray:
-    """[n] zeros at 16 kHz; 30 s is the paper's silent condition."""
-    return np.zeros(round(seconds * SAMPLE_RATE), np.float32)
-
-
-def noise(num_samples: int, uid: int, *name: object) -> np.ndarray:
-    """[num_samples] Gaussian noise of RMS 0.1 (-20 dB of full scale), the same for the same (uid, name)."""
-    return (NOISE_RMS * _gaussian(num_samples, uid, *name)).astype(np.float32)
-
-
-def augmented(wave: np.ndarray, uid: int, *name: object, gain_db: float, snr_db: tuple[float, float]) -> np.ndarray:
-    """The wave with a random gain within +-gain_db and white noise at a random SNR within snr_db, both in dB.
-
-    Random by (uid, name) alone: the same in every process.
-    """
-    draws = uniforms(uid, 2, "augment", *name)
-    gain = 10 ** ((2 * draws[0] - 1) * gain_db / 20)
-    snr = snr_db[0] + draws[1] * (snr_db[1] - snr_db[0])
-    power = float(np.mean(np.square(wave))) + 1e-10
-    added = _gaussian(len(wave), uid, *name) * np.sqrt(power / 10 ** (snr / 10))
-    changed: np.ndarray = (gain * (wave + added)).astype(np.float32)
-    return changed
-
-
-def _gaussian(count: int, uid: int, *name: object) -> np.ndarray:
-    """Box-Muller over hashed uniforms: the same noise in every process and numpy version."""
-    draws = uniforms(uid, 2 * ((count + 1) // 2), "noise", *name).reshape(2, -1)
-    radius = np.sqrt(-2 * np.log1p(-draws[0]))
-    angle = 2 * np.pi * draws[1]
-    wave: np.ndarray = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
-    return wave
+def flac_bytes(wave: np.ndarray) -> bytes:
+    """A 16-bit flac file of a wave at 16 kHz; what is louder than full scale is scaled down, never clipped."""
+    buffer = io.BytesIO()
+    peak = float(np.abs(wave).max())
+    soundfile.write(buffer, wave / max(1.0, peak), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()

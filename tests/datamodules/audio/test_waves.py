@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from earwitness.datamodules.audio.waves import augmented, checked, decode, probe, silence, to_model_rate, whole
+from earwitness.datamodules.audio.signals import augmented, silence
+from earwitness.datamodules.audio.waves import checked, decode, probe, to_model_rate, whole
 from earwitness.errors import InputError
 
 RATE = 16_000
