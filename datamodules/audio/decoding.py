@@ -88,6 +88,7 @@ def blocks(file: Opened, where: str, start: float = 0.0) -> Iterator[Block]:
 def _by_libsndfile(file: Opened, start: float) -> Iterator[Block]:
     with soundfile.SoundFile(stream_of(file.data)) as sound:
         at = sound.seek(min(int(start * sound.samplerate), sound.frames)) if start else 0
+        yield Block(np.zeros((0, sound.channels), np.float32), sound.samplerate, at / sound.samplerate)
         while len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
             yield Block(block, sound.samplerate, at / sound.samplerate)
             at += len(block)
@@ -116,7 +117,7 @@ def _by_ffmpeg(file: Opened, where: str) -> Iterator[Block]:
                 announced = container.duration / av.time_base
         seconds, held, size, rate, places, at = 0.0, [], 0, 0, (), 0.0
         for packet in container.demux(stream):
-            for frame in _frames(packet, file.kind):
+            for frame in _frames(packet, file.kind, seconds == 0):
                 form = frame.sample_rate, tuple(channel.name for channel in frame.layout.channels)
                 if held and (size >= _BLOCK or form != (rate, places)):
                     yield Block(np.concatenate(held), rate, at, places)
@@ -136,12 +137,13 @@ def _by_ffmpeg(file: Opened, where: str) -> Iterator[Block]:
             )
 
 
-def _frames(packet: av.Packet, kind: Kind) -> list[Any]:
-    """What a packet decodes to; nothing where it is a tag between the frames of mp3s that were joined."""
+def _frames(packet: av.Packet, kind: Kind, first: bool) -> list[Any]:
+    """What a packet decodes to. Nothing, where it is a tag between mp3s that were joined, or one of the first frames of
+    an mp3 that was recorded from a stream: they may need bits of frames before them."""
     try:
         return list(packet.decode())
     except av.FFmpegError:
-        if kind.name == "mp3" and frame_at(bytes(packet), 0) is None:
+        if kind.name == "mp3" and (first or frame_at(bytes(packet), 0) is None):
             return []
         raise
 
