@@ -218,9 +218,7 @@ LEVEL_NAMES = {
 }
 
 
-def corpus(
-    seconds: Any, counted: Mapping[str, Mapping[str, int]], levels: Mapping[str, Any] | None = None
-) -> bytes:
+def corpus(seconds: Any, counted: Mapping[str, Mapping[str, int]], levels: Mapping[str, Any] | None = None) -> bytes:
     """PNG: histograms of the recordings' lengths and levels, and bars of how many questions have each value.
 
     seconds: [clips]. counted: column -> value -> questions; ten values are shown, the others together. levels: column

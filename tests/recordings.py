@@ -59,7 +59,9 @@ def encoded(
     with av.open(target, "w", format=muxer, options=options or {}) as container:
         stream = container.add_stream(encoder, rate=rate, layout=layout)
         stream.bit_rate = 128_000
-        resampler = av.AudioResampler(stream.codec_context.format, layout, rate, stream.codec_context.frame_size or 1024)
+        resampler = av.AudioResampler(
+            stream.codec_context.format, layout, rate, stream.codec_context.frame_size or 1024
+        )
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.reshape(1, -1)), "s16", layout)
         frame.sample_rate = rate
         for part in (*resampler.resample(frame), *resampler.resample(None)):

@@ -83,7 +83,7 @@ def plain_wav(data: Data) -> Announced | None:
                 form = (int.from_bytes(data[at + 24 : at + 26], "little"), *form[1:])
         if name == b"data":
             code, channels, rate, _, align, bits = form or (0, 0, 0, 0, 0, 0)
-            good = code == 1 and bits in (8, 16, 24, 32) or code == 3 and bits in (32, 64)
+            good = (code == 1 and bits in (8, 16, 24, 32)) or (code == 3 and bits in (32, 64))
             if not good or align != channels * bits // 8 or not align or not 0 < size <= len(data) - at:
                 return None
             return Announced(rate, channels, size // align)

@@ -75,7 +75,8 @@ def check_whole(file: Opened, where: str) -> None:
 def blocks(file: Opened, where: str, start: float = 0.0) -> Iterator[Block]:
     """The samples, block by block: memory follows what is there, not what the header announces.
 
-    start: seconds that the caller passes over; the blocks begin there or before. Raises InputError for what cannot be decoded, and for a file shorter than its container says.
+    start: seconds that the caller passes over; the blocks begin there or before. Raises InputError for what cannot be
+    decoded, and for a file shorter than its container says.
     """
     try:
         yield from _by_libsndfile(file, start) if file.plain is not None else _by_ffmpeg(file, where)
@@ -115,7 +116,9 @@ def _by_ffmpeg(file: Opened, where: str) -> Iterator[Block]:
                 announced = float(stream.duration * stream.time_base)
             elif container.duration:
                 announced = container.duration / av.time_base
-        seconds, held, size, rate, places, at = 0.0, [], 0, 0, (), 0.0
+        held: list[np.ndarray] = []
+        places: tuple[str, ...] = ()
+        seconds, size, rate, at = 0.0, 0, 0, 0.0
         for packet in container.demux(stream):
             for frame in _frames(packet, file.kind, seconds == 0):
                 form = frame.sample_rate, tuple(channel.name for channel in frame.layout.channels)
@@ -137,7 +140,7 @@ def _by_ffmpeg(file: Opened, where: str) -> Iterator[Block]:
             )
 
 
-def _frames(packet: av.Packet, kind: Kind, first: bool) -> list[Any]:
+def _frames(packet: Any, kind: Kind, first: bool) -> list[Any]:
     """What a packet decodes to. Nothing, where it is a tag between mp3s that were joined, or one of the first frames of
     an mp3 that was recorded from a stream: they may need bits of frames before them."""
     try:

@@ -93,8 +93,8 @@ def check_signal(levels: Levels, where: str) -> None:
             "take the loudest channel (--mix loudest), or leave it out (--on-bad quarantine)"
         )
     raise InputError(
-        f"{where}: no signal: its peak is {levels.peak_db:.0f} dB of full scale, digital silence; with it the audio would "
-        "equal the condition without; leave it out (--on-bad quarantine)"
+        f"{where}: no signal: its peak is {levels.peak_db:.0f} dB of full scale, digital silence; with "
+        "audio would be the same as without; leave it out (--on-bad quarantine)"
     )
 
 
@@ -106,6 +106,6 @@ def levels_of(record: Any) -> dict[str, float] | None:
     for name, value in values.items():
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             return None
-        if name.endswith("_share") and not 0 <= value <= 1 or name.endswith("_db") and not -200 <= value <= 200:
+        if (name.endswith("_share") and not 0 <= value <= 1) or (name.endswith("_db") and not -200 <= value <= 200):
             return None
     return {name: float(value) for name, value in values.items()}  # type: ignore[arg-type]

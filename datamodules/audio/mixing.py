@@ -29,7 +29,8 @@ def mixed(block: Block) -> np.ndarray:
     if weights is None:
         mean: np.ndarray = block.samples.mean(axis=1, dtype=np.float32)
         return mean
-    return block.samples @ weights
+    downmix: np.ndarray = block.samples @ weights
+    return downmix
 
 
 @cache

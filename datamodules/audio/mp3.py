@@ -69,7 +69,7 @@ def _followed(data: Data, first: Frame) -> bool:
     for number in range(2):
         following = frame_at(data, at)
         if following is None or following.rate != first.rate:
-            return at == len(data) or number > 0 and (at >= len(data) - 3 or _is_tag(data, at))
+            return at == len(data) or (number > 0 and (at >= len(data) - 3 or _is_tag(data, at)))
         at += following.size
     return True
 
@@ -121,7 +121,7 @@ def _is_tag(data: Data, at: int) -> bool:
 
 
 def _announced(data: Data, first: Frame) -> int:
-    """Frames that the first one announces (Xing, Info or VBRI); 0 where it does not. Some writers count it, some not."""
+    """Frames that the first one announces (Xing, Info or VBRI), with itself or without; 0 where it does not."""
     body = bytes(data[first.at : first.at + min(first.size, 200)])
     for mark in (b"Xing", b"Info"):
         place = body.find(mark, 4, 48)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -55,6 +55,21 @@ class Cut:
             raise InputError(f"mix is 'mean' or 'loudest', got {self.mix!r}")
         if not MIN_SAMPLES / SAMPLE_RATE <= self.max_s <= MAX_SAMPLES / SAMPLE_RATE:
             raise InputError(f"max_seconds must lie within 0.025 and {MAX_SAMPLES // SAMPLE_RATE}, got {self.max_s}")
+
+    @classmethod
+    def of(cls, given: Cut | Mapping[str, Any] | None, kept: bool = False) -> Cut:
+        """The cut itself, or that of a mapping of `max_s`, `too_long` and `mix`; kept: files stay as they are.
+
+        Raises InputError for other settings, and for those that need another file than it is.
+        """
+        if not isinstance(given, Cut):
+            known = ("max_s", "too_long", "mix")
+            if unknown := [name for name in given or {} if name not in known]:
+                raise InputError(f"cut: no entry {unknown[0]!r}; there are {', '.join(known)}")
+            given = cls(**dict(given or {}))
+        if kept and (given.mix != "mean" or given.too_long != "refuse"):
+            raise InputError("files that are kept as they are cannot be cut, and are mixed by their mean; pack as flac")
+        return given
 
     @property
     def is_part(self) -> bool:
@@ -189,7 +204,7 @@ def _part(sound: Iterator[Block], where: str, cut: Cut) -> Iterator[Block]:
             raise _too_long(where, taken, cut.max_s, "more than ")
         if last >= end:
             return
-    if cut.is_part and (not taken or end < math.inf and last < end - _LATE_S):
+    if cut.is_part and (not taken or (end < math.inf and last < end - _LATE_S)):
         part = f"from {cut.start:g} s" + (f" to {cut.end:g} s" if cut.end is not None else "")
         raise InputError(f"{where}: has no part {part}; the file is {last:.2f} s long")
 
@@ -219,7 +234,7 @@ def _resampled(wave: np.ndarray, rate: int) -> np.ndarray:
 
 def _announced_samples(announced: Announced, where: str, max_s: float = WHOLE.max_s) -> int:
     """Samples at 16 kHz that a header announces, checked before memory is set aside for them."""
-    rate, channels, frames = announced
+    rate, _, frames = announced
     _check_rate(rate, where)
     if frames <= 0:
         raise InputError(f"{where}: the recording holds no samples")

@@ -13,7 +13,7 @@ from ...errors import InputError
 from .formats import checked_encoding, listed
 from .layouts import COLUMNS, layout_named
 from .options import READINGS, Evidence, Options, number_text, options_of, options_of_columns, place_of
-from .question import OPTIONAL, REQUIRED, SPLITS, Kept, Question, parse_question
+from .question import OPTIONAL, REQUIRED, SPLITS, Kept, parse_question
 from .segments import SEGMENT, Read, segment_of
 
 FIELDS = (*REQUIRED, *OPTIONAL, "audio_path", *SEGMENT)
@@ -246,7 +246,7 @@ class FieldReader:
     def hint(self, record: Mapping[str, Any], fields: Mapping[str, Any], error: str) -> str:
         """Which flag helps where an error is about a field that is missing or a split unknown; "" where none does."""
         split = fields.get("split")
-        if isinstance(split, str) and split not in (*SPLITS, ""):
+        if isinstance(split, str) and split not in (*SPLITS, "") and split.isprintable():
             return f"; --split-map {split}=train reads it, --split-map {split}={SKIP} leaves it out"
         names = [name for name in (*REQUIRED, "audio_path") if name not in fields and name != "answer"]
         missing = [name for name in names if f"field '{name}'" in error or f"{name} must be a list" in error]

@@ -75,7 +75,8 @@ def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 def checked_rows(root: str, table: pa.Table, holdout: Mapping[str, float], stop: bool) -> tuple[pa.Table, list[Fault]]:
     """The rows that can be used, with their splits, and the faults of the others.
 
-    Questions without a split get that of their recording or of another part of its file, or one by `holdout`. stop: raise the first fault.
+    Questions without a split get that of their recording or of another part of its file, or one by `holdout`. stop:
+    raise the first fault.
     """
     keep, faults = _conflicts(root, table, stop)
     kept = table.filter(pa.array(keep)) if not keep.all() else table

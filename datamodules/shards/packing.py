@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from typing import Any, Literal
 from ...curriculum.identity import hash64
 from ...errors import InputError
 from ...progress import track
-from ..audio.waves import WHOLE, Cut
+from ..audio.waves import Cut
 from ..questions.datasets import Source
 from ..questions.fields import Fields
 from .done import Done
@@ -59,14 +58,15 @@ def shard(
         cut: of recordings that are too long, and how channels become one; `Cut` or its `max_s`, `too_long`, `mix`.
 
     Parts of recordings that annotations name by `start` and `duration` or `end` are cut here. A recording in which
-    nothing can be heard is a fault. What else was done to recordings stands in `packing.notes.txt`. Every question is accounted for: questions = packed + left out. Returns the counts of `build_index`, and `shards`.
+    nothing can be heard is a fault. What else was done to recordings stands in `packing.notes.txt`. Every question is
+    accounted for: questions = packed + left out. Returns the counts of `build_index`, and `shards`.
     Raises InputError for bad arguments and, with "stop", for the first bad question or recording.
     """
     if audio not in ("flac", "original") or on_bad not in ("stop", "quarantine"):
         raise InputError(f"audio is 'flac' or 'original', on_bad 'stop' or 'quarantine'; got {audio!r}, {on_bad!r}")
     if samples_per_shard < 1:
         raise InputError(f"samples_per_shard must be at least 1, got {samples_per_shard}")
-    fields, folder, cut = Fields.of(fields), Path(out), _cut(cut, audio)
+    fields, folder, cut = Fields.of(fields), Path(out), Cut.of(cut, audio == "original")
     check_kept_names(fields)
     source = Source(annotations, fields.encoding)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,6 @@ def shard(
     if (counts := done.counts()) is not None and "." not in fields.layout:  # a user's layout may have changed
         return counts
     left_out: list[dict[str, str]] = []
-    notes: list[str] = []
     spool = Spool(folder / "questions.spool", root, str(Path(annotations).parent))
     try:
         jobs = jobs_of(
@@ -84,20 +83,14 @@ def shard(
         )
         done.remember(spool)
         packed = _pack_all(jobs, folder, workers)
-        for job in jobs:
-            left_out += packed[Path(job.target).name]["left_out"]
-            notes += packed[Path(job.target).name]["notes"]
+        left_out += [entry for job in jobs for entry in packed[Path(job.target).name]["left_out"]]
     finally:
         spool.close()
         (folder / "recordings.spool").unlink(missing_ok=True)
     _write_lines([json.dumps(entry, ensure_ascii=False) for entry in left_out], folder / "packing.quarantine.jsonl")
-    _write_lines(notes, folder / "packing.notes.txt")
-    if notes:
-        more = f", and {len(notes) - 1:,} more in {folder / 'packing.notes.txt'}" if len(notes) > 1 else ""
-        print(f"{notes[0]}{more}", file=sys.stderr)
+    notes = _report_notes([note for job in jobs for note in packed[Path(job.target).name]["notes"]], folder)
     counts = build_index(str(folder), on_bad=on_bad, holdout=holdout, workers=workers) | {"shards": len(jobs)}
-    counts |= {"left_out": len(left_out)} if left_out else {}
-    counts |= {"changed": len(notes)} if notes else {}
+    counts |= {name: number for name, number in (("left_out", len(left_out)), ("changed", notes)) if number}
     done.write(counts)
     return counts
 
@@ -131,7 +124,9 @@ def _pack_all(jobs: list[Job], folder: Path, workers: int) -> dict[str, dict[str
 def _read_record(path: Path) -> dict[str, dict[str, Any]]:
     try:
         content = json.loads(path.read_text())
-        return {name: {k: entry[k] for k in ("made_of", "size", "left_out", "notes")} for name, entry in content.items()}
+        return {
+            name: {k: entry[k] for k in ("made_of", "size", "left_out", "notes")} for name, entry in content.items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}  # nothing is known to be done
 
@@ -159,21 +154,18 @@ def _packed(jobs: list[Job], workers: int) -> Iterator[tuple[Job, tuple[list[dic
             pool.shutdown(cancel_futures=True)
 
 
+def _report_notes(notes: list[str], folder: Path) -> int:
+    """Writes down what was done to recordings, says the first on stderr, and returns how many there are."""
+    _write_lines(notes, folder / "packing.notes.txt")
+    if notes:
+        more = f", and {len(notes) - 1:,} more in {folder / 'packing.notes.txt'}" if len(notes) > 1 else ""
+        print(f"{notes[0]}{more}", file=sys.stderr)
+    return len(notes)
+
+
 def _write_lines(lines: list[str], path: Path) -> None:
     """Writes the lines, or removes the file of an earlier packing where there are none."""
     if lines:
         path.write_text("".join(f"{line}\n" for line in lines), "utf-8", "backslashreplace")  # half a letter of a name
     else:
         path.unlink(missing_ok=True)
-
-
-def _cut(cut: Cut | Mapping[str, Any] | None, audio: str) -> Cut:
-    """The cut itself, or the one that a mapping describes, as a YAML file has it; InputError for other settings."""
-    if not isinstance(cut, Cut):
-        known = ("max_s", "too_long", "mix")
-        if unknown := [name for name in cut or {} if name not in known]:
-            raise InputError(f"cut: no entry {unknown[0]!r}; there are {', '.join(known)}")
-        cut = replace(WHOLE, **dict(cut or {}))
-    if audio == "original" and (cut.mix != "mean" or cut.too_long != "refuse"):
-        raise InputError("files that are kept as they are cannot be cut, and are mixed by their mean; pack as flac")
-    return cut

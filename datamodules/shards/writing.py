@@ -74,7 +74,9 @@ def _recording(job: Job, clip: Clip) -> tuple[str, bytes, dict[str, Any], str]:
         raise InputError(f"{where}: another recording than in row {other}, under the same audio_path {clip.path!r}")
     cut = job.cut if clip.segment is None else replace(job.cut, start=clip.segment.start, end=clip.segment.end)
     if job.original and cut.is_part:
-        raise InputError(f"{where}: only a part of the file is asked about, so it cannot be kept as it is; pack as flac")
+        raise InputError(
+            f"{where}: only a part of the file is asked about, so it cannot be kept as it is; pack as flac"
+        )
     recording = whole(data, where, cut)
     check_signal(recording.levels, where)
     if job.original:
@@ -84,9 +86,9 @@ def _recording(job: Job, clip: Clip) -> tuple[str, bytes, dict[str, Any], str]:
     scaled = recording.within_full_scale()
     about: dict[str, Any] = scaled.levels.record()
     notes = []
-    if clip.segment is not None or recording.part is not None:
-        start, end = recording.part or clip.segment or (0.0, None)
-        about["seconds_of_file"] = [start, end]
+    part = recording.part[:2] if recording.part is not None else clip.segment
+    if part is not None:
+        about["seconds_of_file"] = list(part)
     if recording.part is not None:
         notes.append(f"of its {recording.part[2]:.0f} s, {recording.part[0]:g} to {recording.part[1]:g} s were taken")
     if scaled is not recording:

@@ -91,7 +91,8 @@ def test_a_sample_is_printed_whole_and_its_recording_written_as_it_was(corpus, c
     assert [p.name for p in (corpus / "look").iterdir()] == ["..-t-x-y.wav"]
     assert (corpus / "look" / "..-t-x-y.wav").read_bytes() == wav(ord("d"), 6.5)
     assert printed.startswith(
-        "../t/x/y  (test, unknown, 6.50 s)\npeak -7.3 dB, RMS -20.0 dB, 0% digital silence\n\nWhich?\n  * a\n    b\n\nstructured reasoning: I hear"
+        "../t/x/y  (test, unknown, 6.50 s)\n"
+        "peak -7.3 dB, RMS -20.0 dB, 0% digital silence\n\nWhich?\n  * a\n    b\n\nstructured reasoning: I hear"
     )
     assert printed.endswith(f"{corpus}/look/..-t-x-y.wav\n")
 

@@ -149,7 +149,10 @@ def test_ogg_files_that_were_joined_are_read_one_after_the_other():
 
 NO_SOUND = {
     "empty": (b"", "the file is empty"),
-    "LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", r"fetch it with `git lfs pull`"),
+    "LFS": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        r"fetch it with `git lfs pull`",
+    ),
     "HTML": (b"\n<!DOCTYPE html>\n<html><head><title>404</title>", "an HTML or XML page"),
     "XML": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an HTML or XML page"),
     "JSON": (b'{"error": "rate limited"}', "JSON text"),
@@ -173,7 +176,10 @@ def test_what_is_no_recording_is_named_for_what_it_is(name):
 def test_a_playlist_is_no_recording_and_opens_nothing(tmp_path):
     """FFmpeg would open what a playlist names; its demuxer is therefore always named by us."""
     (tmp_path / "secret.wav").write_bytes(WAV)
-    for text in (f"#EXTM3U\n#EXTINF:4,\n{tmp_path}/secret.wav\n", f"ffconcat version 1.0\nfile {tmp_path}/secret.wav\n"):
+    for text in (
+        f"#EXTM3U\n#EXTINF:4,\n{tmp_path}/secret.wav\n",
+        f"ffconcat version 1.0\nfile {tmp_path}/secret.wav\n",
+    ):
         with pytest.raises(InputError, match="a text"):
             decode(text.encode(), "x.m3u8")
 
@@ -327,13 +333,16 @@ def test_what_is_too_long_is_refused_or_its_first_or_middle_part_taken(name):
 
 def test_two_hours_of_sound_need_no_more_memory_than_what_is_taken(tmp_path):
     """An hour of wav is 317 MB; ten seconds of it are read from a mapped file in a process of its own."""
-    path, code = tmp_path / "hour.wav", (
-        "import resource, sys\nfrom pathlib import Path\n"
-        "from earwitness.datamodules.shards.writing import _file_bytes\n"
-        "from earwitness.datamodules.audio.waves import Cut, whole\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "wave = whole(_file_bytes(Path(sys.argv[1])), 'x', Cut(3_000.0, 3_010.0)).wave\n"
-        "print(len(wave), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    path, code = (
+        tmp_path / "hour.wav",
+        (
+            "import resource, sys\nfrom pathlib import Path\n"
+            "from earwitness.datamodules.shards.writing import _file_bytes\n"
+            "from earwitness.datamodules.audio.waves import Cut, whole\n"
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "wave = whole(_file_bytes(Path(sys.argv[1])), 'x', Cut(3_000.0, 3_010.0)).wave\n"
+            "print(len(wave), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+        ),
     )
     size = 3_600 * 44_100 * 2
     form = struct.pack("<IHHIIHH", 16, 1, 1, 44_100, 88_200, 2, 16)

@@ -148,7 +148,9 @@ def test_half_a_file_is_no_whole_one(kind, part):
     """What `decode` lets pass, the header tells; 30 % of an mp3 is itself a good one but for its first frame."""
     data = encoded(0.1 * np.random.default_rng(0).normal(size=32_000), kind=kind)
     assert len(whole(data, "clip").wave) == 32_000
-    with pytest.raises(InputError, match=r"^clip: (the (wav|ogg|mp3) file is cut off|the recording is cut off|not a read)"):
+    with pytest.raises(
+        InputError, match=r"^clip: (the (wav|ogg|mp3) file is cut off|the recording is cut off|not a read)"
+    ):
         whole(data[: int(part * len(data))], "clip")
 
 
@@ -193,7 +195,9 @@ def test_the_library_would_half_read_these_without_a_word(kind):
     data = encoded(tone(RATE), kind=kind, subtype="PCM_16")
     np.testing.assert_allclose(decode(data, "clip"), tone(RATE), rtol=0, atol=2**-15)
     for read in (probe, whole):
-        with pytest.raises(InputError, match=r"^clip: the \w+ file is cut off; 7,9\d\d bytes that it announces are missing$"):
+        with pytest.raises(
+            InputError, match=r"^clip: the \w+ file is cut off; 7,9\d\d bytes that it announces are missing$"
+        ):
             read(data[: len(data) - 7_950], "clip")
         with pytest.raises(InputError, match=r"^clip: not a readable recording \(a \w+ file behind an ID3 tag\)"):
             read(ID3 + data, "clip")
@@ -229,7 +233,10 @@ ABSURD = {
     "4 GHz": (wav_header(rate=0xFFFF_FFFF), "(sample rate 4294967295 Hz|not a readable recording)"),
     "1 MHz": (flac_header(rate=(1 << 20) - 1), "sample rate 1048575 Hz"),
     "2^36 frames": (flac_header(frames=(1 << 36) - 1), "4294967 s is too long, at most 300 s are taken"),
-    "300 s at 192 kHz, 8 channels": (flac_header(192_000, 8, 300 * 192_000), "(not a readable recording|announces 300)"),
+    "300 s at 192 kHz, 8 channels": (
+        flac_header(192_000, 8, 300 * 192_000),
+        "(not a readable recording|announces 300)",
+    ),
     "2^40 frames": (
         encoded(tone(RATE), kind="RF64")
         .replace(struct.pack("<Q", 16_000), struct.pack("<Q", 1 << 40))

@@ -14,8 +14,8 @@ import webdataset as wds
 import xxhash
 
 from earwitness.curriculum.table import read_arrow
-from earwitness.datamodules.shards.index import build_index
 from earwitness.datamodules.audio.waves import flac_bytes
+from earwitness.datamodules.shards.index import build_index
 from earwitness.datamodules.shards.packing import shard
 from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.datamodules.shards.tar import walk_tar

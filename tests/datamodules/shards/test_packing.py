@@ -244,7 +244,9 @@ def test_options_that_are_none_are_refused(tmp_path, how):
         shard(str(corpus(tmp_path / "in", 1)), str(tmp_path / "out"), **how)
 
 
-@pytest.mark.parametrize(("name", "data", "member"), [("x.wave", recording(0), "wav"), ("x.wav", recording(0, "mp3"), "mp3")])
+@pytest.mark.parametrize(
+    ("name", "data", "member"), [("x.wave", recording(0), "wav"), ("x.wav", recording(0, "mp3"), "mp3")]
+)
 def test_a_file_kept_as_it_is_is_called_by_its_kind_and_not_by_its_name(tmp_path, name, data, member):
     """Whoever reads the tar with another tool takes the member's ending for its kind."""
     (tmp_path / name).write_bytes(data)
@@ -398,7 +400,8 @@ def test_a_finished_shard_is_recorded_also_while_an_earlier_one_is_still_packed(
     with tarfile.open(tmp_path / "fresh" / "shard-000000.tar") as tar:
         first = json.load(tar.extractfile(tar.getmembers()[0]))["audio_path"]
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom earwitness.datamodules.shards import packing as shards, writing\n"
+        "import sys, time\nfrom pathlib import Path\n"
+        "from earwitness.datamodules.shards import packing as shards, writing\n"
         "kept = writing._file_bytes\n"
         f"def wait(path):\n    while path.name == {first!r}: time.sleep(1)\n    return kept(path)\n"
         "writing._file_bytes = wait\n"
