@@ -234,6 +234,9 @@ def corpus(seconds: Any, counted: Mapping[str, Mapping[str, int]], levels: Mappi
         flat[0].set_ylabel("recordings")
         for panel, (column, values) in zip(flat[1:], drawn.items(), strict=False):
             panel.hist(100 * values if column.endswith("_share") else values, bins=40, color=AUDIO, log=True)
+            panel.yaxis.set_major_formatter("{x:,.0f}")
+            panel.yaxis.set_minor_formatter("")
+            panel.set_ylim(bottom=0.7)
             panel.set_xlabel(LEVEL_NAMES[column])
             panel.set_ylabel("recordings")
         for panel, (column, counts) in zip(flat[1 + len(drawn) :], counted.items(), strict=False):

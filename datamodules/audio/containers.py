@@ -92,7 +92,7 @@ def plain_wav(data: Data) -> Announced | None:
 
 def _chunks(data: Data, at: int, order: str) -> list[tuple[bytes, int, int]]:
     """(name, place, size) of the chunks of a RIFF or FORM file from a place on; the last may reach beyond its end."""
-    found = []
+    found: list[tuple[bytes, int, int]] = []
     while at + 8 <= len(data) and len(found) < 1_000:
         name, size = struct.unpack_from(f"{order}4sI", data, at)
         found.append((name, at + 8, size))

@@ -51,7 +51,7 @@ def kind_of(data: Data, where: str) -> tuple[Kind, int]:
         head = bytes(data[begin : begin + 16])
     kind = _marked(head)
     if begin and kind not in (None, _FLAC, _AAC):  # what other kinds hold behind a tag, players do not find
-        raise InputError(f"{where}: not a readable recording (a {kind.name} file behind an ID3 tag); convert it")  # type: ignore[union-attr]
+        raise InputError(f"{where}: not a readable recording (a {kind.name} file behind an ID3 tag); convert it")
     if kind is None and finds_frames(data, begin):
         kind = _MP3
     if kind is None:

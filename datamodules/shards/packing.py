@@ -62,10 +62,7 @@ def shard(
     accounted for: questions = packed + left out. Returns the counts of `build_index`, and `shards`.
     Raises InputError for bad arguments and, with "stop", for the first bad question or recording.
     """
-    if audio not in ("flac", "original") or on_bad not in ("stop", "quarantine"):
-        raise InputError(f"audio is 'flac' or 'original', on_bad 'stop' or 'quarantine'; got {audio!r}, {on_bad!r}")
-    if samples_per_shard < 1:
-        raise InputError(f"samples_per_shard must be at least 1, got {samples_per_shard}")
+    _check(audio, on_bad, samples_per_shard)
     fields, folder, cut = Fields.of(fields), Path(out), Cut.of(cut, audio == "original")
     check_kept_names(fields)
     source = Source(annotations, fields.encoding)
@@ -93,6 +90,13 @@ def shard(
     counts |= {name: number for name, number in (("left_out", len(left_out)), ("changed", notes)) if number}
     done.write(counts)
     return counts
+
+
+def _check(audio: str, on_bad: str, samples_per_shard: int) -> None:
+    if audio not in ("flac", "original") or on_bad not in ("stop", "quarantine"):
+        raise InputError(f"audio is 'flac' or 'original', on_bad 'stop' or 'quarantine'; got {audio!r}, {on_bad!r}")
+    if samples_per_shard < 1:
+        raise InputError(f"samples_per_shard must be at least 1, got {samples_per_shard}")
 
 
 def _pack_all(jobs: list[Job], folder: Path, workers: int) -> dict[str, dict[str, Any]]:

@@ -206,7 +206,7 @@ def test_the_levels_stand_in_the_index_and_choose_a_pool(tmp_path, capsys):
     )
     index = str(tmp_path / "out" / "index.arrow")
     main(["plan", str(curriculum), "--index", index, "--out", str(tmp_path / "plan")])
-    assert json.loads((tmp_path / "plan" / "plan.json").read_text())["stages"][0]["steps"] == 2
+    assert json.loads((tmp_path / "plan" / "plan.json").read_text())["stages"]["a"]["steps"] == 2
     main(["inspect", index, "--out", str(tmp_path / "look")])
     assert "1 of 3 recordings lost more than 10 dB when their channels were mixed" in capsys.readouterr().out
 
