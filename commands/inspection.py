@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from ..curriculum.table import Categorical, read_table
+from ..datamodules.audio.levels import CANCELLED_DB, LEVELS, Meter
 from ..datamodules.questions.prompts import question_text
 from ..datamodules.shards.reader import ShardReader
 from ..datamodules.storage.files import Reading
@@ -41,6 +43,8 @@ def inspect_index(
     print(
         f"{len(reader) / len(clips):.2f} questions a recording, {len(reader.files.shards):,} shards in {reader.place}"
     )
+    levels = {name: column[first] for name in LEVELS if isinstance(column := table.columns.get(name), np.ndarray)}
+    print("\n".join(_level_lines(levels, len(clips))))
     counted: dict[str, dict[str, int]] = {}
     for name in ("split", "source", "question_type", "audio_contribution", "label"):
         column = table.columns.get(name)
@@ -56,10 +60,30 @@ def inspect_index(
             print(f"  {value:<32.32} {count:>10,}  {count / len(reader):6.1%}")
     from ..reports.figures import corpus
 
+    known = {name: values[~np.isnan(values)] for name, values in levels.items() if not np.isnan(values).all()}
     # A pair of dollars would be set as a formula, or fail to be one.
     shown = {name: {value.replace("$", r"\$"): n for value, n in counts.items()} for name, counts in counted.items()}
-    (folder / "inspect.png").write_bytes(corpus(seconds, shown))
+    (folder / "inspect.png").write_bytes(corpus(seconds, shown, known))
     print(f"\nwritten: {folder / 'inspect.png'}")
+
+
+def _level_lines(levels: Mapping[str, np.ndarray], clips: int) -> list[str]:
+    """What is to be said of the recordings' levels; of those that were never decoded none is known."""
+    known = ~np.isnan(levels["rms_db"]) if "rms_db" in levels else np.zeros(clips, bool)
+    if not known.any():
+        return ["levels are not known: `earwitness index SHARDS --decode` measures them"]
+    low, middle, high = np.percentile(levels["rms_db"][known], [5, 50, 95])
+    lines = [f"RMS {middle:.1f} dB of full scale (median; 5 and 95 %: {low:.1f} and {high:.1f})"]
+    for name, what, limit in (
+        ("mix_loss_db", "lost more than 10 dB when their channels were mixed", CANCELLED_DB),
+        ("clipped_share", "have more than 0.1 % of their samples at full scale", 1e-3),
+        ("silent_share", "are digital silence for more than 90 %", 0.9),
+    ):
+        if count := int((levels[name][known] > limit).sum()):
+            lines.append(f"{count:,} of {int(known.sum()):,} recordings {what}")
+    if not known.all():
+        lines.append(f"levels of {int((~known).sum()):,} recordings are not known (`earwitness index --decode`)")
+    return lines
 
 
 def _counts(column: Categorical) -> dict[str, int]:
@@ -80,11 +104,13 @@ def _show_sample(reader: ShardReader, key: str, folder: Path) -> None:
     row = reader.row_of(key)
     question = reader.question(row)
     data = reader.sound(row)
-    reader.wave(row)  # an error rather than a file that cannot be played
+    wave = reader.wave(row)  # an error rather than a file that cannot be played
     name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in key)[:60]
     path = folder / f"{name}.{reader.text('audio_ext', row)}"
     path.write_bytes(data)
     print(f"{key}  ({reader.text('split', row)}, {question.question_type}, {reader.num_samples(row) / 16_000:.2f} s)")
+    levels = Meter().levels(wave)
+    print(f"peak {levels.peak_db:.1f} dB, RMS {levels.rms_db:.1f} dB, {levels.silent_share:.0%} digital silence")
     print(f"\n{_plain(question.question)}")
     for choice in question.choices:
         print(f"  {'*' if choice == question.answer else ' '} {_plain(choice)}")

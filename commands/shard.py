@@ -16,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples-per-shard", type=int, default=1_000, help="recordings per tar")
     parser.add_argument("--original", action="store_true", help="keeps the files' bytes; default 16 kHz mono flac")
     parser.add_argument("--encoding", default="", help="of a text file that is not UTF-8, e.g. cp1252 or utf-16")
+    parser.add_argument("--too-long", choices=("refuse", "first", "middle"), default="refuse", help="long recordings")
+    parser.add_argument("--max-seconds", type=float, default=300.0, help="the longest recording, at most 300")
+    parser.add_argument("--mix", choices=("mean", "loudest"), default="mean", help="how channels become one")
     add_indexing(parser)
 
 
@@ -25,4 +28,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     kind: Literal["flac", "original"] = "original" if args.original else "flac"
     places = (args.annotations, args.out, args.audio_root, args.samples_per_shard)
-    return shard(*places, audio=kind, **indexing(args))
+    cut = {"max_s": args.max_seconds, "too_long": args.too_long, "mix": args.mix}
+    return shard(*places, audio=kind, cut=cut, **indexing(args))

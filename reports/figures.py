@@ -209,19 +209,37 @@ def _legend(figure: Any, panel: Any, names: list[str], colours: Mapping[str, Any
     panel.legend(handles[::-1], shown[::-1], frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def corpus(seconds: Any, counted: Mapping[str, Mapping[str, int]]) -> bytes:
-    """PNG: a histogram of the recordings' lengths, and bars of how many questions have each value.
+LEVEL_NAMES = {
+    "peak_db": "peak (dB of full scale)",
+    "rms_db": "RMS after mixing (dB of full scale)",
+    "mix_loss_db": "lost by mixing, against the louder channel (dB)",
+    "silent_share": "digital silence (% of the samples)",
+    "clipped_share": "clipped (% of the samples)",
+}
 
-    seconds: [clips]. counted: column -> value -> questions; ten values are shown, the others together.
+
+def corpus(seconds: Any, counted: Mapping[str, Mapping[str, int]], levels: Mapping[str, Any] | None = None) -> bytes:
+    """PNG: histograms of the recordings' lengths and levels, and bars of how many questions have each value.
+
+    seconds: [clips]. counted: column -> value -> questions; ten values are shown, the others together. levels: column
+    of the index -> [clips that have one].
     """
+    drawn = levels or {}
     with plt.rc_context(STYLE):
-        panels = len(counted) + 1
+        panels = len(counted) + len(drawn) + 1
         figure, axes = plt.subplots(-(-panels // 2), 2, figsize=(10, 2.6 * -(-panels // 2)), squeeze=False)
         flat = axes.flatten()
         flat[0].hist(seconds, bins=40, color=AUDIO)
         flat[0].set_xlabel("length of a recording (s)")
         flat[0].set_ylabel("recordings")
-        for panel, (column, counts) in zip(flat[1:], counted.items(), strict=False):
+        for panel, (column, values) in zip(flat[1:], drawn.items(), strict=False):
+            panel.hist(100 * values if column.endswith("_share") else values, bins=40, color=AUDIO, log=True)
+            panel.yaxis.set_major_formatter("{x:,.0f}")
+            panel.yaxis.set_minor_formatter("")
+            panel.set_ylim(bottom=0.7)
+            panel.set_xlabel(LEVEL_NAMES[column])
+            panel.set_ylabel("recordings")
+        for panel, (column, counts) in zip(flat[1 + len(drawn) :], counted.items(), strict=False):
             shown = list(counts.items())[:10]
             rest = sum(count for _, count in list(counts.items())[10:])
             shown += [(f"{len(counts) - 10} more", rest)] if rest else []

@@ -19,7 +19,7 @@ from ...curriculum.plan.plan import Plan
 from ...curriculum.plan.stand_ins import stand_ins
 from ...curriculum.table import Table
 from ...errors import InputError
-from ..audio.waves import augmented
+from ..audio.signals import augmented
 from ..batch import Batch, Replaced, Sample
 from ..processors.omni import OmniProcessor
 from ..shards.reader import Fetched, ShardReader

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..audio.waves import noise
+from ..audio.signals import noise
 from ..shards.partners import Partners
 from ..shards.reader import Fetched, ShardReader
 from .conditions import Condition, length_of

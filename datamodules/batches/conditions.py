@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import InputError
-from ..audio.waves import SAMPLE_RATE, SILENCE_S
+from ..audio.signals import SILENCE_S
+from ..audio.waves import SAMPLE_RATE
 
 KINDS = ("audio", "silence", "noise", "mismatched")
 

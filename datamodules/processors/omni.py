@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..audio.features import LogMel
-from ..audio.waves import silence
+from ..audio.signals import silence
 from ..batch import Batch, Prompts, Sample
 from ..questions.prompts import prompt_text
 

@@ -12,14 +12,17 @@ from ...errors import InputError
 from .datasets import Source
 from .fields import FieldReader, Fields
 from .question import Question, text_of
+from .segments import Segment
 
 
 class Annotation(NamedTuple):
-    """A question, the path of its recording, and the row of the dataset that holds the recording's bytes (or -1)."""
+    """A question, the path of its recording, the row of the dataset that holds the recording's bytes (or -1), and the
+    part of the recording that the question is about, if not all of it."""
 
     question: Question
     audio_path: str
     row: int = -1
+    segment: Segment | None = None
 
 
 def read_annotations(
@@ -42,7 +45,7 @@ def iter_annotations(
     """
     fields = Fields.of(fields)
     source = Source(path, fields.encoding)
-    reader = FieldReader(fields)
+    reader = FieldReader(fields, segments=True)
     if fields.answer == "auto":
         reader.decide((source.where(r.number), r.value, r.split) for r in source)
     places = _Places(source)
@@ -77,9 +80,9 @@ def _annotation(reader: FieldReader, record: Any, where: str, row: int, split: s
     read = reader.question(record, where, split)
     if read is None:
         return None
-    question, path = read
     try:
-        return Annotation(question, text_of({"audio_path": path}, "audio_path", where), row)
+        path = text_of({"audio_path": read.audio_path}, "audio_path", where)
+        return Annotation(read.question, path, row, read.segment)
     except InputError as error:
         raise InputError(f"{error}{reader.hint(record, record, str(error))}") from None
 

@@ -13,9 +13,10 @@ from ...errors import InputError
 from .formats import checked_encoding, listed
 from .layouts import COLUMNS, layout_named
 from .options import READINGS, Evidence, Options, number_text, options_of, options_of_columns, place_of
-from .question import OPTIONAL, REQUIRED, SPLITS, Kept, Question, parse_question
+from .question import OPTIONAL, REQUIRED, SPLITS, Kept, parse_question
+from .segments import SEGMENT, Read, segment_of
 
-FIELDS = (*REQUIRED, *OPTIONAL, "audio_path")
+FIELDS = (*REQUIRED, *OPTIONAL, "audio_path", *SEGMENT)
 SKIP = "skip"
 ColumnMap = Mapping[str, str | Sequence[str]]
 _OURS = (*FIELDS, "audio-contribution", "columns", "unanswered", "as_published")
@@ -103,10 +104,11 @@ class FieldReader:
     """Reads the records of one source by some fields, and remembers which of their columns nobody asked for.
 
     reading: of the answers, once it is decided (see `decide`). carried: take letters off options that carry them.
+    segments: read which part of its recording a question is about.
     """
 
-    def __init__(self, fields: Fields, reading: str = "", carried: bool = True) -> None:
-        self.fields, self.carried = fields, carried
+    def __init__(self, fields: Fields, reading: str = "", carried: bool = True, segments: bool = False) -> None:
+        self.fields, self.carried, self.segments = fields, carried, segments
         self.reading = reading or fields.answer
         self.convert: Callable[..., Any] = layout_named(fields.layout)
         self.kept = fields.kept
@@ -130,13 +132,13 @@ class FieldReader:
                 break
         self.reading = evidence.reading()
 
-    def question(self, record: Any, where: str, split: str = "") -> tuple[Question, str] | None:
-        """A record's checked question and its audio_path (""); None where its split is left out.
+    def question(self, record: Any, where: str, split: str = "") -> Read | None:
+        """A record's checked question with its recording; None where its split is left out.
 
         split: by the name of its file. Raises InputError that names `where`, the field, and the flag that helps.
         """
         if not isinstance(record, Mapping):
-            return parse_question(record, where), ""
+            return Read(parse_question(record, where))
         for name in record:
             self.seen[name] = self.seen.get(name, 0) + 1
         options, fields = self._fields(record, where)
@@ -148,7 +150,8 @@ class FieldReader:
         if self.kept:
             fields["columns"] = {**fields.get("columns", {}), **self._columns(record, where)}
         try:
-            return parse_question(fields, where), fields.get("audio_path", "")
+            question = parse_question(fields, where)
+            return Read(question, fields.get("audio_path", ""), segment_of(fields, where) if self.segments else None)
         except InputError as error:
             raise InputError(f"{error}{hint or self.hint(record, fields, str(error))}") from None
 
@@ -165,7 +168,7 @@ class FieldReader:
         for ours, theirs in self.fields.columns.items():
             names = [theirs] if isinstance(theirs, str) else list(theirs)
             missing = [name for name in names if name not in given and name not in fields]
-            if missing and ours in OPTIONAL:
+            if missing and ours in (*OPTIONAL, *SEGMENT):
                 fields.pop(ours, None)
                 continue
             if isinstance(theirs, str) or ours != "choices":
@@ -243,7 +246,7 @@ class FieldReader:
     def hint(self, record: Mapping[str, Any], fields: Mapping[str, Any], error: str) -> str:
         """Which flag helps where an error is about a field that is missing or a split unknown; "" where none does."""
         split = fields.get("split")
-        if isinstance(split, str) and split not in (*SPLITS, ""):
+        if isinstance(split, str) and split not in (*SPLITS, "") and split.isprintable():
             return f"; --split-map {split}=train reads it, --split-map {split}={SKIP} leaves it out"
         names = [name for name in (*REQUIRED, "audio_path") if name not in fields and name != "answer"]
         missing = [name for name in names if f"field '{name}'" in error or f"{name} must be a list" in error]

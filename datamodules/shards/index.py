@@ -3,7 +3,8 @@
 Columns: uid, key, clip (hash of the audio bytes, also their checksum), question (hash of text, answer and options),
 split, question_type, source, num_choices, duration_s, num_samples (at 16 kHz), shard, json_offset, json_size,
 question_no, audio_offset, audio_size, audio_ext, audio_contribution (as published, or null). Behind them stand columns
-that were kept of the questions (texts, numbers, bools), and `unanswered` where some of them have no answer.
+that were kept of the questions (texts, numbers, bools), and `unanswered` where some of them have no answer. Levels of
+the recordings (see `audio/levels.py`) stand between, null where they were never decoded.
 Any uncompressed WebDataset tar of json + audio pairs can be indexed; labels live in a table of their own.
 """
 
@@ -25,13 +26,14 @@ import pyarrow.compute as pc
 from ...curriculum.table import read_arrow, write_arrow
 from ...errors import InputError
 from ...progress import track
+from ..audio.levels import LEVELS
 from ..audio.waves import MAX_SAMPLES
 from ..questions.fields import Fields
 from ..storage.address import joined, list_shards, redacted, scheme_of, split_address
 from ..storage.ranges import Shard
 from .merging import checked_holdout, checked_rows, counts_of, kept_column, merged
 from .sample import question_reader
-from .scan import KEPT, UNANSWERED, Fault, Scan, scan_all, scan_shard
+from .scan import FILE, KEPT, UNANSWERED, Fault, Scan, scan_all, scan_shard
 
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 _ABOUT = b"earwitness"
@@ -58,6 +60,9 @@ SCHEMA = pa.schema(
         "audio_contribution": _DICTIONARY,
     }
 )
+
+
+LEVEL_SCHEMA = pa.schema({name: pa.float32() for name in LEVELS})
 
 
 def build_index(
@@ -131,7 +136,7 @@ def _taken_tables(scans: Sequence[Scan]) -> pa.Table:
 def check_kept_names(fields: Fields) -> None:
     """Raises InputError for a column that cannot be kept under its name, because the index has one of that name."""
     for name, theirs in fields.kept.items():
-        if name in (*SCHEMA.names, UNANSWERED) or name.startswith("live."):
+        if name in (*SCHEMA.names, *LEVELS, FILE, UNANSWERED) or name.startswith("live."):
             raise InputError(
                 f"keep: the index has a column {name!r} of its own; give another name: --keep my_{name}={theirs}"
             )
@@ -150,8 +155,9 @@ def _say_what_is_unused(fields: Fields, scans: Sequence[Scan], shards: str) -> N
 
 def _in_order(table: pa.Table) -> pa.Table:
     """The table with the columns of SCHEMA first and the others by name; who has an answer is never missing."""
-    more = sorted(set(table.column_names) - set(SCHEMA.names))
-    columns = {name: table.column(name).cast(SCHEMA.field(name).type) for name in SCHEMA.names}
+    first = pa.unify_schemas([SCHEMA, LEVEL_SCHEMA])
+    more = sorted(set(table.column_names) - {*first.names, FILE})
+    columns = {name: table.column(name).cast(first.field(name).type) for name in first.names}
     for name in more:
         column = table.column(name)
         kind = pa.string() if pa.types.is_null(column.type) else column.type
@@ -189,7 +195,8 @@ def _scan(path: str, name: str, **how: Any) -> Scan:
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
     """Rows of `scan_shard` as columns: those of SCHEMA, then the columns that were kept."""
-    columns = {name: pa.array([row[name] for row in rows], SCHEMA.field(name).type) for name in SCHEMA.names}
+    kinds = pa.unify_schemas([SCHEMA, LEVEL_SCHEMA, pa.schema({FILE: pa.uint64()})])
+    columns = {field.name: pa.array([row[field.name] for row in rows], field.type) for field in kinds}
     for name in dict.fromkeys(name for row in rows for name in row[KEPT]):
         columns[name] = kept_column([row[KEPT].get(name) for row in rows])
     return pa.table(columns)

@@ -11,13 +11,14 @@ import numpy as np
 from ...curriculum.identity import hash64
 from ...errors import InputError
 from ...progress import track
+from ..audio.waves import Cut
 from ..questions.annotations import iter_annotations
 from ..questions.datasets import Source, is_saved
 from ..questions.fields import Fields
 from .done import stamp
 from .spool import Clip, Spool, clips
 
-LAYOUT = 2  # version of what is in the tars; shards of another one are packed anew
+LAYOUT = 3  # version of what is in the tars; shards of another one are packed anew
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Job:
     dataset: str  # folder of a saved dataset that holds them, or ""
     dataset_print: str  # hash of that dataset's files
     original: bool  # keep the files' bytes
+    cut: Cut  # how long recordings may be, and how their channels become one
     stop: bool  # raise the first fault
     recordings: str  # Arrow file of the recordings, where they come from Parquet files, or ""
     spool: str  # file of the questions
@@ -41,9 +43,9 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """Hash of all that the shard is made of; recordings count by size and time of change."""
-        parts: list[object] = [LAYOUT, self.original, self.dataset_print]
+        parts: list[object] = [LAYOUT, self.original, repr(self.cut), self.dataset_print]
         for clip in self.clips():
-            parts += [clip.path, json.dumps(clip.questions, ensure_ascii=False)]
+            parts += [*clip.name, json.dumps(clip.questions, ensure_ascii=False)]
             parts.append(clip.rows or stamp(Path(self.root) / clip.path))
         return f"{hash64(*parts):016x}"
 
@@ -55,6 +57,7 @@ def jobs_of(
     folder: Path,
     samples_per_shard: int,
     original: bool,
+    cut: Cut,
     stop: bool,
     left_out: list[dict[str, str]],
 ) -> list[Job]:
@@ -76,7 +79,7 @@ def jobs_of(
     dataset_print = f"{hash64(*source.stamps('.arrow', '.parquet') if dataset else ()):016x}"
     offsets, begins = spool.sealed()
     parts = [begins[at : at + samples_per_shard + 1] for at in range(0, len(begins) - 1, samples_per_shard)]
-    made_of = (spool.root, dataset, dataset_print, original, stop, held, str(spool.path))
+    made_of = (spool.root, dataset, dataset_print, original, cut, stop, held, str(spool.path))
     return [
         Job(f"{folder}/shard-{number:06d}.tar", *made_of, offsets[part[0] : part[-1]])
         for number, part in enumerate(parts)

@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from ...curriculum.identity import hash64
 from ...errors import InputError
+from ..audio.levels import CANCELLED_DB, FAINT_DB, LEVELS
 from ..questions.options import number_text
 from ..questions.question import SPLITS
 from ..storage.address import joined, redacted
-from .scan import Fault, Scan
+from .scan import FILE, Fault, Scan
 
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
@@ -74,11 +75,12 @@ def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 def checked_rows(root: str, table: pa.Table, holdout: Mapping[str, float], stop: bool) -> tuple[pa.Table, list[Fault]]:
     """The rows that can be used, with their splits, and the faults of the others.
 
-    Questions without a split get that of their recording, or one by `holdout`. stop: raise the first fault.
+    Questions without a split get that of their recording or of another part of its file, or one by `holdout`. stop:
+    raise the first fault.
     """
     keep, faults = _conflicts(root, table, stop)
     kept = table.filter(pa.array(keep)) if not keep.all() else table
-    clip, split = kept.column("clip").to_numpy(), _texts(kept, "split")
+    clip, split = _files(kept), _texts(kept, "split")
     given = np.flatnonzero(split != "")
     clips, first = np.unique(clip[given], return_index=True)
     missing = np.flatnonzero(split == "")
@@ -90,6 +92,16 @@ def checked_rows(root: str, table: pa.Table, holdout: Mapping[str, float], stop:
     column = pa.array(split.tolist(), pa.string()).dictionary_encode().cast(_DICTIONARY)
     kept = kept.set_column(kept.column_names.index("split"), "split", column)
     return kept, faults + _lost(table, keep)
+
+
+def _files(table: pa.Table) -> np.ndarray:
+    """[N] the file that each row's recording is a part of; recordings with the same bytes are of one file."""
+    _, inverse = np.unique(table.column("clip").to_numpy(), return_inverse=True)
+    files = table.column(FILE).to_numpy()
+    least = np.full(int(inverse.max(initial=-1)) + 1, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(least, inverse, files)
+    shared: np.ndarray = least[inverse]
+    return shared
 
 
 def _texts(table: pa.Table, name: str) -> np.ndarray:
@@ -174,6 +186,20 @@ def held_out(clip: int, holdout: Mapping[str, float]) -> str:
     return "train"
 
 
+def level_counts(recordings: pa.Table) -> dict[str, int]:
+    """How many recordings have a level to look at, by kind: cancelled, clipped, mostly silent, faint, or unknown."""
+    levels = {name: recordings.column(name).to_numpy().astype(np.float64) for name in LEVELS}
+    with np.errstate(invalid="ignore"):
+        counts = {
+            f"mixing_lost_over_{CANCELLED_DB:.0f}_db": levels["mix_loss_db"] > CANCELLED_DB,
+            "clipped_over_0.1_percent": levels["clipped_share"] > 1e-3,
+            "mostly_digital_silence": levels["silent_share"] > 0.9,
+            f"rms_under_{FAINT_DB:.0f}_db": levels["rms_db"] < FAINT_DB,
+            "levels_unknown": np.isnan(levels["rms_db"]),
+        }
+    return {name: int(chosen.sum()) for name, chosen in counts.items() if chosen.any()}
+
+
 def counts_of(table: pa.Table, scans: Sequence[Scan], faults: Sequence[Fault]) -> dict[str, int | float]:
     """Numbers of questions, recordings, hours and members for the log."""
     _, first = np.unique(table.column("clip").to_numpy(), return_index=True)
@@ -186,6 +212,7 @@ def counts_of(table: pa.Table, scans: Sequence[Scan], faults: Sequence[Fault]) -
     counts |= {"members": members, "indexed": indexed}
     if ignored:
         counts["ignored"] = ignored
+    counts |= level_counts(table.take(pa.array(first)))
     if faults:
         bad_questions = sum(bool(fault.question) for fault in faults)
         counts |= {"quarantined": quarantined, "bad_questions": bad_questions}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
+from ...curriculum.identity import hash64
 from ...errors import InputError
+from ..audio.kinds import EXTENSIONS
 from ..questions.fields import FieldReader, Fields
 from ..questions.question import Question, parse_json
 from .tar import Member, walk_tar
 
-AUDIO_EXTENSIONS = ("flac", "wav", "mp3", "ogg", "opus")
+AUDIO_EXTENSIONS = EXTENSIONS
 MAX_JSON = 1 << 20
 SORT = "sort its members by name, as `tar --sort=name -cf new.tar FILES` does"
 
@@ -63,7 +66,7 @@ def questions_of(
         try:
             read = reader.question(record, f"{where}.json")
             if read is not None:
-                good.append((number, read[0]))
+                good.append((number, read.question))
         except InputError as error:
             if stop_at_fault:
                 raise
@@ -76,14 +79,29 @@ def questions_of(
 def parse_questions(data: bytes, where: str, reader: FieldReader) -> list[Question]:
     """The questions of a sample's json, `{"questions": [record, ...]}` or one record; InputError for a bad one."""
     read = [reader.question(record, f"{where}.json") for record in _question_records(data, where)]
-    return [question for question, _ in filter(None, read)]
+    return [found.question for found in filter(None, read)]
 
 
 def question_at(data: bytes, number: int, where: str, reader: FieldReader) -> Question | None:
     """Question `number` of a sample's json, from 0 on; None where it has fewer. Raises InputError for a bad one."""
     records = _question_records(data, where)
     read = reader.question(records[number], f"{where}.json") if number < len(records) else None
-    return read[0] if read else None
+    return read.question if read else None
+
+
+def about_recording(data: bytes) -> dict[str, Any]:
+    """What a sample's json, which was read before, says of its recording besides the questions."""
+    content = json.loads(data)
+    about = content.get("recording") if isinstance(content, dict) else None
+    if not isinstance(about, dict):
+        return {}
+    part = about.get("seconds_of_file")
+    return about | ({"file": str(content.get("audio_path"))} if isinstance(part, list) else {})
+
+
+def file_of(about: dict[str, Any], clip: int) -> int:
+    """Identity of the file that a recording is a part of; that of the recording itself where it is all of it."""
+    return hash64("file", about["file"]) if "file" in about else clip
 
 
 def _question_records(data: bytes, where: str) -> list[Any]:

@@ -21,14 +21,17 @@ import xxhash
 
 from ...curriculum.identity import hash64
 from ...errors import InputError
+from ..audio.decoding import opened
+from ..audio.levels import LEVELS, check_signal, levels_of
 from ..audio.waves import SAMPLE_RATE, probe, whole
 from ..questions.fields import FieldReader, Fields
 from ..storage.address import joined, redacted
 from ..storage.files import Reading, RemoteFiles
 from ..storage.ranges import Shard
-from .sample import SORT, pair_of, question_reader, questions_of
+from .sample import SORT, about_recording, file_of, pair_of, question_reader, questions_of
 from .tar import Member, walk_tar
 
+FILE = "file"  # of a row: equal where recordings are of one file, which then go into one split
 KEPT = "kept"  # of a row: the columns that were kept of its question, {name: value}
 UNANSWERED = "unanswered"  # the column of an index that has questions without answers
 
@@ -197,14 +200,16 @@ def _sample_rows(
 ) -> list[dict[str, Any]]:
     """Rows of the index for a sample's good questions; faults of the others are added to the scan."""
     where = f"{path}:{text.key}"
-    questions, bad = questions_of(_read(file, text, path), where, reader, stop_at_fault)
+    words = _read(file, text, path)
+    questions, bad = questions_of(words, where, reader, stop_at_fault)
     if not questions and not bad:  # all of splits that are left out
         scan.ignored += 2
         return []
     data = _read(file, sound, path)
     sound_where = f"{where}.{sound.extension}"
-    num_samples = len(whole(data, sound_where)) if decoded else probe(data, sound_where)
-    clip = clip_of(data)
+    num_samples, levels = _heard(data, sound_where, decoded)
+    clip, about = clip_of(data), about_recording(words)
+    levels = levels_of(about) or levels
     scan.faults += [Fault(scan.shard, text.key, reason, question=f"question {number}") for number, reason in bad]
     return [
         {
@@ -226,10 +231,24 @@ def _sample_rows(
             "audio_size": sound.size,
             "audio_ext": sound.extension,
             "audio_contribution": question.audio_contribution or None,
+            FILE: file_of(about, clip),
+            **{name: levels.get(name) for name in LEVELS},
             KEPT: dict(question.columns) | ({} if question.answer else {UNANSWERED: True}),
         }
         for number, question in questions
     ]
+
+
+def _heard(data: bytes, where: str, decoded: bool) -> tuple[int, dict[str, float]]:
+    """Samples at 16 kHz of a recording and its levels, if it is decoded: if wanted, or if its header says no length.
+
+    Raises InputError where it is damaged, and where nothing can be heard in it.
+    """
+    if not decoded and opened(data, where).plain is not None:
+        return probe(data, where), {}
+    recording = whole(data, where)
+    check_signal(recording.levels, where)
+    return len(recording.wave), recording.levels.record()
 
 
 def _read(file: BinaryIO, member: Member, path: str) -> bytes:

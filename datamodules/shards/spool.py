@@ -18,16 +18,26 @@ import numpy as np
 from ...curriculum.identity import hash64
 from ...errors import InputError
 from ..questions.annotations import Annotation
+from ..questions.segments import Segment
 
 
 @dataclass
 class Clip:
-    """One recording to pack: its path as annotated, its questions with their keys, and its rows of a dataset."""
+    """One recording to pack: its path as annotated, its questions with their keys, and its rows of a dataset.
+
+    segment: the part of the file that is the recording, in seconds; None for all of it.
+    """
 
     path: str
+    segment: Segment | None = None
     questions: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
+
+    @property
+    def name(self) -> tuple[object, ...]:
+        """What identifies the recording: its path and, where it is a part of the file, the seconds of it."""
+        return (self.path,) if self.segment is None else (self.path, *self.segment)
 
 
 class Spool:
@@ -43,12 +53,12 @@ class Spool:
 
     def add(self, annotation: Annotation) -> None:
         """Takes a question; raises InputError where its recording does not lie in the folder of the recordings."""
-        question, path, row = annotation
+        question, path, row, segment = annotation
         if row < 0:
             path = local_path(path, self.root, self.home, question.key)
-        self.order.append(hash64("shard order", path))
+        self.order.append(hash64("shard order", *Clip(path, segment).name))
         self.offsets.append(self.file.tell())
-        line = json.dumps([path, row, question.key, question.record()], ensure_ascii=False)
+        line = json.dumps([path, segment, row, question.key, question.record()], ensure_ascii=False)
         self.file.write(line.encode() + b"\n")
 
     def sealed(self) -> tuple[np.ndarray, np.ndarray]:
@@ -68,18 +78,19 @@ class Spool:
 
 def clips(path: str, offsets: np.ndarray) -> list[Clip]:
     """The recordings with their questions that lie at these places of a spool's file."""
-    by_path: dict[str, Clip] = {}
-    for name, row, key, record in _lines(path, offsets):
-        clip = by_path.setdefault(name, Clip(name))
+    by_name: dict[tuple[object, ...], Clip] = {}
+    for name, segment, row, key, record in _lines(path, offsets):
+        found = Clip(name, Segment(*segment) if segment else None)
+        clip = by_name.setdefault(found.name, found)
         clip.questions.append(record)
         clip.keys.append(key)
         clip.rows += [row] if row >= 0 else []
-    return list(by_path.values())
+    return list(by_name.values())
 
 
 def paths(path: str, offsets: np.ndarray) -> Iterator[str]:
     """The paths of the recordings of the questions at these places, that of a recorded row as ""."""
-    for name, row, _, _ in _lines(path, offsets):
+    for name, _, row, *_ in _lines(path, offsets):
         yield "" if row >= 0 else name
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...datamodules.audio.waves import SILENCE_S
+from ...datamodules.audio.signals import SILENCE_S
 from ...datamodules.batch import Batch
 from ...datamodules.questions.answers import is_right, target_text
 from ...errors import InputError

@@ -62,6 +62,7 @@ def test_the_printed_counts_are_those_of_the_index(corpus, capsys):
         "6 questions about 4 recordings, 0.00 hours": [
             "length 0.50 to 6.50 s, half of them under 1.50 s",
             f"1.50 questions a recording, 2 shards in {corpus}",
+            "levels are not known: `earwitness index SHARDS --decode` measures them",
         ],
         "split": ["train 4 66.7%", "val 1 16.7%", "test 1 16.7%"],
         "source": ["s 4 66.7%", "$x^{$ cost 1 16.7%", "../t 1 16.7%"],
@@ -90,7 +91,8 @@ def test_a_sample_is_printed_whole_and_its_recording_written_as_it_was(corpus, c
     assert [p.name for p in (corpus / "look").iterdir()] == ["..-t-x-y.wav"]
     assert (corpus / "look" / "..-t-x-y.wav").read_bytes() == wav(ord("d"), 6.5)
     assert printed.startswith(
-        "../t/x/y  (test, unknown, 6.50 s)\n\nWhich?\n  * a\n    b\n\nstructured reasoning: I hear"
+        "../t/x/y  (test, unknown, 6.50 s)\n"
+        "peak -7.3 dB, RMS -20.0 dB, 0% digital silence\n\nWhich?\n  * a\n    b\n\nstructured reasoning: I hear"
     )
     assert printed.endswith(f"{corpus}/look/..-t-x-y.wav\n")
 

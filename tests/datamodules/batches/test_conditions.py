@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from earwitness.curriculum.identity import hash64, uniforms
-from earwitness.datamodules.audio.waves import noise
+from earwitness.datamodules.audio.signals import noise
 from earwitness.datamodules.batches.conditions import Condition, parse_condition
 from earwitness.datamodules.batches.requests import EvaluationSpec
 from earwitness.datamodules.module import AudioQuestions

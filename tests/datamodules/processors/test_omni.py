@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor
 
-from earwitness.datamodules.audio.waves import silence
+from earwitness.datamodules.audio.signals import silence
 from earwitness.datamodules.batch import Sample
 from earwitness.datamodules.processors.omni import AUDIO, OmniProcessor, num_audio_tokens
 from earwitness.datamodules.questions.answers import target_text

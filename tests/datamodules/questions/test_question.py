@@ -187,7 +187,7 @@ def test_the_identity_is_source_and_id_and_where_the_one_ends():
 def test_both_layouts_give_the_same_rows_with_and_without_a_byte_order_mark(tmp_path, name, encoding):
     records = [changed(id=str(i), question=f"Ist es schön, Nr. {i}?", audio_path=f"{i % 2}.wav") for i in range(3)]
     rows = read_annotations(write(tmp_path / name, records, encoding=encoding))
-    assert rows == [(parse_question(record, ""), record["audio_path"], -1) for record in records]
+    assert rows == [(parse_question(record, ""), record["audio_path"], -1, None) for record in records]
 
 
 def test_a_faulty_line_is_named_by_its_number_blank_lines_counted(tmp_path):
@@ -265,7 +265,7 @@ def test_a_column_map_renames_the_files_fields_and_wins_over_them(tmp_path):
     path = write(tmp_path / "q.json", [theirs])
     ours = {"source_dataset": "ds", "id": "uid", "audio_path": "file", "question": "text", "answer": "gold"}
     ours |= {"choices": "options", "split": "part", "question_type": "kind"}
-    assert read_annotations(path, Fields(ours)) == [(parse_question(GOOD, ""), "clips/7.wav", -1)]
+    assert read_annotations(path, Fields(ours)) == [(parse_question(GOOD, ""), "clips/7.wav", -1, None)]
     with pytest.raises(InputError, match=rf"^{path}\[0\]: no column 'texts' for question; there are ds, "):
         read_annotations(path, Fields(ours | {"question": "texts"}))
 

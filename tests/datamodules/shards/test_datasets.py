@@ -11,8 +11,8 @@ import webdataset as wds
 from torch.utils.data import DataLoader
 
 from earwitness import IndexedSamples, QuestionDataset, ShardReader
+from earwitness.datamodules.audio.waves import flac_bytes
 from earwitness.datamodules.shards.index import build_index
-from earwitness.datamodules.shards.packing import flac_bytes
 from earwitness.errors import InputError
 from earwitness.tests.datamodules.shards.test_index import pack, record, sound
 

@@ -8,9 +8,9 @@ import pytest
 
 from earwitness.commands.cli import main
 from earwitness.curriculum.table import read_arrow
+from earwitness.datamodules.audio.waves import flac_bytes
 from earwitness.datamodules.questions.fields import Fields
 from earwitness.datamodules.shards.index import build_index
-from earwitness.datamodules.shards.packing import flac_bytes
 from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.errors import InputError
 from earwitness.tests.datamodules.shards.test_index import good, pack, record, sound

@@ -14,8 +14,9 @@ import webdataset as wds
 import xxhash
 
 from earwitness.curriculum.table import read_arrow
+from earwitness.datamodules.audio.waves import flac_bytes
 from earwitness.datamodules.shards.index import build_index
-from earwitness.datamodules.shards.packing import flac_bytes, shard
+from earwitness.datamodules.shards.packing import shard
 from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.datamodules.shards.tar import walk_tar
 from earwitness.errors import InputError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from earwitness.curriculum.table import read_arrow
-from earwitness.datamodules.audio.waves import noise
+from earwitness.datamodules.audio.signals import noise
 from earwitness.datamodules.questions.prompts import prompt_text
 from earwitness.datamodules.shards.index import build_index
 from earwitness.datamodules.shards.partners import Partners

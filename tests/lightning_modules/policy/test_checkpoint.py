@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from earwitness.datamodules.audio.waves import silence
+from earwitness.datamodules.audio.signals import silence
 from earwitness.datamodules.processors.omni import AUDIO
 from earwitness.errors import InputError
 from earwitness.lightning_modules.policy import checkpoint as layout
