@@ -58,7 +58,7 @@ def inspect_index(
         print(f"\n{name}")
         for value, count in counts.items():
             print(f"  {value:<32.32} {count:>10,}  {count / len(reader):6.1%}")
-    from ..reports.figures import corpus
+    from ..reports.corpus_figure import corpus
 
     known = {name: values[~np.isnan(values)] for name, values in levels.items() if not np.isnan(values).all()}
     # A pair of dollars would be set as a formula, or fail to be one.

@@ -208,5 +208,3 @@ def _write_failures(path: Path, failures: Iterable[Mapping[str, Any]]) -> None:
         print(f"some requests failed, see {path}; the same command asks them again", file=sys.stderr)
     else:
         path.unlink(missing_ok=True)
-
-

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,7 +71,8 @@ def label(
         index: where given, only its questions are labelled, and every one of them must have been voted on.
         rule: see `Rule`; the paper's majority by default.
         condition: the condition without the audio.
-        allow_missing: leave the label of questions without enough votes null instead of refusing.
+        allow_missing: leave the label of questions without enough votes null instead of refusing. Where the votes were
+            asked and are unfinished or unreadable, it always is: asking again would not help.
         about: what else the table should remember: models, prompts, matching rules.
         only: uids to label instead of all.
         max_unreadable: share of a voter's answers, of 20 at least, that may be unfinished or unreadable.
@@ -81,13 +83,7 @@ def label(
     tables: dict[str, Any] = (
         dict(votes) if isinstance(votes, Mapping) else {f"voter {n}": path for n, path in enumerate(votes)}
     )
-    if rule is not None and at_least is not None:
-        raise InputError("give either at_least or rule")
-    if not tables:
-        raise InputError("there is no voter; give one answer table per voter")
-    if at_least is not None and not 1 <= at_least <= len(tables):
-        raise InputError(f"at_least must be between 1 and the number of voters {len(tables)}, got {at_least}")
-    chosen = parse_rule("majority" if rule is None else rule) if at_least is None else Rule(at_least=at_least)
+    chosen = _rule(rule, at_least, len(tables))
     tallies = {name: given if isinstance(given, Mapping) else read_tallies(given) for name, given in tables.items()}
     check_tables(tables, max_unreadable)
     for name, of_voter in tallies.items():
@@ -102,15 +98,42 @@ def label(
     if not len(uid):
         raise InputError(f"{index or 'the votes'}: there is no question to label")
     columns, counts = make_labels(tallies, uid, num_choices, chosen, condition)
-    whole = ~np.any([np.isnan(columns[f"vote_{j}"]) for j in range(len(tables))], axis=0)
-    open_ = int(((columns["label"] == "") & ~whole).sum())  # without a gap it is a tie that was dropped
-    if open_ and not allow_missing:
-        raise InputError(f"{open_} questions lack votes; run the voters over the whole index, or allow_missing")
+    lacking, unread = _left_open(columns, [of_voter[condition] for of_voter in tallies.values()])
+    if lacking and not allow_missing:
+        raise InputError(f"{lacking} questions lack votes; run the voters over the whole index, or allow_missing")
+    if unread:
+        print(f"{unread} questions get no label: votes that could decide are unfinished or unreadable", file=sys.stderr)
     known: dict[str, Any] = {"format": _FORMAT, "rule": chosen.describe(), "condition": condition, "index": content}
     paths = {name: str(path) for name, path in tables.items() if not isinstance(path, Mapping)}
     known |= {"voters": [{"name": name, "answers": path} for name, path in paths.items()], **_software()}
     write_labels(columns, known | dict(about or {}), out)
     return counts
+
+
+def _rule(rule: Mapping[str, Any] | str | None, at_least: int | None, voters: int) -> Rule:
+    """The rule that was asked for, in one way or the other; InputError for both, and for one that cannot be met."""
+    if rule is not None and at_least is not None:
+        raise InputError("give either at_least or rule")
+    if not voters:
+        raise InputError("there is no voter; give one answer table per voter")
+    if at_least is not None and not 1 <= at_least <= voters:
+        raise InputError(f"at_least must be between 1 and the number of voters {voters}, got {at_least}")
+    return parse_rule("majority" if rule is None else rule) if at_least is None else Rule(at_least=at_least)
+
+
+def _left_open(columns: Mapping[str, np.ndarray], tallies: Sequence[Tally]) -> tuple[int, int]:
+    """How many questions have no label since votes were never given, and since those given cannot be read."""
+    gap, never = (np.zeros(len(columns["uid"]), bool) for _ in range(2))
+    for number, tally in enumerate(tallies):
+        missing = np.isnan(columns[f"vote_{number}"])
+        rows, place = matched(columns["uid"], tally.uid)
+        unread = np.zeros_like(missing)
+        if tally.unread is not None:
+            unread[rows] = tally.unread[place] > 0
+        gap |= missing
+        never |= missing & ~unread
+    open_ = (columns["label"] == "") & gap  # without a gap it is a tie that was dropped
+    return int((open_ & never).sum()), int((open_ & ~never).sum())
 
 
 def _questions(

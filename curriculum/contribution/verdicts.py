@@ -19,6 +19,7 @@ from ..table import read_arrow
 
 Verdict = Literal["right", "wrong", "unfinished", "unreadable"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+UNREAD: tuple[Verdict, ...] = VERDICTS[2:]
 ENOUGH = 20  # answers before a share of them says anything
 
 
@@ -69,7 +70,7 @@ class Readable:
         found = verdict_in(record)
         if found is not None:
             self.counts[found] += 1
-        if found in VERDICTS[2:] and not self.example:
+        if found in UNREAD and not self.example:
             self.example = record.get("raw") or ""
 
     @property

@@ -2,6 +2,8 @@
 
 An answer table has a row per (uid, condition, rotation, draw) with `correct` (null: not judged, so not asked) and,
 where options were scored, `scores` (log-prob of each option in the order of the file), `right_option` and `p_right`.
+An answer whose `verdict` is unfinished or unreadable is a missing vote, whatever `correct` says of it: evaluation calls
+it not right, as its denominator is fixed.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import InputError
-from ..arrays import Floats, Hashes, Ints
+from ..arrays import Bools, Floats, Hashes, Ints
 from ..identity import splitmix64
 from ..table import read_arrow
 from .constant import luck_of_places
 from .jury import VoteMatrix
 from .measures import smoothed_rate
+from .verdicts import UNREAD
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Tally:
     log-prob less the mean over the options, which the calibrated contribution needs. truth: [M] place of the right
     option in the order of the file. in_order, right_in_order: [M, R] answers, and right ones, in each order of the
     options. They are None where the table does not say.
-    best_text: [M] how often the best constant text is right of questions of the same kind.
+    best_text: [M] how often the best constant text is right of questions of the same kind. unread: [M] answers that
+    are unfinished or unreadable.
     """
 
     uid: Hashes
@@ -45,6 +49,7 @@ class Tally:
     in_order: Ints | None = None
     right_in_order: Ints | None = None
     best_text: Floats | None = None
+    unread: Ints | None = None
 
     def rate(self) -> Floats:
         """[M] probability of the right option: scored where it was, else the smoothed share of right answers."""
@@ -94,8 +99,9 @@ def _may_repeat(table: pa.Table) -> bool:
 def _tally(table: pa.Table) -> Tally:
     """The tally of the answers under one condition."""
     uid = table.column("uid").to_numpy().astype(np.uint64)
-    judged = pc.is_valid(table.column("correct")).to_numpy()
-    correct = pc.fill_null(table.column("correct"), False).cast(pa.float64()).to_numpy()
+    unread = _unread(table)
+    judged = pc.is_valid(table.column("correct")).to_numpy() & ~unread
+    correct = pc.fill_null(table.column("correct"), False).cast(pa.float64()).to_numpy() * judged
     names, number = _grouped(uid)
     size = len(names)
     right, asked = np.bincount(number, correct, size), np.bincount(number, judged, size)
@@ -109,7 +115,16 @@ def _tally(table: pa.Table) -> Tally:
         truth,
         in_order,
         right_in_order,
+        unread=np.bincount(number, unread, size).astype(np.int64),
     )
+
+
+def _unread(table: pa.Table) -> Bools:
+    """[A] whether an answer is unfinished or unreadable."""
+    if "verdict" not in table.column_names:
+        return np.zeros(len(table), bool)
+    found: Bools = pc.fill_null(pc.is_in(table.column("verdict"), pa.array(UNREAD)), False).to_numpy()
+    return found
 
 
 def _orders(table: pa.Table, number: Ints, counted: tuple[Any, Any], size: int) -> Any:

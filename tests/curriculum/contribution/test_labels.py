@@ -494,3 +494,33 @@ def test_a_corpus_without_published_labels_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.arrow: none of its questions was published with a label"):
         published_labels(published(tmp_path / "none.arrow", [None, None]), str(tmp_path / "out.arrow"))
     assert not (tmp_path / "out.arrow").exists()
+
+
+VERDICTS = {"r": ("right", True), "w": ("wrong", False), "u": ("unfinished", False), "x": ("unreadable", False)}
+
+
+def verdicts(path, words):
+    """An answer table of evaluation, where every answer that is not right is `correct: false`."""
+    records = [
+        {"uid": uid, "condition": "silence", "verdict": VERDICTS[word][0], "correct": VERDICTS[word][1]}
+        for uid, word in enumerate(words)
+    ]
+    write_answers(records, path)
+    return str(path)
+
+
+def test_answers_that_are_cut_off_or_cannot_be_read_are_missing_votes_in_every_table(tmp_path, capsys):
+    """Counted as wrong, questions 1 and 2 would be strong, and cut-off replies alone would make a corpus strong."""
+    words = ["rrw" + "r" * 30, "rux" + "r" * 30, "wrr" + "r" * 30]
+    paths = [verdicts(tmp_path / f"{n}.arrow", line) for n, line in enumerate(words)]
+    counts = label(paths, str(tmp_path / "labels.arrow"))
+    table = read_arrow(tmp_path / "labels.arrow")
+    assert counts == {"weak": 32, "strong": 0, "unlabelled": 1}
+    assert table.column("label").to_pylist()[:3] == ["weak", "weak", None]
+    assert table.column("vote_1").to_pylist()[:3] == [1.0, None, None]
+    assert capsys.readouterr().err == "1 questions get no label: votes that could decide are unfinished or unreadable\n"
+    ballot(paths[2], dict.fromkeys(range(1, 33), True))  # 0 is decided by two
+    assert label(paths, str(tmp_path / "labels.arrow"))["weak"] == 32
+    ballot(paths[2], dict.fromkeys([0, *range(3, 33)], True))  # of 1 and 2 a vote was never given
+    with pytest.raises(InputError, match="^2 questions lack votes; run the voters over the whole index"):
+        label(paths, str(tmp_path / "labels.arrow"))
