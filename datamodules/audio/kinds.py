@@ -61,11 +61,11 @@ def kind_of(data: Data, where: str) -> tuple[Kind, int]:
 
 def _marked(head: bytes) -> Kind | None:
     """The kind that 16 bytes begin; None for mp3, which has no mark of its own, and for what is unknown."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        return _WAV
     for mark, kind in _MARKS:
         if head.startswith(mark):
             return kind
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return _WAV
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return _AIFF
     if head[4:8] in _BOXES:

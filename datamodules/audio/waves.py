@@ -221,9 +221,12 @@ def _joined(
         if not runs or runs[-1][0] != block.rate:
             runs.append((block.rate, []))
         runs[-1][1].append(mono)
-    waves = [_resampled(checked(np.concatenate(parts), where), rate) for rate, parts in runs]
-    wave = waves[0] if len(waves) == 1 else np.concatenate([*waves, np.zeros(0, np.float32)])
-    _check_length(len(checked(wave, where)), where)
+    waves = [
+        _resampled(checked(parts[0] if len(parts) == 1 else np.concatenate(parts), where), rate)
+        for rate, parts in runs or [(SAMPLE_RATE, [np.zeros(0, np.float32)])]
+    ]
+    wave = waves[0] if len(waves) == 1 else np.concatenate(waves)
+    _check_length(len(wave), where)
     return wave
 
 
