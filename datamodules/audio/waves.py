@@ -190,8 +190,7 @@ def _loudest(file: Opened, where: str, cut: Cut) -> int:
 
 def _part(sound: Iterator[Block], where: str, cut: Cut) -> Iterator[Block]:
     """The blocks of a cut, to the sample; raises InputError where the file ends before it, or goes on for too long."""
-    taken, end = 0.0, math.inf if cut.end is None else cut.end
-    last = 0.0
+    taken, last, end = 0.0, 0.0, math.inf if cut.end is None else cut.end
     for block in sound:
         _check_rate(block.rate, where)
         last = block.at + len(block.samples) / block.rate

@@ -264,7 +264,8 @@ def test_accuracies_are_logged_by_condition_and_label_and_are_those_of_the_answe
     answer = PolicyModule.answer
 
     def judged(self, batch) -> list:
-        return [r | {"correct": hash64(r["uid"], r["condition"]) % 3 > 0} for r in answer(self, batch)]
+        found = [(r, hash64(r["uid"], r["condition"]) % 3 > 0) for r in answer(self, batch)]
+        return [r | {"correct": right, "verdict": "right" if right else "wrong"} for r, right in found]
 
     monkeypatch.setattr(PolicyModule, "answer", judged)
     split = where = "val" if method == "validate" else "test"
@@ -282,6 +283,8 @@ def test_accuracies_are_logged_by_condition_and_label_and_are_those_of_the_answe
             group = [r["correct"] for r in mine if r["label"] == label]
             expected[f"{where}/accuracy/{condition}/{label}"] = sum(group) / len(group)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    counts = {name: logged.pop(name) for name in list(logged) if name.startswith(f"{where}/answers/")}
+    assert sum(counts.values()) == len(records) and len(counts) == 4 * len(CONDITIONS)
     assert logged == pytest.approx(expected) and len(expected) == 12 and len(set(expected.values())) > 2
 
 
