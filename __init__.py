@@ -16,9 +16,9 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time `_PUBLIC` n
     from .datamodules.batches.requests import EvaluationSpec as EvaluationSpec
     from .datamodules.batches.requests import TrainingSpec as TrainingSpec
     from .datamodules.module import AudioQuestions as AudioQuestions
-    from .datamodules.shards.reader import IndexedSamples as IndexedSamples
-    from .datamodules.shards.reader import QuestionDataset as QuestionDataset
     from .datamodules.shards.reader import ShardReader as ShardReader
+    from .datamodules.shards.streams import IndexedSamples as IndexedSamples
+    from .datamodules.shards.streams import QuestionDataset as QuestionDataset
     from .datamodules.storage.files import Reading as Reading
     from .errors import InputError as InputError
     from .kernels.linear_logprob import linear_cross_entropy as linear_cross_entropy
@@ -51,7 +51,7 @@ _PUBLIC = {
     "ExportPolicy": "lightning_modules.callbacks.outputs",
     "GRPO": "lightning_modules.grpo",
     "GRPOConfig": "lightning_modules.objectives.grpo_config",
-    "IndexedSamples": "datamodules.shards.reader",
+    "IndexedSamples": "datamodules.shards.streams",
     "InputError": "errors",
     "Interleaved": "lightning_modules.interleaved",
     "Lora": "lightning_modules.policy.omni",
@@ -59,7 +59,7 @@ _PUBLIC = {
     "Paced": "curriculum.schedule.components",
     "Plan": "curriculum.plan.plan",
     "PolicyModule": "lightning_modules.base",
-    "QuestionDataset": "datamodules.shards.reader",
+    "QuestionDataset": "datamodules.shards.streams",
     "Reading": "datamodules.storage.files",
     "Rollout": "lightning_modules.rollout.engine",
     "SFT": "lightning_modules.sft",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from dataclasses import replace
 from functools import lru_cache
 from mmap import ACCESS_READ, mmap
@@ -10,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import webdataset as wds
 
 from ...curriculum.identity import hash64
 from ...errors import InputError
@@ -33,7 +34,7 @@ def pack_shard(job: Job) -> tuple[list[dict[str, str]], list[str]]:
     left_out: list[dict[str, str]] = []
     notes: list[str] = []
     scratch = Path(job.target + ".partial")
-    with scratch.open("wb") as file, wds.TarWriter(file, encoder=False, mtime=0) as writer:
+    with scratch.open("wb") as file, tarfile.open(fileobj=file, mode="w|") as tar:
         for clip in job.clips():
             try:
                 extension, data, about, note = _recording(job, clip)
@@ -43,14 +44,20 @@ def pack_shard(job: Job) -> tuple[list[dict[str, str]], list[str]]:
                     raise
                 left_out += [{"question": key, "reason": str(error)} for key in clip.keys]
                 continue
-            # Two writes of one key: the writer sorts the members of one write by extension, and json must come first
-            # so that a plain stream can decide before it reads the audio.
+            # json first, so that a plain stream can decide before it reads the audio
             key = f"{hash64('clip', *clip.name):016x}"
-            writer.write({"__key__": key, "json": content})
-            writer.write({"__key__": key, extension: data})
+            _add(tar, f"{key}.json", content)
+            _add(tar, f"{key}.{extension}", data)
             notes += [note] if note else []
     scratch.replace(job.target)
     return left_out, notes
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Appends a member that anybody may read, without time or owner: the bytes of a shard depend on its input alone."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = len(data), 0o444, 0
+    tar.addfile(member, io.BytesIO(data))
 
 
 def _content(clip: Clip, about: dict[str, Any]) -> bytes:

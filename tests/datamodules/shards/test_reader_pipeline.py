@@ -23,7 +23,7 @@ from earwitness.datamodules.batch import Batch, Prompts
 from earwitness.datamodules.batches.pipeline import Prepared
 from earwitness.datamodules.batches.requests import Augmentation, Request
 from earwitness.datamodules.processors.omni import OmniProcessor
-from earwitness.datamodules.shards.reader import IndexedSamples
+from earwitness.datamodules.shards.streams import IndexedSamples
 from earwitness.datamodules.storage.files import Reading
 from earwitness.datamodules.storage.ranges import Range
 from earwitness.errors import InputError
