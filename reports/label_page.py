@@ -87,8 +87,6 @@ def _skill(jury: Mapping[str, Any]) -> str:
         text += "not shown to be right more often than the best constant answer."
     if len(jury["voters"]) == 1:
         text += " One voter alone does not tell its skill from the share of solvable questions."
-    elif not jury["latent"]["told"]:
-        text += " Skill on solvable questions is told where voters answer once."
     return text
 
 
@@ -161,11 +159,6 @@ def _sure(jury: Mapping[str, Any]) -> str:
     """What the latent classes say, above their histogram."""
     if len(jury["voters"]) == 1:
         return "<p>With one voter the picture has only as many bars as there are shares of right answers.</p>"
-    if not jury["latent"]["told"]:
-        return (
-            "<p>Two latent classes order the questions, more finely than the number of right votes. As voters answered "
-            "several times, the numbers below are an order and no probabilities.</p>"
-        )
     return (
         f"<p>Two latent classes find {100 * jury['latent']['solvable']:.1f} % solvable without the audio. The "
         "probability that a question needs it orders questions more finely than the number of right votes.</p>"

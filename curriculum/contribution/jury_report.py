@@ -54,8 +54,7 @@ def describe_jury(
         "latent": {
             "solvable": fitted.solvable,
             "skill": dict(zip(names, fitted.skill.tolist(), strict=True)),
-            # One voter gives only the product; of shares of several answers the classes give the order alone.
-            "told": len(names) > 1 and int(matrix.asked.max(initial=0)) < 2,
+            "told": len(names) > 1,  # one voter gives only the product of share and skill
         },
         "voters": voter_table(matrix, names),
         "skill": {name: _skill(matrix, j, _clusters(table), name in constant) for j, name in enumerate(names)},

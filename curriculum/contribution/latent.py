@@ -1,13 +1,16 @@
 """How likely a question is solvable without its audio, given which voters were right: latent classes, or a 3PL curve.
 
 Latent classes after Dawid and Skene (1979), on correctness instead of answers since the truth is known: a solvable
-question is answered rightly by voter j with probability s_j, any other by luck, with probability g_ij: that of answers
+question is answered rightly by voter j with probability a_j, any other by luck, with probability g_ij: that of answers
 that prefer places as the voter does (`own_luck` in `constant.py`; 1 / options in all orders, and where places are not
 known).
-Deviations: the second class has no free parameters, which is what makes three voters enough; a voter that was asked
-several times counts once, by the share of its right answers, because its answers to one question are not independent;
-and no skill is below guessing, or else the classes could change places: with voters that are mostly silent without the
-audio, what nobody answers rightly would be the solvable class.
+Deviations: the second class has no free skill, which is what makes three voters enough; and no skill is below guessing,
+or else the classes could change places: with voters that are mostly silent without the audio, what nobody answers
+rightly would be the solvable class.
+Several answers of a voter to one question, in other orders or drawn again, are not independent. Of a solvable question
+a voter knows the answer with probability s_j, and each of its R answers is then right with a_j; else it guesses. Who
+guesses either does so anew each time, or (with probability k_j) holds on to one option, which is right with g_ij: then
+all its answers are, or none. With R = 1 these cannot be told apart, and s_j is 1.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import gammaln
 
 from ..arrays import Floats, Ints
 from .jury import VoteMatrix
@@ -67,30 +71,45 @@ def _numbered(values: Floats) -> Ints:
 def latent_class(matrix: VoteMatrix, tolerance: float = 1e-9, most: int = 2_000) -> LatentClass:
     """Fits the two classes by expectation maximisation, until nothing moves by `tolerance` or `most` iterations.
 
-    With c_ij = right / asked, g_ij = `VoteMatrix.own`, and products over the voters that were asked:
-    E: tau_i = pi prod_j s_j^c (1 - s_j)^(1 - c) / (the same + (1 - pi) prod_j g_ij^c (1 - g_ij)^(1 - c)).
-    M: pi = mean tau, s_j = sum_i tau_i c_ij / sum_i tau_i, at least the largest g_ij that j met.
+    With r_ij right of R_ij answers, g_ij = `VoteMatrix.own`, B(p) = C(R, r) p^r (1 - p)^(R - r), and H = g where all are
+    right, 1 - g where none is, else 0:
+    G_ij = (1 - k_j) B(g_ij) + k_j H_ij, A_ij = s_j B(a_j) + (1 - s_j) G_ij.
+    E: tau_i = pi prod_j A_ij / (the same + (1 - pi) prod_j G_ij), rho_ij = s_j B(a_j) / A_ij.
+    M: pi = mean tau, s_j = sum tau rho / sum tau, a_j = sum tau rho r / sum tau rho R, at least the largest g_ij that j
+    met, k_j the share of k_j H / G among what was guessed.
     """
     kinds, counts, back = _patterns(matrix)
-    there = (kinds.asked > 0).astype(float)
-    right = kinds.right / np.maximum(kinds.asked, 1)
-    wrong = there - right
+    there, several = (kinds.asked > 0).astype(float), (kinds.asked > 1).any(axis=0)
+    right, wrong = kinds.right.astype(float), (kinds.asked - kinds.right).astype(float)
     guess = kinds.guess("own")
-    by_luck = (right * np.log(guess) + wrong * np.log1p(-guess)).sum(axis=1)
+    ways = gammaln(kinds.asked + 1) - gammaln(right + 1) - gammaln(wrong + 1)
+    anew = np.exp(ways + right * np.log(guess) + wrong * np.log1p(-guess))
+    held = np.where(wrong == 0, guess, np.where(right == 0, 1 - guess, 0.0))
+    held = np.where(kinds.asked > 1, held, anew)
     floor = np.where(there > 0, guess, 1e-6).max(axis=0)
-    share, skill = 0.5, np.full(right.shape[1], 0.8)
-    tau, iteration = np.empty(0), 0
+    share, knows = 0.5, np.where(several, 0.8, 1.0)
+    a, holds = np.full(len(knows), 0.8), np.full(len(knows), 0.5)
+    tau, iteration, skill = np.empty(0), 0, a
     while iteration < most:
         iteration += 1
-        by_skill = (right * np.log(skill) + wrong * np.log1p(-skill)).sum(axis=1)
-        odds = np.log(share) - np.log1p(-share) + by_skill - by_luck
+        known = knows * np.exp(ways + right * np.log(a) + wrong * np.log1p(-a))
+        guessed = (1 - holds) * anew + holds * held
+        solved = known + (1 - knows) * guessed
+        odds = np.log(share) - np.log1p(-share) + (np.log(solved) - np.log(guessed)).sum(axis=1)
         tau = 1 / (1 + np.exp(-np.clip(odds, -700, 700)))
-        weight = tau * counts
-        new_share = float(np.clip(weight.sum() / counts.sum(), 1e-6, 1 - 1e-6))
-        asked = (weight[:, None] * there).sum(axis=0)
-        new_skill = np.clip((weight[:, None] * right).sum(axis=0) / np.maximum(asked, 1e-12), floor, 1 - 1e-6)
-        moved = max(abs(new_share - share), float(np.abs(new_skill - skill).max()))
-        share, skill = new_share, new_skill
+        weight = (tau * counts)[:, None] * there
+        rho, asked = known / solved, np.maximum(weight.sum(axis=0), 1e-12)
+        new_share = float(np.clip((tau * counts).sum() / counts.sum(), 1e-6, 1 - 1e-6))
+        answers = np.maximum((weight * rho * kinds.asked).sum(axis=0), 1e-12)
+        new_a = np.clip((weight * rho * right).sum(axis=0) / answers, floor, 1 - 1e-6)
+        new_knows = np.where(several, np.clip((weight * rho).sum(axis=0) / asked, 1e-6, 1.0), 1.0)
+        unknown = (counts[:, None] * there - weight * rho) * (kinds.asked > 1)
+        new_holds = (unknown * holds * held / guessed).sum(axis=0) / np.maximum(unknown.sum(axis=0), 1e-12)
+        new_holds = np.where(several, np.clip(new_holds, 1e-6, 1 - 1e-6), 0.5)
+        moved = max(float(np.abs(new - old).max()) for new, old in ((new_a, a), (new_knows, knows), (new_holds, holds)))
+        moved = max(moved, abs(new_share - share))
+        share, a, knows, holds = new_share, new_a, new_knows, new_holds
+        skill = np.maximum((weight * right / np.maximum(kinds.asked, 1)).sum(axis=0) / asked, floor)
         if moved < tolerance:
             break
     return LatentClass(share, np.where(there.any(axis=0), skill, np.nan), tau[back], iteration)

@@ -249,9 +249,9 @@ def test_three_voters_that_always_say_a_are_weak_together():
     assert found["expected_weak_if_dealt"] == pytest.approx(p) and found["weak"][0] == p
 
 
-def test_the_share_of_solvable_questions_is_told_by_several_voters_that_answer_once():
-    """Of shares of four answers the fit makes 100 % solvable where it is a half: an order, and no share."""
-    for voters, orders, told in (("ab", 1, True), ("ab", 4, False), ("a", 1, False)):
+def test_the_share_of_solvable_questions_is_told_by_several_voters():
+    """One alone gives only the product of the share and its skill."""
+    for voters, orders, told in (("ab", 1, True), ("ab", 4, True), ("a", 1, False)):
         found = reported({name: knowing(0.5, orders, seed, 0) for seed, name in enumerate(voters)}, orders)
         assert found["latent"]["told"] is told
 
