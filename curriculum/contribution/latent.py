@@ -71,8 +71,8 @@ def _numbered(values: Floats) -> Ints:
 def latent_class(matrix: VoteMatrix, tolerance: float = 1e-9, most: int = 2_000) -> LatentClass:
     """Fits the two classes by expectation maximisation, until nothing moves by `tolerance` or `most` iterations.
 
-    With r_ij right of R_ij answers, g_ij = `VoteMatrix.own`, B(p) = C(R, r) p^r (1 - p)^(R - r), and H = g where all are
-    right, 1 - g where none is, else 0:
+    With r_ij right of R_ij answers, g_ij = `VoteMatrix.own`, B(p) = C(R, r) p^r (1 - p)^(R - r), and H = g where all
+    are right, 1 - g where none is, else 0:
     G_ij = (1 - k_j) B(g_ij) + k_j H_ij, A_ij = s_j B(a_j) + (1 - s_j) G_ij.
     E: tau_i = pi prod_j A_ij / (the same + (1 - pi) prod_j G_ij), rho_ij = s_j B(a_j) / A_ij.
     M: pi = mean tau, s_j = sum tau rho / sum tau, a_j = sum tau rho r / sum tau rho R, at least the largest g_ij that j
