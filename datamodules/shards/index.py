@@ -27,10 +27,10 @@ from ...curriculum.table import read_arrow, write_arrow
 from ...errors import InputError
 from ...progress import track
 from ..audio.levels import LEVELS
-from ..audio.waves import MAX_SAMPLES
 from ..questions.fields import Fields
 from ..storage.address import joined, list_shards, redacted, scheme_of, split_address
 from ..storage.ranges import Shard
+from .checks import check_index
 from .merging import checked_holdout, checked_rows, counts_of, kept_column, merged
 from .sample import question_reader
 from .scan import FILE, KEPT, UNANSWERED, Fault, Scan, scan_all, scan_shard
@@ -246,29 +246,13 @@ def read_index(path: str | Path) -> tuple[pa.Table, str, dict[str, Shard]]:
         raise InputError(f"{path}: the index does not say where its shards are ({error!r:.200}); index again") from None
     if not right:
         raise InputError(f"{path}: the index was changed after it was written (its hash differs); index again")
-    _check_ranges(table, known, path)
+    check_index(table, known, path)
     return table, str(about["root"]), known
 
 
 def fields_of(table: pa.Table) -> Fields:
     """How the columns of the questions in an index's shards are read."""
     return Fields.of(json.loads((table.schema.metadata or {})[_ABOUT]).get("fields"))
-
-
-def _check_ranges(table: pa.Table, known: Mapping[str, Shard], path: str | Path) -> None:
-    """Raises InputError where a row names a range outside its shard: the hash does not help against its writer."""
-    columns = {name: table.column(name).combine_chunks() for name in SCHEMA.names if name != "audio_contribution"}
-    good = not any(column.null_count for column in columns.values())
-    if good:
-        names = columns["shard"].dictionary.to_pylist()
-        size = np.array([known.get(name, Shard(-1)).size for name in names])[columns["shard"].indices.to_numpy()]
-        for part in ("json", "audio"):
-            offset, length = (columns[f"{part}_{what}"].to_numpy() for what in ("offset", "size"))
-            good &= bool(((offset > 0) & (length > 0) & (length <= size) & (offset <= size - length)).all())
-        samples = columns["num_samples"].to_numpy()
-        good &= bool(((samples > 0) & (samples <= MAX_SAMPLES) & (columns["question_no"].to_numpy() >= 0)).all())
-    if not good:
-        raise InputError(f"{path}: a row of the index names a place that its shard does not have; index again")
 
 
 def _digest(table: pa.Table, about: Mapping[str, Any]) -> str:

@@ -149,7 +149,7 @@ class ShardReader:
     def _question(self, row: int, data: bytes) -> Question:
         where = self.where(row)
         question = question_at(data, int(self.numbers["question_no"][row]), where, self._questions)
-        if question is None or question.uid != self.uid(row):
+        if question is None or question.uid != self.uid(row) or question.key != self.key(row):
             held = ", ".join(question.key for question in parse_questions(data, where, self._questions))
             raise InputError(f"{where}: holds {held}; the index expects {self.key(row)}; re-index the shard")
         if question.content != self.numbers["question"][row]:
