@@ -37,6 +37,7 @@ from .step.feedback import probe_wanted, report_to_curriculum
 from .step.grpo_metrics import Meter, filter_metrics, label_metrics, label_places, token_metrics
 from .step.learning_rate import Schedule
 from .step.phases import Phases
+from .step.precision import precision_of
 from .step.reference import Reference
 from .step.refill import refill
 
@@ -94,7 +95,8 @@ class GRPO(PolicyModule):
         """With full fine-tuning loads a frozen copy of where training started, also when resuming."""
         super().on_fit_start()
         if self.objective.beta and not self._references:
-            self._references = [Reference(self.net, self.make_policy, self.objective.offload_reference)]
+            dtype = precision_of(self.trainer).compute_dtype(self.net.dtype)
+            self._references = [Reference(self.net, self.make_policy, dtype, self.objective.offload_reference)]
 
     def on_train_start(self) -> None:
         """Starts the engine."""
@@ -132,7 +134,7 @@ class GRPO(PolicyModule):
             meter = Meter()
             jobs = [partial(self._loss, micro, denominator, meter, number == 0) for micro in work]
             with self.phases("update"):
-                metrics |= self.update_policy(jobs, batch.step)
+                metrics |= self.update_policy(jobs, batch.step, [micro.samples for micro in work])
             # The gap to the engine's log-probs is that of the first iteration: later ones have learnt.
             metrics |= token_metrics(meter, self.ranks, self._unused(number))
         metrics |= label_metrics(experiences, self.ranks)

@@ -28,8 +28,9 @@ class SFT(PolicyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step on the targets of one global batch."""
         loss = TargetLoss(self.net, batch, self.ranks)
-        jobs = [partial(loss, rows) for rows in self.micro_batches(len(batch))]
-        metrics = self.update_policy(jobs, batch.step)
+        parts = self.micro_batches(len(batch))
+        jobs, samples = [partial(loss, rows) for rows in parts], [batch.samples[rows] for rows in parts]
+        metrics = self.update_policy(jobs, batch.step, samples)
         self.log_dict(metrics | loss.by_label() | self.batch_metrics(batch), prog_bar=False)
         self.log("loss", metrics["train/loss"], prog_bar=True, logger=False)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...datamodules.batch import Batch, Prompts
+from ...datamodules.batch import Batch, Prompts, Sample
 from ...datamodules.questions.answers import is_right
 from ..objectives.advantages import constant_groups
 from ..objectives.rewards import Scored
@@ -103,6 +103,11 @@ class MicroBatch:
         """The b prompts, without more padding than they need."""
         batch = self.experience.batch
         return batch.prompts.select(self.numbers.to(batch.weights.device))
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The questions of the b prompts."""
+        return [self.experience.batch.samples[number] for number in self.numbers.tolist()]
 
     @property
     def completions(self) -> Completions:
