@@ -34,6 +34,7 @@ from .step.moved import Moved
 from .step.not_finite import refuse_step
 from .step.precision import precision_of
 from .step.probing import silent_accuracy
+from .step.trainer_options import prepare
 
 
 class PolicyModule(L.LightningModule):
@@ -109,7 +110,12 @@ class PolicyModule(L.LightningModule):
         return data.training_data
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Counts trained batches in the data module, so that a resumed run continues exactly."""
+        """Counts trained batches in the data module, so that a resumed run continues exactly.
+
+        Lightning calls this first: an InputError for a trainer whose arguments `fit` cannot follow.
+        """
+        if self.trainer.state.fn == "fit":
+            prepare(self.trainer)
         return [PlanPosition()]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

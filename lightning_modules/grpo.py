@@ -40,6 +40,7 @@ from .step.phases import Phases
 from .step.precision import precision_of
 from .step.reference import Reference
 from .step.refill import refill
+from .step.unscored import refuse_unscored
 
 PAPER_REWARDS = {"accuracy": 2.0, "format": 0.5}
 _MOST_DIFFERENCE = 1.0  # nats per token; rounding and other kernels give hundredths
@@ -122,6 +123,7 @@ class GRPO(PolicyModule):
         """One rollout, its rewards and advantages, and `num_iterations` optimizer steps on it."""
         self.phases.begin()
         experiences = self.experiences = self._roll_out(batch)
+        refuse_unscored(experiences, batch.step, self.ranks)
         set_advantages(experiences, self.objective, self.rewards.weights, self.ranks)
         with self.phases("probe"):  # before the update: audio and silence are heard by one policy
             probe = probe_wanted(self.data, batch)
@@ -173,7 +175,7 @@ class GRPO(PolicyModule):
         with self.phases("reward"):
             texts = self.net.processor.decode(completions.ids, completions.mask)
             silence = self.silent_accuracy(batch) if self.rewards.needs_silence else None
-            columns = columns_of(batch, completions, self.rollout.max_new_tokens, silence)
+            columns = columns_of(batch, completions, texts, self.rollout.max_new_tokens, silence)
             scored = self.rewards(texts, columns, columns["key"])
         return Experience(batch, completions, texts, scored, silence, self.objective.advantages == "gdpo")
 

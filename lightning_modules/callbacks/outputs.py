@@ -26,7 +26,9 @@ class ExportPolicy(L.Callback):
         """Writes the checkpoint on rank 0 while the other ranks wait."""
         if trainer.is_global_zero and not trainer.interrupted:
             policy = pl_module.net
-            save_thinker(dict(merged_weights(policy)), policy.base.config, policy.processor, self.folder, policy.checkpoint)
+            save_thinker(
+                dict(merged_weights(policy)), policy.base.config, policy.processor, self.folder, policy.checkpoint
+            )
         trainer.strategy.barrier("export")
 
 

@@ -91,8 +91,14 @@ def forget_copies(policy: nn.Module) -> None:
 @cache
 def _showing_copies(kind: type, names: tuple[str, ...]) -> type:
     """The class with a property for each of these weights."""
-    shown = {name: property(lambda self, name=name: getattr(self, _KEPT).of(name, self._parameters[name])) for name in names}
-    return type(kind.__name__, (kind,), {**shown, "__module__": kind.__module__, "__qualname__": kind.__qualname__, "_plain": kind})
+    shown = {
+        name: property(lambda self, name=name: getattr(self, _KEPT).of(name, self._parameters[name])) for name in names
+    }
+    return type(
+        kind.__name__,
+        (kind,),
+        {**shown, "__module__": kind.__module__, "__qualname__": kind.__qualname__, "_plain": kind},
+    )
 
 
 def _plain(kind: type) -> type:

@@ -54,7 +54,9 @@ def test_the_answering_file_answers_as_shipped(small, tmp_path) -> None:
 def test_full_fine_tuning_runs_as_the_file_says_it_does(small, tmp_path) -> None:
     """`lora: null` in the place of the adapters, the paper's learning rate; the audio tower trains too."""
     text = (CONFIGS / "sft.yaml").read_text().replace("lora: {rank: 16, alpha: 32}", "lora: null")
-    (tmp_path / "full.yaml").write_text(text.replace("lr: 1.0e-4", "lr: 1.0e-6").replace("warmup_steps: 50", "warmup_steps: 0"))
+    (tmp_path / "full.yaml").write_text(
+        text.replace("lr: 1.0e-4", "lr: 1.0e-6").replace("warmup_steps: 50", "warmup_steps: 0")
+    )
     ran(small, "fit", tmp_path / "full.yaml", tmp_path, "--trainer.max_steps", "1", "--trainer.accelerator", "cpu")
     kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     types = {name: kept[name].dtype for name in kept if "audio_bos_eos" not in name}

@@ -103,18 +103,17 @@ def test_batches_stay_as_they_are_and_so_does_the_default_type(small, tmp_path) 
 @pytest.mark.parametrize("lora", [None, Lora(rank=4)])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_grpo_in_bfloat16_starts_at_its_reference(small, tmp_path, lora, checkpointing) -> None:
-    """The frozen copy computes as the policy does: the first step's KL is 0, with two iterations the ratio moves."""
+    """The frozen copy, or the policy without its adapters, computes as the policy does."""
     module = GRPO(
         partial(OmniPolicy, small.tiny, lora=lora, gradient_checkpointing=checkpointing),
         partial(torch.optim.SGD, lr=0.5),
         rollout=Rollout(4, 1.0, 6),
         objective=GRPOConfig(beta=0.1),
         rewards=LENGTH,
-        num_iterations=2,
     )
     kept = Kept()
     trainer_of(tmp_path, 2, callbacks=[kept], precision="bf16-true").fit(module, data_of(small, "grpo"))
-    assert len(kept.logs) == 1 and kept.logs[0]["train/kl"] < 1e-3
+    assert kept.logs[0]["train/kl"] == pytest.approx(0, abs=1e-6) and kept.logs[1]["train/kl"] > 1e-4
     for reference in module._references:
         assert reference.copy is None or {p.dtype for p in reference.copy.parameters()} == {torch.bfloat16}
 
@@ -284,7 +283,9 @@ def test_a_gradient_that_is_not_finite_names_its_samples(small, tmp_path, broken
     else:
         module.net.thinker.model.norm.weight.register_hook(lambda grad: grad * float("nan"))
     data = data_of(small)
-    with pytest.raises(InputError, match=r"^step 0: .* not finite, and the weights were left as they are; .*step-0.json"):
+    with pytest.raises(
+        InputError, match=r"^step 0: .* not finite, and the weights were left as they are; .*step-0.json"
+    ):
         trainer_of(tmp_path, 1).fit(module, data)
     found = json.loads((tmp_path / "not-finite-step-0.json").read_text())
     rows = data.training_data.request(0).rows.tolist()
