@@ -26,7 +26,6 @@ from torch import Tensor
 from ...configs.plugins import function_named
 from ...errors import InputError
 from .built_in_rewards import BUILT_IN
-from .calling import COLUMNS as COLUMNS
 from .calling import Call
 
 Reward = Callable[..., Any]

@@ -1,4 +1,4 @@
-"""Weights that train are stored in float32 and computed with in 16 bits; what is frozen is stored as it is computed with.
+"""Weights that train are stored in float32 and computed with in 16 bits; frozen ones have the computation's type.
 
 Bfloat16 weights of 0.02 lie 1e-4 apart: optimizer steps of 1e-6 are rounded away. A module whose weights train shows,
 under their names, copies in the type of the computation; `parameters()`, `state_dict()`, gradients and optimizer have
@@ -8,7 +8,7 @@ computation, or holds a shard of it, the weight itself is shown.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -55,7 +55,7 @@ class Copies:
             with torch.inference_mode(False), torch.no_grad():
                 copy = weight.detach().to(self.dtype)
             self._kept[name] = weight._version, copy
-        rounded: Tensor = _Round.apply(weight, [copy]) if torch.is_grad_enabled() else copy  # type: ignore[no-untyped-call]
+        rounded: Tensor = _Round.apply(weight, [copy]) if torch.is_grad_enabled() else copy
         return rounded
 
 
@@ -90,15 +90,17 @@ def forget_copies(policy: nn.Module) -> None:
 
 @cache
 def _showing_copies(kind: type, names: tuple[str, ...]) -> type:
-    """The class with a property for each of these weights."""
-    shown = {
-        name: property(lambda self, name=name: getattr(self, _KEPT).of(name, self._parameters[name])) for name in names
-    }
-    return type(
-        kind.__name__,
-        (kind,),
-        {**shown, "__module__": kind.__module__, "__qualname__": kind.__qualname__, "_plain": kind},
-    )
+    """The class with a property for each of these weights, under the name it had."""
+    own = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "_plain": kind}
+    return type(kind.__name__, (kind,), own | {name: property(partial(_shown, name=name)) for name in names})
+
+
+def _shown(module: nn.Module, name: str) -> Tensor:
+    """What a module computes with under the name of one of its weights."""
+    copies: Copies = getattr(module, _KEPT)
+    weight = module._parameters[name]
+    assert weight is not None
+    return copies.of(name, weight)
 
 
 def _plain(kind: type) -> type:

@@ -14,8 +14,8 @@ from ..policy.precision import compute_in
 class Reference:
     """The policy before training, also of a run that was resumed.
 
-    make: loads it anew, for full fine-tuning; a LoRA policy contains it. dtype: that the policy computes in. offload: the copy lies on the CPU between
-    uses, for its weights' worth of transfer per step.
+    make: loads it anew, for full fine-tuning; a LoRA policy contains it. dtype: that the policy computes in. offload:
+    the copy lies on the CPU between uses, for its weights' worth of transfer per step.
     """
 
     def __init__(

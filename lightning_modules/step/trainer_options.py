@@ -20,8 +20,8 @@ def refuse_options(given: Mapping[str, Any]) -> None:
     epochs = given.get("max_epochs")
     if epochs not in (*_UNSET, 1):
         raise InputError(
-            f"trainer.max_epochs: a stage of the curriculum is one epoch, got {epochs}; leave it out, and say how often "
-            "every question is shown by `budget: {epochs: ...}` of the stage"
+            f"trainer.max_epochs: a stage of the curriculum is one epoch, got {epochs}; leave it out, and say how "
+            "often every question is shown by `budget: {epochs: ...}` of the stage"
         )
     for name, neutral, instead in (
         ("accumulate_grad_batches", (None, 1), "model.init_args.micro_batch_size, which splits a batch"),

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from earwitness.commands.recipe import TRAINER_VERBS, load_recipe
 from earwitness.commands.trainer import main
 from earwitness.curriculum.table import read_arrow
-
 from earwitness.tests.places import ROOT
 
 CONFIGS = ROOT / "configs"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from earwitness.datamodules.batches.requests import EvaluationSpec, TrainingSpec
+from earwitness.datamodules.batches.requests import TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.errors import InputError
 from earwitness.lightning_modules.base import AccuracyByLabel

@@ -8,7 +8,7 @@ import pytest
 from earwitness.commands.trainer import check, main
 from earwitness.errors import InputError
 from earwitness.lightning_modules.rollout.engine import Rollout
-from earwitness.tests.lightning_modules.test_training import SGD, SFT, data_of, policy_of
+from earwitness.tests.lightning_modules.test_training import SFT, SGD, data_of, policy_of
 from earwitness.tests.places import ROOT
 
 REFUSED = [

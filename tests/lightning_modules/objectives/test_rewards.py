@@ -25,7 +25,8 @@ from earwitness.lightning_modules.objectives.built_in_rewards import (
     mmau,
     shuffled,
 )
-from earwitness.lightning_modules.objectives.rewards import COLUMNS, Rewards, Scored, reward_function
+from earwitness.lightning_modules.objectives.calling import COLUMNS
+from earwitness.lightning_modules.objectives.rewards import Rewards, Scored, reward_function
 from earwitness.tests import lab_rewards
 
 MINE = "earwitness.tests.lab_rewards."
@@ -295,7 +296,7 @@ LONG = "bad " * 30
         ("one_value", "returned 1 values for 4 completions, for all 4 completions at once, and for none of them alone"),
         (
             "asks_for_path",
-            "raised KeyError: 'audio_path' for sample 'clotho/0', completion 'one'; the columns are solution, .*silence$",
+            "raised KeyError: 'audio_path' for sample 'clotho/0', completion 'one'; the columns are solution.*silence$",
         ),
         ("says_nothing", "returned None, not a list of numbers, for sample 'clotho/0', completion 'one'"),
         (
@@ -373,7 +374,7 @@ def test_a_reward_function_that_is_not_there_is_named(path, message):
         ({MINE + "Scaled": {"weight": 1.0, "power": 2}}, "has no argument 'power'; it takes silence, factor"),
         (
             {MINE + "needs_teacher": 1.0},
-            "needs_teacher' asks for 'teacher', which is no column; there are completions, solution, choices, .*messages",
+            "needs_teacher' asks for 'teacher', which is no column; there are completions, solution, .*messages",
         ),
     ],
 )
