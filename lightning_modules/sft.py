@@ -56,7 +56,7 @@ class TargetLoss:
         self.per_sample = torch.zeros(len(self.batch), dtype=torch.float64)
 
     def __call__(self, rows: slice, counts: bool = True) -> Tensor:
-        """The loss of these rows, divided by the tokens of the step's batch over all ranks; counts: False makes it 0."""
+        """The loss of these rows, divided by the tokens of the step over all ranks; 0 where nothing `counts`."""
         batch = self.batch
         width = int(batch.target_mask[rows].sum(1).max())
         ids, mask = batch.target_ids[rows, :width], batch.target_mask[rows, :width]

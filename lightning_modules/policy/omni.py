@@ -21,6 +21,7 @@ from ...datamodules.batch import Prompts
 from ...datamodules.processors.omni import AUDIO, OmniProcessor
 from ...errors import InputError
 from ...kernels.linear_logprob import LogProbOutput, linear_logprob
+from ...kernels.numerators import logits as head_logits
 from .checkpoint import load_thinker
 
 PLACEHOLDERS = (
@@ -210,7 +211,7 @@ class OmniPolicy(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, V] float32 logits for the token after hidden states [N, H]; placeholder ids are -inf."""
-        logits = (hidden @ self.head.T).float()
+        logits = head_logits(hidden, self.head, 1.0)
         logits[:, self.suppressed] = -torch.inf
         return logits
 
