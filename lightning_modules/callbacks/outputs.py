@@ -9,7 +9,8 @@ import torch
 
 from ...datamodules.voting.answer_store import write_answers
 from ...errors import InputError
-from ..policy.checkpoint import save_thinker, thinker_state
+from ..policy.checkpoint import save_thinker
+from ..policy.weights import merged_weights
 
 
 class ExportPolicy(L.Callback):
@@ -25,8 +26,9 @@ class ExportPolicy(L.Callback):
         """Writes the checkpoint on rank 0 while the other ranks wait."""
         if trainer.is_global_zero and not trainer.interrupted:
             policy = pl_module.net
-            state = thinker_state(policy.thinker)
-            save_thinker(state, policy.base.config, policy.processor, self.folder, policy.checkpoint)
+            save_thinker(
+                dict(merged_weights(policy)), policy.base.config, policy.processor, self.folder, policy.checkpoint
+            )
         trainer.strategy.barrier("export")
 
 

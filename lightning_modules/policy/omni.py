@@ -21,6 +21,7 @@ from ...datamodules.batch import Prompts
 from ...datamodules.processors.omni import AUDIO, OmniProcessor
 from ...errors import InputError
 from ...kernels.linear_logprob import LogProbOutput, linear_logprob
+from ...kernels.numerators import logits as head_logits
 from .checkpoint import load_thinker
 
 PLACEHOLDERS = (
@@ -66,7 +67,8 @@ class OmniPolicy(nn.Module):
 
     Args:
         checkpoint: folder in the published layout, or hub id.
-        dtype: of the weights: "auto", "float32", "bfloat16".
+        dtype: of the weights as they are loaded and exported, and computed with where the trainer has no precision of
+            its own: "auto" (the checkpoint's), "float32", "bfloat16". What trains is kept in float32 (`precision.py`).
         attention: transformers' attention implementation.
         train: which parts train with full fine-tuning, of "audio_tower", "projector" and "language_model".
         lora: adapters instead of full fine-tuning.
@@ -86,6 +88,7 @@ class OmniPolicy(nn.Module):
         self.checkpoint = checkpoint
         self.processor = OmniProcessor.from_pretrained(checkpoint)
         self.thinker = load_thinker(checkpoint, dtype, attention)
+        self.dtype: torch.dtype = self.thinker.dtype
         self.share = not gradient_checkpointing
         _select_parts(self.thinker, PARTS if train is None else tuple(train))
         self.adapted = lora is not None
@@ -208,7 +211,7 @@ class OmniPolicy(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, V] float32 logits for the token after hidden states [N, H]; placeholder ids are -inf."""
-        logits = (hidden @ self.head.T).float()
+        logits = head_logits(hidden, self.head, 1.0)
         logits[:, self.suppressed] = -torch.inf
         return logits
 
