@@ -6,18 +6,22 @@ vLLM and transformers' own classes read what `save_thinker` writes; a checkpoint
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ...errors import InputError
+from .files import Weights, check_place, read_weights, shapes, weight_files, write_json, write_weights, written_beside
+from .parts import published
 
 PREFIX = "thinker."
-_SHARD_BYTES = 4 << 30
+_SPEECH = ("talker.", "token2wav.")
+_SPEAKERS = "spk_dict.pt"
 _IMAGES = {  # of the published preprocessor_config.json
     "image_processor_type": "Qwen2VLImageProcessor",
     "processor_class": "Qwen2_5OmniProcessor",
@@ -35,9 +39,31 @@ def load_thinker(checkpoint: str | Path, dtype: str = "auto", attention: str = "
     """The thinker of a checkpoint folder or hub id, in evaluation mode.
 
     dtype: of the weights, "auto" for the checkpoint's. attention: transformers' implementation. Raises InputError where
-    the checkpoint is missing or is not Qwen2.5-Omni, before any weight is read, or where its weights cannot be read.
+    the checkpoint is missing or is not Qwen2.5-Omni, where a tensor of it is missing, unknown or of another shape,
+    before any weight is read, or where its weights cannot be read.
     """
-    from transformers import AutoConfig, Qwen2_5OmniThinkerForConditionalGeneration
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+    config = _thinker_config(checkpoint)
+    _check_tensors(checkpoint, config)
+    try:
+        thinker, found = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+            checkpoint,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InputError(f"{checkpoint}: its weights cannot be read ({str(error).strip().splitlines()[0]})") from None
+    _refuse(checkpoint, "missing", sorted(found["missing_keys"]))
+    return thinker.eval()
+
+
+def _thinker_config(checkpoint: str | Path) -> Any:
+    """transformers' config of the thinker; InputError where the checkpoint is missing or of another family."""
+    from transformers import AutoConfig
 
     folder = Path(checkpoint)
     if folder.is_dir() and not (folder / "config.json").is_file():
@@ -49,54 +75,136 @@ def load_thinker(checkpoint: str | Path, dtype: str = "auto", attention: str = "
         raise InputError(f"{checkpoint}: neither a checkpoint folder nor a known model id ({reason})") from None
     if config.model_type not in ("qwen2_5_omni", "qwen2_5_omni_thinker"):
         raise InputError(f"{checkpoint}: a {config.model_type!r} checkpoint; earwitness trains Qwen2.5-Omni")
+    return getattr(config, "thinker_config", config)
+
+
+def _check_tensors(checkpoint: str | Path, config: Any) -> None:
+    """Refuses a folder whose tensors are not those of the thinker of its config; only headers are read."""
+    folder = Path(checkpoint)
+    if not folder.is_dir() or not weight_files(folder):
+        return  # on the hub, or in another format: seen when it is loaded
+    found = {
+        published(name.removeprefix(PREFIX)): shape
+        for name, shape in shapes(folder).items()
+        if not name.startswith(_SPEECH)
+    }
+    wanted = _thinker_shapes(config)
+    tied = {"lm_head.weight"} if getattr(config.get_text_config(), "tie_word_embeddings", False) else set()
+    _refuse(checkpoint, "missing", sorted(wanted.keys() - found.keys() - tied))
+    _refuse(checkpoint, "unknown to its config.json", sorted(found.keys() - wanted.keys()))
+    wrong = [f"{name} {found[name]} for {wanted[name]}" for name in sorted(found) if found[name] != wanted[name]]
+    _refuse(checkpoint, "of another shape than its config.json says", wrong)
+
+
+def _thinker_shapes(config: Any) -> dict[str, list[int]]:
+    """The shape of every tensor of a thinker, by published name; nothing is allocated."""
+    import copy
+
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+    thinker_class: Any = Qwen2_5OmniThinkerForConditionalGeneration
+    with torch.device("meta"):
+        thinker = thinker_class(copy.deepcopy(config))
+    return {published(name): list(tensor.shape) for name, tensor in thinker.state_dict().items()}
+
+
+def _refuse(checkpoint: str | Path, what: str, names: list[str]) -> None:
+    """Raises InputError with the first of the names, where there are any."""
+    if names:
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise InputError(f"{checkpoint}: {len(names)} tensors of the thinker are {what} ({shown}); copy it again")
+
+
+def source_folder(checkpoint: str | Path) -> Path:
+    """Where a checkpoint lies on this machine: the folder itself, or that of a hub id's downloaded files.
+
+    InputError where it is not here.
+    """
+    from transformers.utils import cached_file
+
+    if Path(checkpoint).is_dir():
+        return Path(checkpoint)
     try:
-        thinker: Any = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-            checkpoint,
-            config=getattr(config, "thinker_config", config),
-            dtype=dtype,
-            attn_implementation=attention,
-            trust_remote_code=False,
-        )
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{checkpoint}: its weights cannot be read ({str(error).strip().splitlines()[0]})") from None
-    return thinker.eval()
+        found = cached_file(str(checkpoint), "config.json", local_files_only=True)
+    except (OSError, ValueError):
+        found = None
+    if found is None:
+        raise InputError(f"{checkpoint}: no such folder, and no downloaded model of that id")
+    return Path(found).parent
 
 
 def save_thinker(
-    state: dict[str, Tensor], thinker_config: Any, processor: Any, out: str | Path, source: str | Path | None = None
+    state: Mapping[str, Tensor] | Weights,
+    thinker_config: Any,
+    processor: Any,
+    out: str | Path,
+    source: str | Path | None = None,
+    speech: bool = False,
 ) -> None:
-    """Writes a complete checkpoint folder; the config appears last, so a half-written folder is not loadable.
+    """Writes a complete checkpoint folder in place of `out`, which stays as it was until all of it is on the disk.
 
-    state: the thinker's state dict. source: folder the policy came from; its config is kept, so that what only the
-    talker needs survives. processor: tokenizer and feature extractor to save beside the weights.
+    state: the thinker's tensors by name, read one after the other. processor: tokenizer and feature extractor to save
+    beside the weights. source: checkpoint the policy came from; its settings are kept. speech: its talker and token2wav
+    are copied too, bit for bit. InputError where the folder cannot be written, or is the source itself.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").unlink(missing_ok=True)
-    for stale in out.glob("model*.safetensors*"):
-        stale.unlink()
-    processor.tokenizer.save_pretrained(out)
-    processor.feature_extractor.save_pretrained(out)
-    _complete_processor(out / "preprocessor_config.json")
-    _save_weights({PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, out)
-    config = _full_config(thinker_config, source)
-    scratch = out / "config.json.partial"
-    scratch.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    scratch.rename(out / "config.json")
+    check_place(out, source)
+    folder = None if source is None else source_folder(source)
+    if speech:
+        check_speech(source)
+    weights = ((PREFIX + published(name), tensor) for name, tensor in _pairs(state))
+    with written_beside(out) as scratch:
+        names = write_weights(_with_speech(weights, folder, speech), scratch)
+        processor.tokenizer.save_pretrained(scratch)
+        processor.feature_extractor.save_pretrained(scratch)
+        _complete_processor(scratch / "preprocessor_config.json", folder)
+        _copy_settings(folder, scratch)
+        config = _full_config(thinker_config, folder)
+        heard = any(name.startswith(_SPEECH) for name in names)
+        write_json(scratch / "config.json", config | {"enable_audio_output": heard})
 
 
-def _complete_processor(path: Path) -> None:
-    """Adds the published settings for images, without which processors of the whole model, as vLLM's, do not load."""
-    written = json.loads(path.read_text())
-    path.write_text(json.dumps(_IMAGES | written, indent=2, sort_keys=True) + "\n")
+def check_speech(source: str | Path | None) -> None:
+    """Raises InputError where a checkpoint has no talker and no token2wav to copy."""
+    if source is None or not any(name.startswith(_SPEECH) for name in shapes(source_folder(source))):
+        raise InputError(f'{source}: has no talker or token2wav in safetensors files; export it as "merged"')
 
 
-def _full_config(thinker_config: Any, source: str | Path | None) -> dict[str, Any]:
+def _pairs(state: Mapping[str, Tensor] | Weights) -> Weights:
+    return state.items() if isinstance(state, Mapping) else state
+
+
+def _with_speech(weights: Weights, source: Path | None, speech: bool) -> Iterator[tuple[str, Tensor]]:
+    """The weights, and with `speech` those of the source that are not its thinker's."""
+    yield from weights
+    if speech and source is not None:
+        yield from ((name, tensor) for name, tensor in read_weights(source) if name.startswith(_SPEECH))
+
+
+def _complete_processor(path: Path, source: Path | None) -> None:
+    """Adds the source's settings, and the published ones for images, which processors of the whole model need."""
+    kept = source / path.name if source is not None else path
+    known = json.loads(kept.read_text()) if kept.is_file() else {}
+    write_json(path, _IMAGES | known | json.loads(path.read_text()))
+
+
+def _copy_settings(source: Path | None, out: Path) -> None:
+    """Copies how the source generates and its speakers; an empty file of speakers where it has none.
+
+    transformers' class of the whole model wants that file, also without a talker. It is never read here.
+    """
+    for name in ("generation_config.json", _SPEAKERS):
+        if source is not None and (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+    if not (out / _SPEAKERS).exists():
+        torch.save({}, out / _SPEAKERS)
+
+
+def _full_config(thinker_config: Any, source: Path | None) -> dict[str, Any]:
     """The config of a whole Qwen2.5-Omni: the source's where it has one, else one around the thinker's."""
     from transformers import Qwen2_5OmniConfig
 
-    if source is not None and (Path(source) / "config.json").is_file():
-        config: dict[str, Any] = json.loads((Path(source) / "config.json").read_text())
+    if source is not None and (source / "config.json").is_file():
+        config: dict[str, Any] = json.loads((source / "config.json").read_text())
         if config.get("model_type") == "qwen2_5_omni":
             return config
     # The talker is neither trained nor saved; its default ids lie outside a small vocabulary, which loaders report.
@@ -114,36 +222,12 @@ def _full_config(thinker_config: Any, source: str | Path | None) -> dict[str, An
     }
 
 
-def _save_weights(state: dict[str, Tensor], out: Path) -> None:
-    """Writes one file, or files of at most 4 GiB with the index that transformers expects."""
-    shards: list[dict[str, Tensor]] = [{}]
-    filled = 0
-    for name, tensor in state.items():
-        size = tensor.numel() * tensor.element_size()
-        if shards[-1] and filled + size > _SHARD_BYTES:
-            shards.append({})
-            filled = 0
-        shards[-1][name] = tensor
-        filled += size
-    if len(shards) == 1:
-        save_file(shards[0], out / "model.safetensors", metadata={"format": "pt"})
-        return
-    file_of: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, out / file, metadata={"format": "pt"})
-        file_of |= dict.fromkeys(shard, file)
-    total = sum(t.numel() * t.element_size() for t in state.values())
-    index = {"metadata": {"total_size": total}, "weight_map": file_of}
-    (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-
-
 def thinker_state(thinker: torch.nn.Module) -> dict[str, Tensor]:
-    """The state dict of a thinker; LoRA adapters are merged into a copy of the model, which stays as it is."""
+    """The state dict of a thinker by published names; LoRA adapters are merged into a copy, the model stays as it is."""
     from peft import PeftModel
 
     if isinstance(thinker, PeftModel):
         import copy
 
         thinker = copy.deepcopy(thinker).merge_and_unload()
-    return dict(thinker.state_dict())
+    return {published(name): tensor.detach() for name, tensor in thinker.state_dict().items()}

@@ -22,12 +22,13 @@ from ...datamodules.processors.omni import AUDIO, OmniProcessor
 from ...errors import InputError
 from ...kernels.linear_logprob import LogProbOutput, linear_logprob
 from .checkpoint import load_thinker
+from .parts import PARTS as PARTS
+from .parts import bare, train_parts
 
 PLACEHOLDERS = (
     *("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|IMAGE|>", "<|VIDEO|>"),
     *("<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>"),
 )
-PARTS = ("audio_tower", "projector", "language_model")
 
 
 @dataclass
@@ -87,7 +88,7 @@ class OmniPolicy(nn.Module):
         self.processor = OmniProcessor.from_pretrained(checkpoint)
         self.thinker = load_thinker(checkpoint, dtype, attention)
         self.share = not gradient_checkpointing
-        _select_parts(self.thinker, PARTS if train is None else tuple(train))
+        train_parts(self.thinker, PARTS if train is None else tuple(train))
         self.adapted = lora is not None
         if lora is not None:
             self.thinker = _with_lora(self.thinker, lora).eval()
@@ -98,6 +99,7 @@ class OmniPolicy(nn.Module):
         suppressed = sorted({i for i in map(ids, PLACEHOLDERS) if i is not None})
         self.suppressed: Tensor
         self.register_buffer("suppressed", torch.tensor(suppressed), persistent=False)
+        self.register_load_state_dict_pre_hook(_translate)
 
     @property
     def base(self) -> Any:
@@ -258,22 +260,11 @@ class OmniPolicy(nn.Module):
         return embeds.masked_scatter(where[..., None], audio.to(embeds.dtype))
 
 
-def _select_parts(thinker: Any, train: tuple[str, ...]) -> None:
-    """Freezes all but the named parts, of PARTS; InputError for another name.
-
-    The vision tower and the audio tower's own marks of begin and end, which nothing uses, are always frozen.
-    """
-    unknown = [part for part in train if part not in PARTS]
-    if unknown:
-        raise InputError(f"policy.train: unknown part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
-    for name, parameter in thinker.named_parameters():
-        if name.startswith("visual") or "audio_bos_eos_token" in name:
-            part = "none"
-        elif name.startswith("audio_tower"):
-            part = "projector" if name.startswith("audio_tower.proj") else "audio_tower"
-        else:
-            part = "language_model"
-        parameter.requires_grad_(part in train)
+def _translate(policy: OmniPolicy, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Gives weights that are loaded the names of this version of transformers, whichever version saved them."""
+    front, own = f"{prefix}thinker.", {bare(name): name for name in policy.thinker.state_dict()}
+    for name in [name for name in state if name.startswith(front)]:
+        state[front + own.get(bare(name.removeprefix(front)), name.removeprefix(front))] = state.pop(name)
 
 
 def _with_lora(thinker: Any, lora: Lora) -> Any:
