@@ -44,8 +44,8 @@ def load_thinker(checkpoint: str | Path, dtype: str = "auto", attention: str = "
     """
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-    config = _thinker_config(checkpoint)
-    _check_tensors(checkpoint, config)
+    config = thinker_config(checkpoint)
+    check_tensors(checkpoint, config)
     try:
         thinker, found = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
             checkpoint,
@@ -61,7 +61,7 @@ def load_thinker(checkpoint: str | Path, dtype: str = "auto", attention: str = "
     return thinker.eval()
 
 
-def _thinker_config(checkpoint: str | Path) -> Any:
+def thinker_config(checkpoint: str | Path) -> Any:
     """transformers' config of the thinker; InputError where the checkpoint is missing or of another family."""
     from transformers import AutoConfig
 
@@ -78,15 +78,13 @@ def _thinker_config(checkpoint: str | Path) -> Any:
     return getattr(config, "thinker_config", config)
 
 
-def _check_tensors(checkpoint: str | Path, config: Any) -> None:
-    """Refuses a folder whose tensors are not those of the thinker of its config; only headers are read."""
+def check_tensors(checkpoint: str | Path, config: Any) -> None:
+    """Raises InputError where a folder's tensors are not those of the thinker of its config; only headers are read."""
     folder = Path(checkpoint)
     if not folder.is_dir() or not weight_files(folder):
         return  # on the hub, or in another format: seen when it is loaded
     found = {
-        published(name.removeprefix(PREFIX)): shape
-        for name, shape in shapes(folder).items()
-        if not name.startswith(_SPEECH)
+        published(name.removeprefix(PREFIX)): shape for name, shape in shapes(folder).items() if not is_speech(name)
     }
     wanted = _thinker_shapes(config)
     tied = {"lm_head.weight"} if getattr(config.get_text_config(), "tie_word_embeddings", False) else set()
@@ -113,6 +111,11 @@ def _refuse(checkpoint: str | Path, what: str, names: list[str]) -> None:
     if names:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise InputError(f"{checkpoint}: {len(names)} tensors of the thinker are {what} ({shown}); copy it again")
+
+
+def is_speech(name: str) -> bool:
+    """Whether a checkpoint's tensor is of the parts that speak, talker and token2wav, which are never trained."""
+    return name.startswith(_SPEECH)
 
 
 def source_folder(checkpoint: str | Path) -> Path:
@@ -159,13 +162,13 @@ def save_thinker(
         _complete_processor(scratch / "preprocessor_config.json", folder)
         _copy_settings(folder, scratch)
         config = _full_config(thinker_config, folder)
-        heard = any(name.startswith(_SPEECH) for name in names)
+        heard = any(is_speech(name) for name in names)
         write_json(scratch / "config.json", config | {"enable_audio_output": heard})
 
 
 def check_speech(source: str | Path | None) -> None:
     """Raises InputError where a checkpoint has no talker and no token2wav to copy."""
-    if source is None or not any(name.startswith(_SPEECH) for name in shapes(source_folder(source))):
+    if source is None or not any(is_speech(name) for name in shapes(source_folder(source))):
         raise InputError(f'{source}: has no talker or token2wav in safetensors files; export it as "merged"')
 
 
@@ -177,7 +180,7 @@ def _with_speech(weights: Weights, source: Path | None, speech: bool) -> Iterato
     """The weights, and with `speech` those of the source that are not its thinker's."""
     yield from weights
     if speech and source is not None:
-        yield from ((name, tensor) for name, tensor in read_weights(source) if name.startswith(_SPEECH))
+        yield from ((name, tensor) for name, tensor in read_weights(source) if is_speech(name))
 
 
 def _complete_processor(path: Path, source: Path | None) -> None:
@@ -223,7 +226,7 @@ def _full_config(thinker_config: Any, source: Path | None) -> dict[str, Any]:
 
 
 def thinker_state(thinker: torch.nn.Module) -> dict[str, Tensor]:
-    """The state dict of a thinker by published names; LoRA adapters are merged into a copy, the model stays as it is."""
+    """The state dict of a thinker by published names; adapters are merged into a copy, the model stays as it is."""
     from peft import PeftModel
 
     if isinstance(thinker, PeftModel):

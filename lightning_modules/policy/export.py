@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import Tensor
 
+from ...datamodules.processors.omni import OmniProcessor
 from ...errors import InputError
-from .checkpoint import check_speech, save_thinker
-from .files import Weights, check_place, write_json, write_weights, written_beside
+from .checkpoint import check_speech, check_tensors, save_thinker, source_folder, thinker_config
+from .files import Weights, check_place, chunks, write_json, written_beside
 from .omni import OmniPolicy
+from .runs import read_run
 from .weights import adapter_config, adapter_weights, merged_weights
 
 FORMS = ("merged", "full-omni", "adapter")
@@ -40,19 +44,69 @@ def write_policy(weights: Weights, policy: OmniPolicy, folder: str, form: str) -
         save_thinker(weights, policy.base.config, policy.processor, folder, policy.checkpoint, form == "full-omni")
 
 
-def save_adapter(weights: Weights, config: Mapping[str, Any], base: str, out: str | Path) -> None:
-    """Writes adapters as peft loads them: for the class of the whole model, and in `thinker/` for the thinker's.
+def export_run(
+    run: str, to: str, form: str = "merged", config: str | None = None, source: str | None = None
+) -> dict[str, Any]:
+    """Writes the policy of a run's checkpoint to the folder `to` in a form of FORMS; the model is never built.
 
-    weights: named as by `adapter_weights`. config: of `adapter_config`. base: checkpoint that the adapters belong to.
-    InputError where the folder cannot be written, or is the base itself.
+    config, source: as in `read_run`. Returns the step of the checkpoint and the number of tensors. InputError where
+    there is no such checkpoint, or the folder cannot be written.
+    """
+    trained = read_run(run, config, source)
+    count = _Counted(trained.adapters() if form == "adapter" else trained.weights())
+    if form == "adapter":
+        save_adapter(count, trained.adapter_config(), trained.source, to)
+    else:
+        processor, settings = OmniProcessor.from_pretrained(trained.source), thinker_config(trained.source)
+        check_tensors(source_folder(trained.source), settings)
+        save_thinker(count, settings, processor, to, trained.source, form == "full-omni")
+    return {"step": trained.step, form: to, "tensors": count.seen}
+
+
+class _Counted:
+    """Weights that count what is read of them."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights, self.seen = weights, 0
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for pair in self.weights:
+            self.seen += 1
+            yield pair
+
+
+def save_adapter(weights: Weights, config: Mapping[str, Any], base: str, out: str | Path) -> None:
+    """Writes adapters as plain peft loads them, with every layer named by its full path.
+
+    In `out` itself for the class of the whole model, and for vLLM; in `nested/` for that class as transformers builds
+    it from 5.21 on; in `thinker/` for the thinker's class. weights: named as by `adapter_weights`. config: of
+    `adapter_config`. base: checkpoint that the adapters belong to. InputError where the folder cannot be written, or is
+    the base itself.
     """
     check_place(out, base)
-    whole = dict(weights)
-    alone = {name.replace(_WHOLE, "base_model.model.", 1): tensor for name, tensor in whole.items()}
+    (held,) = chunks(((name.removeprefix(_WHOLE), tensor) for name, tensor in weights), 1 << 62)
     settings = dict(config) | {"base_model_name_or_path": base, "inference_mode": True}
     with written_beside(out) as scratch:
-        for folder, part in ((scratch, whole), (scratch / "thinker", alone)):
+        for place, before in (
+            (".", "thinker.model."),
+            ("nested", "thinker.model.language_model."),
+            ("thinker", "model."),
+        ):
+            folder = scratch / place
             folder.mkdir(exist_ok=True)
-            write_weights(part.items(), folder)
-            (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-            write_json(folder / "adapter_config.json", settings)
+            named = {name.replace("model.", before, 1): tensor for name, tensor in held.items()}
+            content = {f"base_model.model.{name}": tensor for name, tensor in named.items()}
+            save_file(content, folder / "adapter_model.safetensors", {"format": "pt"})
+            write_json(folder / "adapter_config.json", settings | {"target_modules": _pattern(named, before)})
+
+
+def _pattern(names: Iterable[str], before: str) -> str:
+    """A regular expression of the full paths of the adapted layers.
+
+    The talker has layers of the same names, which short names would adapt too.
+    """
+    layers = sorted(
+        name.removeprefix(before).removesuffix(".lora_A.weight") for name in names if name.endswith(".lora_A.weight")
+    )
+    nested = r"(language_model\.)?" if before == "model." else ""  # peft translates the names of the thinker's class
+    return f"{re.escape(before)}{nested}({'|'.join(map(re.escape, layers))})"

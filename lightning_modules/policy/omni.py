@@ -22,8 +22,7 @@ from ...datamodules.processors.omni import AUDIO, OmniProcessor
 from ...errors import InputError
 from ...kernels.linear_logprob import LogProbOutput, linear_logprob
 from .checkpoint import load_thinker
-from .parts import PARTS as PARTS
-from .parts import bare, train_parts
+from .parts import PARTS, bare, train_parts
 
 PLACEHOLDERS = (
     *("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|IMAGE|>", "<|VIDEO|>"),

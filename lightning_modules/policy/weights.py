@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from .files import Weights as Weights
-from .files import chunks as chunks
+from .files import Weights, chunks
 from .omni import OmniPolicy
 from .parts import published
 
+__all__ = [
+    *("CHUNK_BYTES", "Weights", "adapter_config", "adapter_weights", "base_weights", "chunks", "merged"),
+    *("merged_weights", "without_vision"),
+]
 CHUNK_BYTES = 256 << 20
 _ADAPTER = "default"
 

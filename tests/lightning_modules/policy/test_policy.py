@@ -194,7 +194,9 @@ def test_only_adapters_of_the_decoder_train(checkpoint, prompts, group):
     """Two layers of four projections, each with A and B."""
     policy = adapted(checkpoint)
     trains = {name for name, p in policy.named_parameters() if p.requires_grad}
-    assert len(trains) == 2 * 4 * 2 and all("lora_" in name and part_of(plain(name)) == "language_model" for name in trains)
+    assert len(trains) == 2 * 4 * 2 and all(
+        "lora_" in name and part_of(plain(name)) == "language_model" for name in trains
+    )
     found = gradients(policy, prompts, group, WEIGHTS)
     assert set(found) == trains and all(g.any() for g in found.values())
 
