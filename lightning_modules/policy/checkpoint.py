@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ...errors import InputError
-from .files import Weights, check_place, read_weights, shapes, weight_files, write_json, write_weights, written_beside
+from .files import (
+    Weights,
+    check_place,
+    headers,
+    read_weights,
+    weight_files,
+    write_json,
+    write_weights,
+    written_beside,
+)
 from .parts import published
 
 PREFIX = "thinker."
@@ -46,6 +56,8 @@ def load_thinker(checkpoint: str | Path, dtype: str = "auto", attention: str = "
 
     config = thinker_config(checkpoint)
     check_tensors(checkpoint, config)
+    if dtype == "auto" and getattr(config, "dtype", None) is None:
+        dtype = _stored_dtype(checkpoint)
     try:
         thinker, found = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
             checkpoint,
@@ -59,6 +71,15 @@ def load_thinker(checkpoint: str | Path, dtype: str = "auto", attention: str = "
         raise InputError(f"{checkpoint}: its weights cannot be read ({str(error).strip().splitlines()[0]})") from None
     _refuse(checkpoint, "missing", sorted(found["missing_keys"]))
     return thinker.eval()
+
+
+def _stored_dtype(checkpoint: str | Path) -> str:
+    """The dtype of a folder's thinker; transformers would take that of any tensor, such as one of the talker's."""
+    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+    stored = headers(Path(checkpoint)) if Path(checkpoint).is_dir() else {}
+    found = {names.get(kind) for name, (_, kind) in stored.items() if not is_speech(name)}
+    (only,) = found if len(found) == 1 else (None,)
+    return only or "auto"
 
 
 def thinker_config(checkpoint: str | Path) -> Any:
@@ -84,7 +105,9 @@ def check_tensors(checkpoint: str | Path, config: Any) -> None:
     if not folder.is_dir() or not weight_files(folder):
         return  # on the hub, or in another format: seen when it is loaded
     found = {
-        published(name.removeprefix(PREFIX)): shape for name, shape in shapes(folder).items() if not is_speech(name)
+        published(name.removeprefix(PREFIX)): shape
+        for name, (shape, _) in headers(folder).items()
+        if not is_speech(name)
     }
     wanted = _thinker_shapes(config)
     tied = {"lm_head.weight"} if getattr(config.get_text_config(), "tie_word_embeddings", False) else set()
@@ -143,12 +166,13 @@ def save_thinker(
     out: str | Path,
     source: str | Path | None = None,
     speech: bool = False,
-) -> None:
+) -> int:
     """Writes a complete checkpoint folder in place of `out`, which stays as it was until all of it is on the disk.
 
     state: the thinker's tensors by name, read one after the other. processor: tokenizer and feature extractor to save
     beside the weights. source: checkpoint the policy came from; its settings are kept. speech: its talker and token2wav
-    are copied too, bit for bit. InputError where the folder cannot be written, or is the source itself.
+    are copied too, bit for bit. Returns how many tensors were written. InputError where the folder cannot be written,
+    or is the source itself.
     """
     check_place(out, source)
     folder = None if source is None else source_folder(source)
@@ -156,19 +180,20 @@ def save_thinker(
         check_speech(source)
     weights = ((PREFIX + published(name), tensor) for name, tensor in _pairs(state))
     with written_beside(out) as scratch:
-        names = write_weights(_with_speech(weights, folder, speech), scratch)
+        written = write_weights(_with_speech(weights, folder, speech), scratch)
         processor.tokenizer.save_pretrained(scratch)
         processor.feature_extractor.save_pretrained(scratch)
         _complete_processor(scratch / "preprocessor_config.json", folder)
         _copy_settings(folder, scratch)
         config = _full_config(thinker_config, folder)
-        heard = any(is_speech(name) for name in names)
-        write_json(scratch / "config.json", config | {"enable_audio_output": heard})
+        _say_dtypes(config, written)
+        write_json(scratch / "config.json", config | {"enable_audio_output": any(map(is_speech, written))})
+    return len(written)
 
 
 def check_speech(source: str | Path | None) -> None:
     """Raises InputError where a checkpoint has no talker and no token2wav to copy."""
-    if source is None or not any(is_speech(name) for name in shapes(source_folder(source))):
+    if source is None or not any(is_speech(name) for name in headers(source_folder(source))):
         raise InputError(f'{source}: has no talker or token2wav in safetensors files; export it as "merged"')
 
 
@@ -223,6 +248,24 @@ def _full_config(thinker_config: Any, source: Path | None) -> dict[str, Any]:
         "enable_audio_output": False,
         "thinker_config": thinker_config.to_dict(),
     }
+
+
+def _say_dtypes(config: dict[str, Any], written: Mapping[str, torch.dtype]) -> None:
+    """Has the config name the dtype of the thinker, and for the whole one that holds the talker's, too.
+
+    Without it `dtype="auto"` is that of whatever tensor comes first. The vocoder is always float32.
+    """
+    thinker = {dtype for name, dtype in written.items() if not is_speech(name)}
+    both = thinker | {dtype for name, dtype in written.items() if name.startswith("talker.")}
+    _say_dtype(config["thinker_config"], reduce(torch.promote_types, thinker), nested=True)
+    _say_dtype(config, reduce(torch.promote_types, both), nested=False)
+
+
+def _say_dtype(config: dict[str, Any], dtype: torch.dtype, nested: bool) -> None:
+    config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(dtype).removeprefix("torch.")
+    for part in config.values() if nested else ():
+        if isinstance(part, dict) and {"dtype", "torch_dtype"} & part.keys():
+            _say_dtype(part, dtype, nested)
 
 
 def thinker_state(thinker: torch.nn.Module) -> dict[str, Tensor]:

@@ -53,35 +53,22 @@ def export_run(
     there is no such checkpoint, or the folder cannot be written.
     """
     trained = read_run(run, config, source)
-    count = _Counted(trained.adapters() if form == "adapter" else trained.weights())
     if form == "adapter":
-        save_adapter(count, trained.adapter_config(), trained.source, to)
+        count = save_adapter(trained.adapters(), trained.adapter_config(), trained.source, to)
     else:
         processor, settings = OmniProcessor.from_pretrained(trained.source), thinker_config(trained.source)
         check_tensors(source_folder(trained.source), settings)
-        save_thinker(count, settings, processor, to, trained.source, form == "full-omni")
-    return {"step": trained.step, form: to, "tensors": count.seen}
+        count = save_thinker(trained.weights(), settings, processor, to, trained.source, form == "full-omni")
+    return {"step": trained.step, form: to, "tensors": count}
 
 
-class _Counted:
-    """Weights that count what is read of them."""
-
-    def __init__(self, weights: Weights) -> None:
-        self.weights, self.seen = weights, 0
-
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        for pair in self.weights:
-            self.seen += 1
-            yield pair
-
-
-def save_adapter(weights: Weights, config: Mapping[str, Any], base: str, out: str | Path) -> None:
+def save_adapter(weights: Weights, config: Mapping[str, Any], base: str, out: str | Path) -> int:
     """Writes adapters as plain peft loads them, with every layer named by its full path.
 
     In `out` itself for the class of the whole model, and for vLLM; in `nested/` for that class as transformers builds
     it from 5.21 on; in `thinker/` for the thinker's class. weights: named as by `adapter_weights`. config: of
-    `adapter_config`. base: checkpoint that the adapters belong to. InputError where the folder cannot be written, or is
-    the base itself.
+    `adapter_config`. base: checkpoint that the adapters belong to. Returns how many tensors there are. InputError where
+    the folder cannot be written, or is the base itself.
     """
     check_place(out, base)
     (held,) = chunks(((name.removeprefix(_WHOLE), tensor) for name, tensor in weights), 1 << 62)
@@ -98,6 +85,7 @@ def save_adapter(weights: Weights, config: Mapping[str, Any], base: str, out: st
             content = {f"base_model.model.{name}": tensor for name, tensor in named.items()}
             save_file(content, folder / "adapter_model.safetensors", {"format": "pt"})
             write_json(folder / "adapter_config.json", settings | {"target_modules": _pattern(named, before)})
+    return len(held)
 
 
 def _pattern(names: Iterable[str], before: str) -> str:

@@ -42,16 +42,18 @@ def chunks(weights: Weights, limit_bytes: int) -> Iterator[dict[str, Tensor]]:
         yield part
 
 
-def write_weights(weights: Weights, folder: Path) -> set[str]:
-    """Writes one file, or files of at most 4 GiB with the index that transformers expects; returns the names.
+def write_weights(weights: Weights, folder: Path) -> dict[str, torch.dtype]:
+    """Writes one file, or files of at most 4 GiB with the index that transformers expects; returns name -> dtype.
 
     No more than one file's tensors are in memory at a time.
     """
     written: list[list[str]] = []
+    dtypes: dict[str, torch.dtype] = {}
     total = 0
     for shard in chunks(weights, _SHARD_BYTES):
         save_file(shard, folder / f"{len(written)}.partial", metadata={"format": "pt"})
         written.append(list(shard))
+        dtypes |= {name: tensor.dtype for name, tensor in shard.items()}
         total += sum(t.numel() * t.element_size() for t in shard.values())
     several = len(written) > 1
     file_of: dict[str, str] = {}
@@ -61,7 +63,7 @@ def write_weights(weights: Weights, folder: Path) -> set[str]:
         file_of |= dict.fromkeys(names, file)
     if several:
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": file_of})
-    return set(file_of)
+    return dtypes
 
 
 def write_json(path: Path, content: object) -> None:
@@ -88,16 +90,18 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def shapes(folder: Path) -> dict[str, list[int]]:
-    """The shape of every tensor in a folder's safetensors files, by name; only their headers are read.
+def headers(folder: Path) -> dict[str, tuple[list[int], str]]:
+    """The shape and dtype ("F32", "BF16", ...) of every tensor in a folder's safetensors files, by name.
 
-    InputError where a file is damaged.
+    InputError where a file is damaged. The tensors themselves are not read.
     """
-    found: dict[str, list[int]] = {}
+    found: dict[str, tuple[list[int], str]] = {}
     for path in weight_files(folder):
         try:
             with safe_open(path, "pt") as file:
-                found |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+                for name in file.keys():  # noqa: SIM118
+                    part = file.get_slice(name)
+                    found[name] = part.get_shape(), part.get_dtype()
         except (OSError, SafetensorError) as error:
             raise InputError(f"{folder}: its weights cannot be read ({path.name}: {error})") from None
     return found

@@ -82,7 +82,7 @@ class TrainedPolicy:
         if not adapters:
             return weight.to(dtype)
         if self.lora is None or len(adapters) != 2:
-            raise InputError(f"{self.file}: {adapters[0]} has no other half, or no policy.lora; name --config")
+            raise InputError(f"{self.file}: {adapters[0]} has no other half; the checkpoint is not whole")
         down, up = (self.tensors[adapter] for adapter in adapters)
         return merged(weight.to(dtype), down, up, self.lora["alpha"] / self.lora["rank"])
 
@@ -108,6 +108,9 @@ def read_run(run: str, config: str | None = None, source: str | None = None) -> 
     tensors = {name.replace(".base_layer.", ".").replace(".default.", "."): t for name, t in tensors.items()}
     if not tensors:
         raise InputError(f"{file}: holds no weights of a policy")
+    ranks = {tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".lora_A.weight")}
+    if ranks - {lora["rank"] if lora else None}:
+        raise InputError(f"{file}: its adapters have rank {min(ranks)}, not as the configuration says; name --config")
     model = source or settings.get("checkpoint")
     if not isinstance(model, str):
         raise InputError(f"{file}: the model it started from is not known; name it with --source")
@@ -139,7 +142,7 @@ def checkpoint_of(run: str) -> Path:
 def _policy_settings(file: Path, config: str | None) -> dict[str, Any]:
     """The arguments of the policy in the run's configuration: the file named, or the nearest beside the checkpoint."""
     found = Path(config) if config else None
-    for folder in list(file.absolute().parents)[:3]:
+    for folder in list(file.absolute().parents)[: 3 if file.name == _FILE else 2]:
         for name in (_RECORD, "config.yaml"):
             found = found or (folder / name if (folder / name).is_file() else None)
     if found is None:

@@ -18,8 +18,15 @@ from .omni import OmniPolicy
 from .parts import published
 
 __all__ = [
-    *("CHUNK_BYTES", "Weights", "adapter_config", "adapter_weights", "base_weights", "chunks", "merged"),
-    *("merged_weights", "without_vision"),
+    "CHUNK_BYTES",
+    "Weights",
+    "adapter_config",
+    "adapter_weights",
+    "base_weights",
+    "chunks",
+    "merged",
+    "merged_weights",
+    "without_vision",
 ]
 CHUNK_BYTES = 256 << 20
 _ADAPTER = "default"
