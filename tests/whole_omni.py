@@ -74,6 +74,7 @@ def build_whole(tiny: str | Path, out: str | Path) -> dict[str, torch.Tensor]:
     speech = {name: t.bfloat16() if name.startswith("talker.") else t for name, t in speech.items()}
     save_file(load_file(tiny / "model.safetensors") | speech, out / "model.safetensors", {"format": "pt"})
     written = whole.to_dict() | {"my_lab": {"note": "kept"}, "thinker_config": config["thinker_config"]}
+    written["architectures"] = config["architectures"]
     (out / "config.json").write_text(json.dumps(written))
     torch.save(
         {"Chelsie": {"bos_token": 5, "cond": torch.ones(1, 4), "ref_mel": torch.ones(1, 3, 8)}}, out / "spk_dict.pt"

@@ -31,6 +31,7 @@ from .parts import published
 
 PREFIX = "thinker."
 _SPEECH = ("talker.", "token2wav.")
+_ARCHITECTURES = ["Qwen2_5OmniModel"]
 _SPEAKERS = "spk_dict.pt"
 _IMAGES = {  # of the published preprocessor_config.json
     "image_processor_type": "Qwen2VLImageProcessor",
@@ -234,7 +235,7 @@ def _full_config(thinker_config: Any, source: Path | None) -> dict[str, Any]:
     if source is not None and (source / "config.json").is_file():
         config: dict[str, Any] = json.loads((source / "config.json").read_text())
         if config.get("model_type") == "qwen2_5_omni":
-            return config
+            return config | {"architectures": config.get("architectures") or _ARCHITECTURES}  # vLLM asks for it
     # The talker is neither trained nor saved; its default ids lie outside a small vocabulary, which loaders report.
     ids = {name: getattr(thinker_config, name) for name in ("audio_start_token_id", "audio_end_token_id")}
     ids |= {name: getattr(thinker_config, name) for name in ("vision_start_token_id", "vision_end_token_id")}
@@ -243,7 +244,7 @@ def _full_config(thinker_config: Any, source: Path | None) -> dict[str, Any]:
         thinker_config=thinker_config.to_dict(), talker_config=ids, enable_audio_output=False
     ).to_dict()
     return full | {
-        "architectures": ["Qwen2_5OmniModel"],
+        "architectures": _ARCHITECTURES,
         "model_type": "qwen2_5_omni",
         "enable_audio_output": False,
         "thinker_config": thinker_config.to_dict(),
