@@ -43,8 +43,9 @@ class ExportPolicy(L.Callback):
                 write_policy(weights, pl_module.net, self.folder, self.form)
             except InputError as error:
                 failed = str(error)
-        for _ in weights:  # gathering sharded weights needs all ranks, to the end
-            pass
+        if pl_module.net.sharded:  # gathering needs all ranks, to the end
+            for _ in weights:
+                pass
         failed = trainer.strategy.broadcast(failed)
         if failed:
             raise InputError(failed)

@@ -59,8 +59,9 @@ def load_thinker(checkpoint: str | Path, dtype: str = "auto", attention: str = "
     check_tensors(checkpoint, config)
     if dtype == "auto" and getattr(config, "dtype", None) is None:
         dtype = _stored_dtype(checkpoint)
+    thinker_class: Any = Qwen2_5OmniThinkerForConditionalGeneration
     try:
-        thinker, found = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+        thinker, found = thinker_class.from_pretrained(
             checkpoint,
             config=config,
             dtype=dtype,
@@ -147,7 +148,7 @@ def source_folder(checkpoint: str | Path) -> Path:
 
     InputError where it is not here.
     """
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     if Path(checkpoint).is_dir():
         return Path(checkpoint)
