@@ -39,6 +39,7 @@ def exported(policy: OmniPolicy, form: str, folder: Path) -> str:
 def test_a_whole_folder_is_loaded(policy, tmp_path, form):
     engine, batch = VllmEngine(**SIZE), questions(policy)
     engine.start(OmniPolicy(exported(policy, form, tmp_path / "out")), 0, 1)
+    engine.update_weights(lambda: None)  # those it read from the folder
     try:
         done = engine.complete(batch, ROLLOUT, keys(batch, ROLLOUT, 0))
         assert gap(policy, batch, done) < 1e-4
@@ -57,7 +58,7 @@ def test_adapters_are_loaded_on_the_model_they_started_from(policy, tmp_path):
         folder = tempfile.TemporaryDirectory()  # which the engine cleans up
         shutil.copytree(exported(policy, "adapter", tmp_path / "out"), folder.name, dirs_exist_ok=True)
         request = LoRARequest("exported", 1, folder.name)
-        assert engine._llm.llm_engine.add_lora(request)
+        engine.update_weights(lambda: engine._llm.llm_engine.add_lora(request))
         engine._adapter = request, folder
         done = engine.complete(batch, ROLLOUT, keys(batch, ROLLOUT, 0))
         assert gap(policy, batch, done) < 1e-4
