@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-vllm check format build clean gpu bench
+.PHONY: help demo test test-new test-vllm check format build clean gpu bench
 help:
 	@echo "make demo    install, run the main job on generated sounds, print the result (SEED=1)"
 	@echo "make test    install, run the whole test suite (ARGS='-m \"not slow\"')"
 	@echo "make test-vllm   install vLLM for the CPU beside it, test against the real thing"
+	@echo "make test-new    tests of policy, training and export with the newest transformers, installed beside it"
 	@echo "make check   lint, formatting, types"
 	@echo "make format  put the code in shape"
 	@echo "make build   wheel and sdist into dist/"
@@ -29,6 +30,18 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	@$(BIN)/python -m pytest $(ARGS)
 
+# The newest transformers, whatever pyproject.toml allows; everything else is that of the first environment.
+NEW := .venv-new
+NEW_TESTS := tests/lightning_modules/policy tests/commands/test_export_command.py tests/test_stored_runs.py
+$(NEW)/installed: $(VENV)/installed
+	@test -x $(NEW)/bin/python || { echo "creating $(NEW)"; $(BIN)/python -m venv $(NEW); }
+	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(NEW)/bin/python -c 'import site; print(site.getsitepackages()[0])')/first.pth"
+	@$(NEW)/bin/python -m pip install --disable-pip-version-check -q --upgrade transformers
+	@touch $@
+
+test-new: $(NEW)/installed
+	@PYTHONPATH=.typing $(NEW)/bin/python -m pytest $(NEW_TESTS) $(ARGS)
+
 # vLLM's CPU build pins its torch, so it lives in an environment of its own, with earwitness in it: an engine inside the
 # training process is tested there. The CUDA builds of torchaudio and torchcodec, which it pulls, break transformers.
 VLLM := .venv-vllm
@@ -41,7 +54,7 @@ $(VLLM)/installed: pyproject.toml
 
 test-vllm: $(VENV)/installed $(VLLM)/installed
 	@VLLM_PYTHON=$(VLLM)/bin/python $(BIN)/python -m pytest tests/vllm_votes.py $(ARGS)
-	@$(VLLM)/bin/python tests/vllm_server.py -m pytest tests/vllm_rollouts.py tests/vllm_training.py $(ARGS)
+	@$(VLLM)/bin/python tests/vllm_server.py -m pytest tests/vllm_rollouts.py tests/vllm_exports.py tests/vllm_training.py $(ARGS)
 
 check: $(VENV)/installed
 	@$(BIN)/ruff check .
@@ -69,4 +82,4 @@ build: $(VENV)/installed
 	@$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) $(VLLM) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEW) $(VLLM) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import InputError
-from . import index, inspect, label, plan, report, run, serve, shard
+from . import export, index, inspect, label, plan, report, run, serve, shard
 
 # The configuration of these is a complete file of LightningCLI's, whose parser is heavy and their own.
 TRAINER_COMMANDS = {
@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[ModuleType | None, str]] = {
     "inspect": (inspect, "what an index holds: counts, hours, histograms; one sample of it"),
     "label": (label, "ask voters, and make weak/strong labels of their answers without the audio"),
     "plan": (plan, "show which questions a curriculum would train on, and compare curricula; no model, no GPU"),
+    "export": (export, "write a run's policy as a folder that transformers, peft and vLLM load"),
     "serve": (serve, "a vLLM that samples completions; training processes send it their weights"),
     "report": (report, "write the HTML report of a finished run again"),
 }

@@ -9,27 +9,46 @@ import torch
 
 from ...datamodules.voting.answer_store import write_answers
 from ...errors import InputError
-from ..policy.checkpoint import save_thinker
-from ..policy.weights import merged_weights
+from ..policy.export import FORMS, check_export, policy_weights, write_policy
 
 
 class ExportPolicy(L.Callback):
-    """Writes the policy to `folder` when training ends, unless it was interrupted, in the published layout.
+    """Writes the policy to `folder` when training ends, unless it was interrupted.
 
-    LoRA adapters are merged. vLLM and transformers' classes for Qwen2.5-Omni read the folder.
+    The folder is replaced as a whole once the new model is on the disk; vLLM and transformers' classes read it.
+
+    Args:
+        folder: where; not the folder of the model that training starts from.
+        form: "merged" is the thinker with its adapters merged, in the published layout; "full-omni" has the source's
+            talker and token2wav beside it; "adapter" is a folder of peft's with the adapters alone.
     """
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: str, form: str = "merged") -> None:
+        if form not in FORMS:
+            raise InputError(f"ExportPolicy: no form {form!r}; there are {', '.join(FORMS)}")
+        self.folder, self.form = folder, form
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Refuses, before anything is trained, a folder or form that could not be written at the end."""
+        check_export(pl_module.net, self.folder, self.form)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Writes the checkpoint on rank 0 while the other ranks wait."""
-        if trainer.is_global_zero and not trainer.interrupted:
-            policy = pl_module.net
-            save_thinker(
-                dict(merged_weights(policy)), policy.base.config, policy.processor, self.folder, policy.checkpoint
-            )
-        trainer.strategy.barrier("export")
+        """Writes on rank 0 what all ranks read; where it cannot be written, every rank raises the same InputError."""
+        if trainer.interrupted:
+            return
+        failed = None
+        weights = policy_weights(pl_module.net, self.form)
+        if trainer.is_global_zero:
+            try:
+                write_policy(weights, pl_module.net, self.folder, self.form)
+            except InputError as error:
+                failed = str(error)
+        if pl_module.net.sharded:  # gathering needs all ranks, to the end
+            for _ in weights:
+                pass
+        failed = trainer.strategy.broadcast(failed)
+        if failed:
+            raise InputError(failed)
 
 
 class AnswerTable(L.Callback):

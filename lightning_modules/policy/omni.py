@@ -23,12 +23,12 @@ from ...errors import InputError
 from ...kernels.linear_logprob import LogProbOutput, linear_logprob
 from ...kernels.numerators import logits as head_logits
 from .checkpoint import load_thinker
+from .parts import PARTS, bare, train_parts
 
 PLACEHOLDERS = (
     *("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|IMAGE|>", "<|VIDEO|>"),
     *("<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>"),
 )
-PARTS = ("audio_tower", "projector", "language_model")
 
 
 @dataclass
@@ -90,7 +90,7 @@ class OmniPolicy(nn.Module):
         self.thinker = load_thinker(checkpoint, dtype, attention)
         self.dtype: torch.dtype = self.thinker.dtype
         self.share = not gradient_checkpointing
-        _select_parts(self.thinker, PARTS if train is None else tuple(train))
+        train_parts(self.thinker, PARTS if train is None else tuple(train))
         self.adapted = lora is not None
         if lora is not None:
             self.thinker = _with_lora(self.thinker, lora).eval()
@@ -101,6 +101,7 @@ class OmniPolicy(nn.Module):
         suppressed = sorted({i for i in map(ids, PLACEHOLDERS) if i is not None})
         self.suppressed: Tensor
         self.register_buffer("suppressed", torch.tensor(suppressed), persistent=False)
+        self.register_load_state_dict_pre_hook(_translate)
 
     @property
     def base(self) -> Any:
@@ -261,22 +262,11 @@ class OmniPolicy(nn.Module):
         return embeds.masked_scatter(where[..., None], audio.to(embeds.dtype))
 
 
-def _select_parts(thinker: Any, train: tuple[str, ...]) -> None:
-    """Freezes all but the named parts, of PARTS; InputError for another name.
-
-    The vision tower and the audio tower's own marks of begin and end, which nothing uses, are always frozen.
-    """
-    unknown = [part for part in train if part not in PARTS]
-    if unknown:
-        raise InputError(f"policy.train: unknown part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
-    for name, parameter in thinker.named_parameters():
-        if name.startswith("visual") or "audio_bos_eos_token" in name:
-            part = "none"
-        elif name.startswith("audio_tower"):
-            part = "projector" if name.startswith("audio_tower.proj") else "audio_tower"
-        else:
-            part = "language_model"
-        parameter.requires_grad_(part in train)
+def _translate(policy: OmniPolicy, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Gives weights that are loaded the names of this version of transformers, whichever version saved them."""
+    front, own = f"{prefix}thinker.", {bare(name): name for name in policy.thinker.state_dict()}
+    for name in [name for name in state if name.startswith(front)]:
+        state[front + own.get(bare(name.removeprefix(front)), name.removeprefix(front))] = state.pop(name)
 
 
 def _with_lora(thinker: Any, lora: Lora) -> Any:

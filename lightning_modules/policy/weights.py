@@ -6,18 +6,30 @@ are sharded over ranks is a collective operation: every rank has to read them to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import InputError
+from .files import Weights, chunks
 from .omni import OmniPolicy
+from .parts import published
 
+__all__ = [
+    "CHUNK_BYTES",
+    "Weights",
+    "adapter_config",
+    "adapter_weights",
+    "base_weights",
+    "chunks",
+    "merged",
+    "merged_weights",
+    "without_vision",
+]
 CHUNK_BYTES = 256 << 20
 _ADAPTER = "default"
-Weights = Iterable[tuple[str, Tensor]]
 
 
 def merged_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
@@ -43,7 +55,7 @@ def adapter_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
     _adapter_config(policy)
     for name, tensor in policy.base.state_dict().items():
         if ".lora_" in name:
-            yield f"base_model.model.thinker.{name.replace(f'.{_ADAPTER}', '')}", _whole(tensor)
+            yield f"base_model.model.thinker.{published(name.replace(f'.{_ADAPTER}', ''))}", _whole(tensor)
 
 
 def adapter_config(policy: OmniPolicy) -> dict[str, Any]:
@@ -65,21 +77,6 @@ def without_vision(weights: Weights) -> Iterator[tuple[str, Tensor]]:
     return ((name, tensor) for name, tensor in weights if not name.startswith("visual."))
 
 
-def chunks(weights: Weights, limit_bytes: int) -> Iterator[dict[str, Tensor]]:
-    """The weights in dicts of at most `limit_bytes`; a larger tensor comes alone. Tensors are copied to the CPU."""
-    part: dict[str, Tensor] = {}
-    filled = 0
-    for name, tensor in weights:
-        size = tensor.numel() * tensor.element_size()
-        if part and filled + size > limit_bytes:
-            yield part
-            part, filled = {}, 0
-        part[name] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)  # contiguous, and a copy always
-        filled += size
-    if part:
-        yield part
-
-
 @torch.no_grad()
 def _read(policy: OmniPolicy, merge: bool) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of all weights but the adapters', merged with them where `merge` says so."""
@@ -91,9 +88,15 @@ def _read(policy: OmniPolicy, merge: bool) -> Iterator[tuple[str, Tensor]]:
         if merge and name.endswith(".base_layer.weight"):
             place = name.removesuffix(".base_layer.weight")
             down, up = (_whole(state[f"{place}.lora_{side}.{_ADAPTER}.weight"]) for side in "AB")
-            scaling = policy.base.get_submodule(place).scaling[_ADAPTER]
-            whole = whole + ((up @ down) * scaling).to(whole.dtype)
-        yield name.replace(".base_layer.", "."), whole.to(policy.dtype) if whole.is_floating_point() else whole
+            whole = merged(whole, down, up, policy.base.get_submodule(place).scaling[_ADAPTER])
+        whole = whole.to(policy.dtype) if whole.is_floating_point() else whole
+        yield published(name.replace(".base_layer.", ".")), whole
+
+
+def merged(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    """W + s B A [out, in] in the dtype of W, rounded once; down: A [r, in], up: B [out, r]."""
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    return (weight.to(exact) + scale * (up.to(exact) @ down.to(exact))).to(weight.dtype)
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from earwitness.datamodules.questions.question import parse_question
 from earwitness.errors import InputError
 from earwitness.lightning_modules.policy.checkpoint import save_thinker, thinker_state
 from earwitness.lightning_modules.policy.omni import PARTS, PLACEHOLDERS, Lora, OmniPolicy
+from earwitness.lightning_modules.policy.parts import part_of
 from earwitness.lightning_modules.policy.tiny import build_tiny
 
 QUESTIONS = ("Which sound is heard?", "Hm?", "And after all of this, which sound comes last?")
@@ -184,11 +185,18 @@ def test_a_lora_policy_starts_as_and_contains_its_reference(checkpoint, policy, 
         pass
 
 
+def plain(name: str) -> str:
+    """The thinker's own name of a policy's parameter."""
+    return name.removeprefix("thinker.base_model.model.")
+
+
 def test_only_adapters_of_the_decoder_train(checkpoint, prompts, group):
     """Two layers of four projections, each with A and B."""
     policy = adapted(checkpoint)
     trains = {name for name, p in policy.named_parameters() if p.requires_grad}
-    assert len(trains) == 2 * 4 * 2 and all("lora_" in name and ".model.layers." in name for name in trains)
+    assert len(trains) == 2 * 4 * 2 and all(
+        "lora_" in name and part_of(plain(name)) == "language_model" for name in trains
+    )
     found = gradients(policy, prompts, group, WEIGHTS)
     assert set(found) == trains and all(g.any() for g in found.values())
 

@@ -27,6 +27,7 @@ from earwitness.datamodules.questions.question import parse_question
 from earwitness.errors import InputError
 from earwitness.lightning_modules.policy.checkpoint import thinker_state
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.parts import published
 from earwitness.lightning_modules.policy.tiny import build_tiny
 from earwitness.lightning_modules.policy.weights import (
     adapter_config,
@@ -95,17 +96,17 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: flo
 
 
 class TestWeights:
-    def test_full_weights_are_the_state_itself(self, small):
+    def test_full_weights_are_the_state_itself_and_not_copied(self, small):
         policy = new_policy(small.tiny)
         found = dict(merged_weights(policy))
         same(found, thinker_state(policy.thinker))
-        assert all(found[n].data_ptr() == p.data_ptr() for n, p in policy.thinker.named_parameters()), "not copied"
+        assert all(found[published(n)].data_ptr() == p.data_ptr() for n, p in policy.thinker.named_parameters())
 
     def test_adapters_are_merged_as_the_exporter_merges_them(self, small):
         policy = perturb(new_policy(small.tiny, lora=True), 1)
         found = dict(merged_weights(policy))
         same(found, thinker_state(policy.thinker), atol=1e-6)
-        plain = dict(new_policy(small.tiny).thinker.state_dict())
+        plain = thinker_state(new_policy(small.tiny).thinker)
         same(dict(base_weights(policy)), plain)
         moved = {name for name in plain if not found[name].equal(plain[name])}
         assert len(moved) == 8 and {name.split(".")[-2] for name in moved} == {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -149,7 +150,7 @@ class TestWeights:
             ended = subprocess.run(command, capture_output=True, text=True)
             assert ended.returncode == 0 and ended.stdout.count("gathered 8 adapters") == 2, ended.stderr[-2_000:]
             assert ended.stdout.count(f"{server.url}: the disk is full") == 2
-            arrived = server.behind.policy.thinker.state_dict()
+            arrived = thinker_state(server.behind.policy.thinker)
         expected = load_file(tmp_path / "sent")
         same({name: arrived[name] for name in expected}, expected, atol=1e-6)
 
@@ -514,7 +515,7 @@ class PolicyBehind:
 
     def __init__(self, checkpoint: str, by: str = "merged") -> None:
         self.sync_mode, self.policy, self.fresh, self.calls = by, new_policy(checkpoint), False, []
-        self.base = dict(self.policy.thinker.state_dict())
+        self.base = thinker_state(self.policy.thinker)
 
     def update_weights(self, change) -> None:
         self.fresh = False
@@ -524,7 +525,7 @@ class PolicyBehind:
     def load_weights(self, weights) -> None:
         self.calls.append("load")
         loaded = dict(weights)
-        self.policy.thinker.load_state_dict(loaded, strict=False)
+        self.policy.load_state_dict({f"thinker.{name}": each for name, each in loaded.items()}, strict=False)
         self.base = {name: tensor.clone() for name, tensor in loaded.items()}
 
     def load_adapter(self, weights, config) -> None:
@@ -534,7 +535,7 @@ class PolicyBehind:
             layer = name.removeprefix("base_model.model.thinker.").replace(".lora_A", "")
             up = weights[name.replace("lora_A", "lora_B")]
             merged[layer] = merged[layer] + config["lora_alpha"] / config["r"] * up @ weights[name]
-        self.policy.thinker.load_state_dict(merged, strict=False)
+        self.policy.load_state_dict({f"thinker.{name}": each for name, each in merged.items()}, strict=False)
 
     def generate(self, prompts, rollout, keys, tokens):
         assert self.fresh and tokens == TokenIds.of(self.policy)
@@ -593,7 +594,7 @@ class TestServers:
                 client.sync(policy)
                 for rollout in (ROLLOUT, Rollout(3, 1.5, 4, top_k=4)):
                     equal(client.complete(batch, rollout, keys(batch, step)), here(policy, batch, rollout, step))
-                same(dict(one.behind.policy.thinker.state_dict()), thinker_state(policy.thinker), atol=1e-6)
+                same(thinker_state(one.behind.policy.thinker), thinker_state(policy.thinker), atol=1e-6)
             assert one.behind.calls == two.behind.calls == ["load", 2, 2] * 2, "each gets half of the prompts"
 
     def test_adapters_go_alone_once_their_base_is_there(self, small, tmp_path):
