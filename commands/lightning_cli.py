@@ -73,6 +73,9 @@ class EarwitnessCLI(LightningCLI):
             sentence = reason(error, lambda: merged(self.words), self._top())
             raise UsageError(sentence or f"{type(error).__name__}: {error}") from error
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning's reads a configuration out of the checkpoint; here files and command line say all of it."""
+
     def _top(self) -> dict[str, Any]:
         """The keys that a file may have at its top, with their types where these are known."""
         actions = self._subcommand_parsers[self.words[0]]._actions

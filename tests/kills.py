@@ -136,21 +136,22 @@ def start(folder: Path, ranks: int, log: Path, most_bytes: int | None = None) ->
 
     if ranks == 1:
         return [forked(lambda: main(["run", str(folder / "recipe.yaml")]), log, {}, most_bytes)]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
-    common |= {"LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "kills"}
-
     def fits() -> None:
         for stage in STAGES:
             more = ["--trainer.devices", str(ranks), "--trainer.strategy", "ddp"]
             main(["fit", "--config", str(folder / "run" / stage / "config.yaml"), *more])
 
-    def rank_of(rank: int) -> int:
-        return forked(fits, log, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, most_bytes)
+    return [forked(fits, log, place, most_bytes) for place in meeting(ranks)]
 
-    return [rank_of(rank) for rank in range(ranks)]
+
+def meeting(ranks: int) -> list[dict[str, str]]:
+    """The variables by which torchrun would have so many processes of one host meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
+    common |= {"LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "kills"}
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
 def ended(pid: int, seconds: float = 180) -> int:

@@ -103,6 +103,7 @@ class PlanPosition(L.Callback):
         trainer.datamodule.trained(batch)  # type: ignore[attr-defined]
         loop = trainer.fit_loop
         self._loops = deepcopy(loop.state_dict())
+        self._loops["epoch_loop.batch_progress"]["is_last_batch"] = False  # of the loader; the plan may go on
         self._validated = not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
 
     def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:

@@ -80,7 +80,7 @@ def finished(partial: Path, keep: Keep) -> Path:
 
 def _remove(path: Path) -> None:
     """A folder that is half gone must not look whole."""
-    doomed = path.with_suffix(".partial")
+    doomed = path.with_name(f"{path.name}.old.partial")
     path.rename(doomed)
     shutil.rmtree(doomed)
 

@@ -47,8 +47,8 @@ class WholeFile(TorchCheckpointIO):
             return super().load_checkpoint(path, map_location, weights_only)
         try:
             return torch.load(path, map_location, weights_only=weights_only is not False)  # type: ignore[no-any-return]
-        except (OSError, RuntimeError, EOFError, KeyError) as error:
-            says = str(error).strip().splitlines()[0]
+        except Exception as error:  # bytes that are none of its own can end an unpickler in any way
+            says = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"{path} is no whole checkpoint ({says}); continue from another one") from error
 
 
