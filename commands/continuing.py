@@ -47,7 +47,9 @@ def resolved(given: str | None, folder: Path | None) -> str | None:
         return given
     if given == "last" and not Path(given).exists():
         if folder is None:
-            raise InputError("ckpt_path: `last` needs a callback earwitness.Checkpoints, whose folder it is looked for in")
+            raise InputError(
+                "ckpt_path: `last` needs a callback earwitness.Checkpoints, whose folder it is looked for in"
+            )
         found = last_of(folder)
         return None if found is None else str(checkpoint_at(found))
     try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -51,19 +49,3 @@ def lightning_main(argv: Sequence[str] | None = None) -> Any:
         meeting.append(f"--master-port={options.main_port}")
     processes = [f"--nproc-per-node={options.devices}", f"--nnodes={options.num_nodes}"]
     return torchrun([*processes, *meeting, "-m", "earwitness", *rest])
-
-
-def forwarded(words: Sequence[str]) -> int:
-    """The exit code of a command that runs in a process of its own, 128 + n where signal n ended it.
-
-    SIGTERM and SIGUSR1 are passed on to it, and its end is waited for: it saves what it has.
-    """
-    listened = (signal.SIGTERM, signal.SIGUSR1)
-    child = subprocess.Popen(words)
-    before = {number: signal.signal(number, lambda got, _: child.send_signal(got)) for number in listened}
-    try:
-        code = child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return code if code >= 0 else 128 - code

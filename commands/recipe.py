@@ -28,7 +28,7 @@ from ..configs.plugins import function_named, nearest
 from ..configs.typed import arguments, mapping
 from ..errors import InputError
 from .checks import Written, checked_curriculum, function_reads, missing_path, trainer_reads
-from .launch import forwarded
+from .forwarding import forwarded
 
 SHIPPED = Path(__file__).parents[1] / "configs" / "recipes"
 TRAINER_VERBS = ("fit", "validate", "test", "predict")
@@ -189,7 +189,7 @@ class Step:
         print(f"{head} {seconds:6.1f} s       {_shown(result)}", flush=True)
 
     def _move_aside(self) -> None:
-        """Checkpoints of other arguments are not continued; before this start is recorded, so that no kill mixes them."""
+        """Checkpoints of other arguments are not continued. Done before this start is recorded: no kill mixes them."""
         if self.verb != "fit":
             return
         from ..lightning_modules.checkpoints.folders import moved_aside

@@ -49,8 +49,19 @@ data: &data {index: "${out}/shards/index.arrow", labels: "${out}/labels.arrow"}
 steps:
   corpus: {do: build_sounds, out: "${out}/corpus", train: 48, val: 8, test: 16, listening: 32, reading: 8}
   shards: {do: shard, annotations: "${out}/corpus/questions.jsonl", out: "${out}/shards"}
-  tiny: {do: build_tiny, annotations: "${out}/corpus/questions.jsonl", out: "${out}/tiny", hidden: 64, layers: 2, audio_hidden: 32, audio_layers: 1}
-  planted: {do: earwitness.tests.commands.lab_parts.planted, planted: "${out}/corpus/planted.jsonl", index: "${out}/shards/index.arrow", out: "${out}/labels.arrow"}
+  tiny:
+    do: build_tiny
+    annotations: ${out}/corpus/questions.jsonl
+    out: ${out}/tiny
+    hidden: 64
+    layers: 2
+    audio_hidden: 32
+    audio_layers: 1
+  planted:
+    do: earwitness.tests.commands.lab_parts.planted
+    planted: ${out}/corpus/planted.jsonl
+    index: ${out}/shards/index.arrow
+    out: ${out}/labels.arrow
   sft:
     do: fit
     threads: 1
@@ -136,6 +147,7 @@ def start(folder: Path, ranks: int, log: Path, most_bytes: int | None = None) ->
 
     if ranks == 1:
         return [forked(lambda: main(["run", str(folder / "recipe.yaml")]), log, {}, most_bytes)]
+
     def fits() -> None:
         for stage in STAGES:
             more = ["--trainer.devices", str(ranks), "--trainer.strategy", "ddp"]

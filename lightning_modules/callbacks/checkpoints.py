@@ -83,7 +83,9 @@ class Checkpoints(Checkpoint):
                 self._writer = self._writer or ThreadPoolExecutor(1, "checkpoint")
                 self._pending = self._writer.submit(self._write, trainer, content, partial)
         else:
-            self._agree(trainer, self._attempt(target, lambda: trainer.strategy.save_checkpoint(content, partial / FILE)))
+            self._agree(
+                trainer, self._attempt(target, lambda: trainer.strategy.save_checkpoint(content, partial / FILE))
+            )
             if trainer.is_global_zero:
                 failed = self._attempt(target, lambda: finished(partial, self.keep))
             self._agree(trainer, failed)
@@ -118,7 +120,8 @@ class Checkpoints(Checkpoint):
             self._agree(trainer, failed)
 
     def _agree(self, trainer: L.Trainer, failed: BaseException | None) -> None:
-        for said in trainer.lightning_module.ranks.gathered(None if failed is None else str(failed)):
+        module: Any = trainer.lightning_module
+        for said in module.ranks.gathered(None if failed is None else str(failed)):
             if said is not None:
                 raise InputError(said) from failed
 

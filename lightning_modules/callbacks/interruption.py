@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from .checkpoints import Checkpoints
@@ -73,7 +73,8 @@ class Interruption(L.Callback):
         self._before = {}
 
     def _check(self, trainer: L.Trainer) -> None:
-        number = int(trainer.lightning_module.ranks.most(self._received))
+        module: Any = trainer.lightning_module
+        number = int(module.ranks.most(self._received))
         if not number:
             return
         saved = _save(trainer)

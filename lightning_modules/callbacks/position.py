@@ -34,10 +34,10 @@ class PlanPosition(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Has checkpoints written whole, counts a batch before any other callback can save one, compares the ranks."""
-        if stage != "fit":
-            return
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFile()
+        if stage != "fit":
+            return
         ours = (_Count, Interruption)
         others = [each for each in trainer.callbacks if not isinstance(each, ours)]  # type: ignore[attr-defined]
         if trainer.world_size > 1 and not any(isinstance(each, Watchdog) for each in others):
@@ -75,7 +75,7 @@ class PlanPosition(L.Callback):
             trainer.training = True
 
     def _refuse_other_settings(self, trainer: L.Trainer) -> None:
-        """A restored optimizer brings the settings that it was saved with: those of the configuration must be the same."""
+        """A restored optimizer has the settings that it was saved with: those of the configuration must be the same."""
         restored = [_settings(group) for each in trainer.optimizers for group in each.param_groups]
         for now, then in zip(self._groups, restored, strict=True):
             for name in [name for name in now if name in then and now[name] != then[name]]:
@@ -162,7 +162,9 @@ def _record_bad_samples(trainer: L.Trainer, batch: Any) -> None:
 
 def _software() -> dict[str, str]:
     """The versions of what computes."""
-    return {"python": python_version()} | {name: version(name) for name in ("torch", "transformers", "lightning", "numpy")}
+    return {"python": python_version()} | {
+        name: version(name) for name in ("torch", "transformers", "lightning", "numpy")
+    }
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 
 from ..checkpoints.logs import cut, versions_of
-from ..checkpoints.run_record import write_record
+from ..checkpoints.run_record import decisive, write_record
 
 
 class RunFolder(L.Callback):
@@ -27,7 +27,7 @@ class RunFolder(L.Callback):
             return
         ranks = pl_module.ranks
         ranks.agree({"checkpoint to continue from": None if self.continued is None else str(self.continued)})
-        ranks.agree({"configuration": self.record["configuration"], "model": self.record["model"]})
+        ranks.agree(decisive(self.record))
         if self.folder is not None and trainer.is_global_zero:
             write_record(self.folder, self.record | {"logs": versions_of(trainer.loggers)})
 

@@ -48,7 +48,9 @@ class Watchdog(L.Callback):
         """Ends the thread."""
         self._done.set()
 
-    on_exception = teardown
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Ends the thread."""
+        self._done.set()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """A new batch begins."""
@@ -62,7 +64,13 @@ class Watchdog(L.Callback):
         """A new batch begins."""
         self._beat(f"questions, rows {_rows(batch)}")
 
-    on_predict_batch_start = on_test_batch_start = on_validation_batch_start
+    def on_test_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, *_: Any) -> None:
+        """A new batch begins."""
+        self._beat(f"questions, rows {_rows(batch)}")
+
+    def on_predict_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, *_: Any) -> None:
+        """A new batch begins."""
+        self._beat(f"questions, rows {_rows(batch)}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """What comes after training begins."""

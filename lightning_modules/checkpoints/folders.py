@@ -1,4 +1,4 @@
-"""One folder per checkpoint: `step-00000120/` with `trainer.ckpt` and what a strategy adds, and `last`, a file with its name.
+"""A folder per checkpoint: `step-00000120/` with `trainer.ckpt` and what a strategy adds; the file `last` names it.
 
 A folder is written as `step-00000120.partial`, flushed to the disk and renamed; then `last` is replaced. Whatever
 a run dies of, `last` names a whole checkpoint.
@@ -137,7 +137,7 @@ def _beside(path: Path) -> str:
 
 
 def moved_aside(folder: Path) -> Path | None:
-    """Renames a run's folder of checkpoints to `NAME.1`, `NAME.2`, ...: the first that is free; None where it is empty."""
+    """Renames a folder of checkpoints to `NAME.1`, `NAME.2`, ...: the first that is free; None where it is empty."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
     number = 1

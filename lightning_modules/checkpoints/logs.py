@@ -19,6 +19,7 @@ def versions_of(loggers: Iterable[Logger]) -> dict[str, Any]:
 
 def continued(loggers: Iterable[Logger], versions: Mapping[str, Any], step: int | None) -> None:
     """Has each logger write on where the recorded run did; step: where that is, for logs that cannot be cut later."""
+    logger: Any  # the names that classes keep their versions under are their own
     for number, logger in enumerate(loggers):
         version = versions.get(f"{type(logger).__name__}:{number}")
         if version is None:

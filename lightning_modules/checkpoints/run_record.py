@@ -26,7 +26,7 @@ _SAMPLED_BYTES, _SAMPLES = 4096, 64
 
 
 def record_of(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """What is remembered of a run; configuration: its resolved file and command line, as `EarwitnessCLI.plain` has it."""
+    """What is remembered of a run; configuration: its resolved files and command line."""
     plain = json.loads(json.dumps(configuration, default=str))
     policy = _at(plain, "model.init_args.policy.init_args.checkpoint")
     return {"configuration": plain, "model": model_fingerprint(policy) if isinstance(policy, str) else None}
@@ -48,11 +48,21 @@ def model_fingerprint(checkpoint: str) -> str | None:
     return digest.hexdigest()
 
 
+def decisive(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a record in which ranks must agree: what changes the weights, and how long they validate.
+
+    What is read from a node's own disk, and how, may differ.
+    """
+    data = _at(record["configuration"], "data.init_args")
+    asked = {"validation": data.get("validation")} if isinstance(data, Mapping) else {}
+    return {"configuration": _compared(record["configuration"]) | asked, "model": record["model"]}
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record in a folder of checkpoints; None where there is none."""
     path = folder / RECORD
     try:
-        return json.loads(path.read_text()) if path.is_file() else None  # type: ignore[no-any-return]
+        return json.loads(path.read_text()) if path.is_file() else None
     except ValueError as error:
         raise InputError(f"{path} is no JSON ({error}); start anew with --fresh") from error
 

@@ -1,4 +1,4 @@
-"""The same `fit` command continues where it stopped; a used folder is not mixed; `--fresh` starts anew; by command line."""
+"""The same `fit` command continues where it stopped; a used folder is not mixed; `--fresh` starts anew."""
 
 from __future__ import annotations
 
@@ -159,7 +159,9 @@ def test_sigterm_in_the_middle_of_a_validation_does_it_again(config, straight, t
     same(tmp_path / "run", straight)
 
 
-def test_slurms_signal_saves_in_the_runs_folder_and_queues_the_job_again(config, straight, tmp_path, monkeypatch, capsys):
+def test_slurms_signal_saves_in_the_runs_folder_and_queues_the_job_again(
+    config, straight, tmp_path, monkeypatch, capsys
+):
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
     scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/told\n')
@@ -325,7 +327,8 @@ def test_a_full_disk_leaves_the_one_before_and_says_so(config, straight, tmp_pat
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(whole_file.torch, "save", full)
-    keep = "{class_path: earwitness.Checkpoints, init_args: {folder: OUT/checkpoints, every_n_steps: 2, asynchronous: ASY}}"
+    given = "{folder: OUT/checkpoints, every_n_steps: 2, asynchronous: ASY}"
+    keep = f"{{class_path: earwitness.Checkpoints, init_args: {given}}}"
     export = "{class_path: earwitness.ExportPolicy, init_args: {folder: OUT/model}}"
     words = f"[{export}, {keep}]".replace("OUT", str(tmp_path / "run")).replace("ASY", str(asynchronous).lower())
     more = ["--trainer.callbacks", words]

@@ -33,7 +33,14 @@ def exited(code: int | None) -> None:
 
 @pytest.fixture
 def config(small, tmp_path) -> str:
-    return written(small, tmp_path / "run")
+    return plain(small, tmp_path / "run")
+
+
+def plain(small, out: Path) -> str:
+    """By SGD, which neither hides nor amplifies a difference in the gradient."""
+    path = Path(written(small, out))
+    path.write_text(path.read_text().replace("AdamW, init_args: {lr: 0.001}", "SGD, init_args: {lr: 0.05}"))
+    return str(path)
 
 
 @pytest.mark.parametrize(
@@ -42,9 +49,9 @@ def config(small, tmp_path) -> str:
         (["--data.init_args.seed", "7"], "another data.shown.seed than rank 0: 7, not 0"),
         (
             ["--model.init_args.optimizer.init_args.lr", "0.005"],
-            "another configuration.model.init_args.optimizer.init_args.lr than rank 0: 0.005, not 0.001",
+            "another configuration.model.init_args.optimizer.init_args.lr than rank 0: 0.005, not 0.05",
         ),
-        (["--data.init_args.training.curriculum.seed", "4"], "another data.curriculum.seed than rank 0: 4, not 0"),
+        (["--data.init_args.training.curriculum.seed", "4"], "another data.curriculum.seed than rank 0: 4, not None"),
     ],
     ids=["data", "learning rate", "plan"],
 )
@@ -53,6 +60,16 @@ def test_a_rank_that_was_started_otherwise_is_named_and_all_stop(config, tmp_pat
     for rank in (0, 1):
         assert f"error: rank 1 has {said}; start all ranks with the same" in (tmp_path / f"log.{rank}").read_text()
     assert not list((tmp_path / "run").glob("checkpoints/step-*"))
+
+
+def test_a_rank_that_reads_other_files_is_named(config, tmp_path, monkeypatch):
+    """The same command on two hosts, whose disks hold other recordings under the same names."""
+    from earwitness.datamodules.module import AudioQuestions
+
+    state = AudioQuestions.state_dict
+    monkeypatch.setattr(AudioQuestions, "state_dict", lambda self: state(self) | {"content": self.trainer.global_rank})
+    assert together(config, tmp_path / "log", [], []) == [1, 1]
+    assert "error: rank 1 has another data.content than rank 0: 1, not 0;" in (tmp_path / "log.1").read_text()
 
 
 def test_a_rank_with_other_weights_gets_those_of_rank_0(config, small, tmp_path, monkeypatch):
@@ -69,7 +86,7 @@ def test_a_rank_with_other_weights_gets_those_of_rank_0(config, small, tmp_path,
 
     monkeypatch.setattr(PlanPosition, "on_fit_start", apart)
     assert together(config, tmp_path / "log", [], []) == [0, 0]
-    assert fit(written(small, tmp_path / "alone")) is None
+    assert fit(plain(small, tmp_path / "alone")) is None
     close(tmp_path / "run", tmp_path / "alone")
 
 
@@ -92,7 +109,8 @@ def test_a_rank_that_sleeps_is_named_with_its_step_and_rows(config, tmp_path, mo
     monkeypatch.setattr(SFT, "training_step", sleepy)
     watch = ["--trainer.callbacks+", "{class_path: earwitness.Watchdog, init_args: {stall_s: 3.0}}"]
     assert together(config, tmp_path / "log", watch, watch) == [0, 0], "it only says so"
-    (said,) = [line for line in (tmp_path / "log.0").read_text().splitlines() if line.startswith("no batch has ended")][:1]
+    lines = (tmp_path / "log.0").read_text().splitlines()
+    said = next(line for line in lines if line.startswith("no batch has ended"))
     zero, one = said.partition("rank 0: ")[2].split("; rank 1: ")
     assert zero.startswith("step 1, rows ") and one.startswith("step 1, rows ")
     assert "sleepy (test_ranks.py:" in one and "sleepy" not in zero
@@ -106,7 +124,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(config, small, tmp_path, bef
     for ranks, more in ((before, few), (after, [])):
         codes = [fit(config, *more)] if ranks == 1 else together(config, tmp_path / "log", *[more] * ranks)
         assert not any(codes)
-    assert fit(written(small, tmp_path / "alone")) is None
+    assert fit(plain(small, tmp_path / "alone")) is None
     close(tmp_path / "run", tmp_path / "alone")
     steps, expected = ([step for step, *_ in rows(tmp_path / at)] for at in ("run", "alone"))
     assert steps == expected

@@ -296,7 +296,9 @@ def test_checkpoints_are_written_beside_their_place_and_never_through_another_fo
     assert done[1][1] == tmp_path / "deep" / "a.ckpt"
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     before = (tmp_path / "deep" / "a.ckpt").read_bytes()
-    with pytest.raises(InputError, match=r"a\.ckpt could not be written \(disk full\); what was saved before it is whole"):
+    with pytest.raises(
+        InputError, match=r"a\.ckpt could not be written \(disk full\); what was saved before it is whole"
+    ):
         trainer.save_checkpoint(tmp_path / "deep" / "a.ckpt")
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.ckpt"]
     assert (tmp_path / "deep" / "a.ckpt").read_bytes() == before
