@@ -279,7 +279,7 @@ def kill_once(job: Job, moment: str, way: str, draw: random.Random) -> str | Non
         codes = [ended(pid) for pid in pids]
         if not any(codes):
             return None
-        if "could not be written (File too large)" not in job.log.read_text():
+        if "File too large" not in job.log.read_text():
             raise RuntimeError(f"no sentence about the disk: {job.log.read_text()[-3000:]}")
     else:
         if not wait_for(moment, job.folder, pids[0], draw):
@@ -323,6 +323,8 @@ def main() -> int:
     while done < given.kills:
         ranks, moment = 1 + done % 2, draw.choice(list(MOMENTS))
         way = draw.choices(WAYS, (5, 3, 1))[0]
+        if way == "full disk" and not any(jobs[ranks].folder.glob("run/*/checkpoints/step-*")):
+            way = "SIGKILL"  # it is to meet a run that has something to lose
         said = kill_once(jobs[ranks], moment, way, draw)
         if said is None:
             over(ranks)

@@ -68,7 +68,8 @@ class PlanPosition(L.Callback):
         self._refuse_other_settings(trainer)
         self._optimizer_steps = steps
         data.write_record()
-        trainer.should_stop = self._stopped
+        # Lightning would count a second round of batches where its limit, or the plan, is reached.
+        trainer.should_stop = self._stopped or data.position >= trainer.num_training_batches
         if not self._validated:
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
@@ -169,7 +170,8 @@ def _software() -> dict[str, str]:
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     """What one of an optimizer's groups of parameters is configured with; `lr` is the rate before the schedule."""
-    numbers = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
+    how = ("params", "initial_lr", "foreach", "fused", "capturable", "differentiable")
+    numbers = {name: value for name, value in group.items() if name not in how}
     return numbers | {"lr": group.get("initial_lr", group["lr"])}
 
 

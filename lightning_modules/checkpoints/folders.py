@@ -6,7 +6,6 @@ a run dies of, `last` names a whole checkpoint.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import zipfile
@@ -137,11 +136,17 @@ def _beside(path: Path) -> str:
 
 
 def moved_aside(folder: Path) -> Path | None:
-    """Renames a folder of checkpoints to `NAME.1`, `NAME.2`, ...: the first that is free; None where it is empty."""
-    if not folder.is_dir() or not any(folder.iterdir()):
+    """Moves a run's checkpoints and its record to `NAME.1`, `NAME.2`, ...: the first that is free; None without any.
+
+    What else lies in the folder stays.
+    """
+    ours = [path for name in ("step-*", "*.ckpt", POINTER, RECORD) for path in folder.glob(name)]
+    if not ours:
         return None
     number = 1
     while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
-    os.rename(folder, aside)
+    aside.mkdir()
+    for path in ours:
+        path.rename(aside / path.name)
     return aside

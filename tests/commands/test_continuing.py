@@ -10,6 +10,7 @@ import signal
 import stat
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -202,6 +203,33 @@ def test_fewer_batches_than_planned_are_continued(config, straight, tmp_path):
     assert fit(config) is None
     assert names(tmp_path / "run")[-1] == "step-00000006"
     same(tmp_path / "run", straight)
+
+
+def test_the_same_limit_again_trains_nothing_more(config, tmp_path):
+    for _ in range(2):
+        assert fit(config, "--trainer.limit_train_batches", "4") is None
+        assert names(tmp_path / "run")[-1] == "step-00000004"
+
+
+class Stops(L.Callback):
+    """Ends training at a validation, as EarlyStopping does."""
+
+    def on_validation_end(self, trainer, module) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.datamodule.position == 4
+
+
+def test_a_run_that_stopped_early_is_exported_and_not_trained_on(config, tmp_path, monkeypatch):
+    """Killed in the export, it exports what it had when it stopped."""
+    from earwitness.lightning_modules.callbacks.outputs import ExportPolicy
+
+    more = ["--trainer.callbacks+", "earwitness.tests.commands.test_continuing.Stops"]
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(ExportPolicy, "on_train_end", lambda *_: 1 / 0)
+        fit(config, *more)
+    assert names(tmp_path / "run")[-1] == "step-00000004" and not (tmp_path / "run" / "model").exists()
+    assert fit(config, *more) is None
+    assert names(tmp_path / "run")[-1] == "step-00000004" and (tmp_path / "run" / "model").is_dir()
+    assert [int(step) for step, loss, _ in rows(tmp_path / "run") if loss] == [0, 1, 2, 3]
 
 
 def test_a_finished_run_trains_nothing_and_exports_again(config, straight, tmp_path):
