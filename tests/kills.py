@@ -107,7 +107,7 @@ steps:
       init_args:
         <<: *data
         validation: {pool: {split: val}, batch_size: 2}
-        training: {curriculum: "${curriculum}", stage: grpo, shuffle_options: true}
+        training: {curriculum: "${curriculum}", stage: grpo, shuffle_options: true, record: "${out}/grpo/curriculum.json"}
 """
 STAGES = {"sft": 10, "grpo": 8}  # with their steps
 MOMENTS = {"step": "sft", "rollout": "grpo", "checkpoint": "any", "between": "sft"}
@@ -184,21 +184,24 @@ def running(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
+def times(run: Path, pattern: str) -> dict[Path, int]:
+    """When each file that is there was written."""
+    found = {}
+    for path in run.glob(pattern):
+        with suppress(FileNotFoundError):
+            found[path] = path.stat().st_mtime_ns
+    return found
+
+
 def wait_for(moment: str, folder: Path, pid: int, draw: random.Random) -> bool:
     """Returns when the moment has come, False where the process ended before."""
     run = folder / "run"
-    seen = {path: path.stat().st_mtime_ns for path in run.glob("*/checkpoints/*") if path.exists()}
-    pause = draw.random() * 1.5
+    watched = {"checkpoint": "*/checkpoints/*.partial", "between": "grpo/checkpoints/run.json"}
+    pattern = watched.get(moment, f"{MOMENTS[moment]}/curriculum.json")  # written when training starts
+    seen, pause = times(run, pattern), draw.random()
 
     def come() -> bool:
-        if moment == "checkpoint":
-            return any(run.glob("*/checkpoints/*.partial"))
-        if moment == "between":
-            record = run / "grpo" / "checkpoints" / "run.json"
-            return record.exists() and record.stat().st_mtime_ns != seen.get(record)
-        stage = MOMENTS[moment]
-        record = run / stage / "checkpoints" / "run.json"
-        return record.exists() and record.stat().st_mtime_ns != seen.get(record)
+        return any(seen.get(path) != time for path, time in times(run, pattern).items())
 
     while running(pid):
         if come():
