@@ -107,7 +107,11 @@ steps:
       init_args:
         <<: *data
         validation: {pool: {split: val}, batch_size: 2}
-        training: {curriculum: "${curriculum}", stage: grpo, shuffle_options: true, record: "${out}/grpo/curriculum.json"}
+        training:
+          curriculum: ${curriculum}
+          stage: grpo
+          shuffle_options: true
+          record: ${out}/grpo/curriculum.json
 """
 STAGES = {"sft": 10, "grpo": 8}  # with their steps
 MOMENTS = {"step": "sft", "rollout": "grpo", "checkpoint": "any", "between": "sft"}

@@ -69,7 +69,8 @@ class Interruption(L.Callback):
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._note:  # at the end of a run Lightning has given them back already
+                signal.signal(number, handler)
         self._before = {}
 
     def _check(self, trainer: L.Trainer) -> None:

@@ -184,6 +184,44 @@ def test_slurms_signal_saves_in_the_runs_folder_and_queues_the_job_again(
     assert [path.name for path in Path().iterdir()] == ["hpc_ckpt_1.ckpt"]
 
 
+def test_after_a_run_signals_do_what_they_did_before(config, monkeypatch):
+    """The next step of a recipe, in the same process, must not swallow SIGTERM."""
+    before = signal.getsignal(signal.SIGTERM)
+    assert fit(config, "--trainer.limit_train_batches", "2") is None
+    assert signal.getsignal(signal.SIGTERM) == before
+    stop_in(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert fit(config) == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_sigterm_while_the_model_is_exported_ends_with_143_all_the_same(config, straight, tmp_path, monkeypatch):
+    from earwitness.lightning_modules.callbacks.outputs import ExportPolicy
+
+    export = ExportPolicy.on_train_end
+
+    def interrupted(self, trainer, module) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        export(self, trainer, module)
+
+    monkeypatch.setattr(ExportPolicy, "on_train_end", interrupted)
+    assert fit(config) == 143
+    same(tmp_path / "run", straight)
+
+
+def test_lightnings_own_checkpoints_are_saved_and_continued_alike(config, straight, tmp_path, monkeypatch):
+    made = "{dirpath: OUT/checkpoints, save_top_k: 0, save_last: true, every_n_train_steps: 2}"
+    made = f"{{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {made}}}"
+    words = "[{class_path: earwitness.ExportPolicy, init_args: {folder: OUT/model}}, MADE]".replace("MADE", made)
+    more = ["--trainer.callbacks", words.replace("OUT", str(tmp_path / "run"))]
+    stop_in(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert fit(config, *more) == 143
+    assert names(tmp_path / "run") == ["last.ckpt", "run.json"]
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
+    assert fit(config, *more) is None
+    same(tmp_path / "run", straight)
+    assert names(tmp_path / "run") == ["last.ckpt", "run.json"]
+
+
 def test_an_error_in_a_step_leaves_what_was_saved_before_and_the_run_continues(config, straight, tmp_path, monkeypatch):
     def fail() -> None:
         raise RuntimeError("out of memory")
