@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -103,13 +104,13 @@ class Checkpoints(Checkpoint):
 
     @staticmethod
     def _attempt(target: Path, act: Callable[[], Any]) -> InputError | None:
-        """Does it; what to say where the disk does not take it."""
+        """Does it; what to say where the disk does not take it, which then keeps no half of it."""
         try:
             act()
-        except InputError as error:
-            return InputError(str(error).replace(f"{target}.partial/{FILE}", str(target)))
-        except OSError as error:
-            return unwritten(target, error)
+        except (InputError, OSError) as error:
+            shutil.rmtree(target.with_suffix(".partial"), ignore_errors=True)
+            said = str(error if isinstance(error, InputError) else unwritten(target, error))
+            return InputError(said.replace(f"{target}.partial/{FILE}", str(target)))
         return None
 
     def wait(self, trainer: L.Trainer) -> None:

@@ -404,6 +404,7 @@ def test_a_full_disk_leaves_the_one_before_and_says_so(config, straight, tmp_pat
         "before it is whole: make room, and the same command continues from there"
     ) in capsys.readouterr().err
     assert (tmp_path / "run/checkpoints/last").read_text() == "step-00000002\n"
+    assert names(tmp_path / "run") == ["last", "run.json", "step-00000002"], "no half of it fills the disk"
     assert fit(config, *more) is None
     same(tmp_path / "run", straight)
 
