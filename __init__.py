@@ -25,10 +25,13 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time `_PUBLIC` n
     from .kernels.linear_logprob import linear_grpo_loss as linear_grpo_loss
     from .kernels.linear_logprob import linear_logprob as linear_logprob
     from .lightning_modules.base import PolicyModule as PolicyModule
+    from .lightning_modules.callbacks.checkpoints import Checkpoints as Checkpoints
     from .lightning_modules.callbacks.completions import CompletionTable as CompletionTable
     from .lightning_modules.callbacks.outputs import AnswerTable as AnswerTable
     from .lightning_modules.callbacks.outputs import ExportPolicy as ExportPolicy
     from .lightning_modules.callbacks.silent_probe import SilentProbe as SilentProbe
+    from .lightning_modules.callbacks.watchdog import Watchdog as Watchdog
+    from .lightning_modules.checkpoints.folders import Keep as Keep
     from .lightning_modules.grpo import GRPO as GRPO
     from .lightning_modules.interleaved import Interleaved as Interleaved
     from .lightning_modules.objectives.correction import Correction as Correction
@@ -45,6 +48,7 @@ _PUBLIC = {
     "AnswerTable": "lightning_modules.callbacks.outputs",
     "AudioQuestions": "datamodules.module",
     "Augmentation": "datamodules.batches.requests",
+    "Checkpoints": "lightning_modules.callbacks.checkpoints",
     "CompletionTable": "lightning_modules.callbacks.completions",
     "Correction": "lightning_modules.objectives.correction",
     "EvaluationSpec": "datamodules.batches.requests",
@@ -54,6 +58,7 @@ _PUBLIC = {
     "IndexedSamples": "datamodules.shards.streams",
     "InputError": "errors",
     "Interleaved": "lightning_modules.interleaved",
+    "Keep": "lightning_modules.checkpoints.folders",
     "Lora": "lightning_modules.policy.omni",
     "OmniPolicy": "lightning_modules.policy.omni",
     "Paced": "curriculum.schedule.components",
@@ -69,6 +74,7 @@ _PUBLIC = {
     "TrainingSpec": "datamodules.batches.requests",
     "VllmEngine": "lightning_modules.rollout.vllm_engine",
     "VllmServer": "lightning_modules.rollout.remote",
+    "Watchdog": "lightning_modules.callbacks.watchdog",
     "linear_cross_entropy": "kernels.linear_logprob",
     "linear_grpo_loss": "kernels.linear_logprob",
     "linear_logprob": "kernels.linear_logprob",

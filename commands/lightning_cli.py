@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from ..errors import InputError
 from ..lightning_modules.callbacks.progress import progress_bar
+from . import continuing
 from .checks import check_questions, missing_path, trainer_reads
 from .explain import UsageError, merged, reason
 
@@ -34,7 +35,7 @@ class Paths:
 
 
 # What stands at the top of a file, where a type says all about it.
-_TOP = {"seed_everything": bool | int | None, "threads": int, "paths": Paths, "ckpt_path": str | None}
+_TOP = {"seed_everything": bool | int | None, "threads": int, "paths": Paths, "ckpt_path": str | None, "fresh": bool}
 
 
 class EarwitnessCLI(LightningCLI):
@@ -59,9 +60,10 @@ class EarwitnessCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Adds `paths` and `threads` to LightningCLI's own keys."""
+        """Adds `paths`, `threads` and `fresh` to LightningCLI's own keys."""
         parser.add_class_arguments(Paths, "paths")
         parser.add_argument("--threads", type=int, default=0, help="CPU threads per process; 0: torch decides")
+        parser.add_argument("--fresh", action="store_true", help="fit anew; older checkpoints are moved aside")
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parses files and command line; a UsageError in one sentence for what is wrong in them."""
@@ -70,6 +72,9 @@ class EarwitnessCLI(LightningCLI):
         except Exception as error:  # jsonargparse, OmegaConf and the classes' modules each have their own
             sentence = reason(error, lambda: merged(self.words), self._top())
             raise UsageError(sentence or f"{type(error).__name__}: {error}") from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning's reads a configuration out of the checkpoint; here files and command line say all of it."""
 
     def _top(self) -> dict[str, Any]:
         """The keys that a file may have at its top, with their types where these are known."""
@@ -107,10 +112,27 @@ class EarwitnessCLI(LightningCLI):
         """The trainer, once the paths that the command reads are known to exist."""
         if missing := missing_path(trainer_reads(self.words[0], self.plain())):
             raise InputError(missing)
+        if self.plain()["trainer"].get("default_root_dir") is None:
+            options["default_root_dir"] = continuing.run_root(self.plain())
         try:
             return super().instantiate_trainer(**options)
         except (MisconfigurationException, ValueError, TypeError) as error:
             raise InputError(f"trainer: {str(error).strip().splitlines()[0]}") from error
+
+    def before_fit(self) -> None:
+        """Has the run go on where it stopped; says so."""
+        start = continuing.prepared(self.plain(), self.trainer)
+        self.config_init[self.subcommand]["ckpt_path"] = start.checkpoint
+        if self.trainer.is_global_zero:
+            for sentence in start.said:
+                print(sentence, flush=True)
+
+    def _resolve_checkpoint(self) -> None:
+        given = self.config_init[self.subcommand].get("ckpt_path")
+        found = continuing.resolved(given, continuing.checkpoints_folder(self.plain()))
+        self.config_init[self.subcommand]["ckpt_path"] = found
+
+    before_validate = before_test = before_predict = _resolve_checkpoint
 
     def before_instantiate_classes(self) -> None:
         """Sets the threads of this process before anything computes."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from ..configs.plugins import function_named, nearest
 from ..configs.typed import arguments, mapping
 from ..errors import InputError
 from .checks import Written, checked_curriculum, function_reads, missing_path, trainer_reads
+from .forwarding import forwarded
 
 SHIPPED = Path(__file__).parents[1] / "configs" / "recipes"
 TRAINER_VERBS = ("fit", "validate", "test", "predict")
@@ -176,32 +176,49 @@ class Step:
             return
         print(f"{head} {self.verb} ...", flush=True)
         begin = time.monotonic()
+        if before.get("started") != self.fingerprint:
+            self._move_aside()
         _write(self.record, {"started": self.fingerprint})
         result: Any = None
         if self.trains:
-            self._train(before.get("started") == self.fingerprint)
+            self._train()
         else:
             result = self.function(**self.given)
         seconds = time.monotonic() - begin
         _write(self.record, {"fingerprint": self.fingerprint, "seconds": round(seconds, 1), "result": result})
         print(f"{head} {seconds:6.1f} s       {_shown(result)}", flush=True)
 
-    def _train(self, resume: bool) -> None:
-        """Runs a trainer verb: in this process for one device, in one of its own for more, as launchers fork it."""
-        config, last = self.folder / "config.yaml", self.folder / "checkpoints" / "last.ckpt"
+    def _move_aside(self) -> None:
+        """Checkpoints of other arguments are not continued. Done before this start is recorded: no kill mixes them."""
+        if self.verb != "fit":
+            return
+        from ..lightning_modules.checkpoints.folders import moved_aside
+        from .continuing import checkpoints_folder
+
+        folder = checkpoints_folder(self.spec)
+        aside = None if folder is None else moved_aside(folder)
+        if aside is not None:
+            print(f"  {folder} is of another configuration of this step, and now {aside}", flush=True)
+
+    def _train(self) -> None:
+        """Runs a trainer verb: in this process for one device, in one of its own for more, as launchers fork it.
+
+        A run that a signal ended ends the recipe with the same code, 143 after SIGTERM.
+        """
+        config = self.folder / "config.yaml"
         self.folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(self.spec), config)
+        OmegaConf.save(OmegaConf.create({"paths": {"out": str(self.folder)}} | self.spec), config)
         words = [self.verb, "--config", str(config)]
-        if resume and self.verb == "fit" and last.is_file():
-            words += ["--ckpt_path", str(last)]
         if self.spec.get("trainer", {}).get("devices", 1) in (1, "1"):
             from .trainer import main
 
             main(words)
             return
-        finished = subprocess.run([sys.executable, "-m", "earwitness", *words], check=False)
-        if finished.returncode:
-            raise InputError(f"{config}: {self.verb} ended with code {finished.returncode}; its messages are above")
+        code = forwarded([sys.executable, "-m", "earwitness", *words])
+        if code > 128:
+            raise SystemExit(code)
+        if code:
+            raise InputError(f"{config}: {self.verb} ended with code {code}; its messages are above")
 
 
 def _present_spelling(verb: str, spec: Mapping[str, Any]) -> dict[str, Any]:

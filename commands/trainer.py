@@ -29,6 +29,7 @@ def _quiet() -> None:
         "You defined a `validation_step` but have no `val_dataloader`",
         "Starting from v1.9.0, `tensorboardX`",
         "Using ModelCheckpoint with manual optimization",
+        "You're resuming from a checkpoint that ended before the epoch ended",  # positions are the data module's
     ):
         warnings.filterwarnings("ignore", message=f".*{text}.*")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+
+from ..curriculum.plan.fingerprint import differences
+from ..errors import InputError
 
 Value = TypeVar("Value")
 
@@ -30,6 +34,14 @@ class Ranks:
         torch.distributed.all_reduce(total)
         return [float(value) for value in total.tolist()]
 
+    def most(self, value: float) -> float:
+        """The greatest of the ranks' values, as one small tensor."""
+        if self.world_size == 1:
+            return float(value)
+        most = torch.tensor(value, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        return float(most.item())
+
     def greatest(self, value: float) -> float:
         """The greatest of the ranks' values."""
         return max(self.gathered(value))
@@ -41,3 +53,13 @@ class Ranks:
         values: list[Value] = [value] * self.world_size
         torch.distributed.all_gather_object(values, value)
         return values
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Raises InputError on all ranks where one has other `facts` than rank 0, naming the first that differs."""
+        first, *others = self.gathered(facts)
+        for rank, theirs in enumerate(others, 1):
+            for name, ours, value in differences(first, theirs):
+                raise InputError(
+                    f"rank {rank} has another {name} than rank 0: {value}, not {ours}; "
+                    "start all ranks with the same command, files and software"
+                )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import lightning as L
@@ -20,3 +21,16 @@ class Faulty(L.Callback):
 
     def __init__(self) -> None:
         raise KeyError("a fault in the lab's code")
+
+
+def planted(planted: str, index: str, out: str) -> dict:
+    """A label table from the truth of generated sounds: strong where the answer can only be heard."""
+    import pyarrow as pa
+
+    from earwitness.curriculum.table import read_arrow, write_arrow
+
+    truth = {row["key"]: row["planted"] for row in map(json.loads, Path(planted).read_text().splitlines())}
+    table = read_arrow(index)
+    labels = ["strong" if truth[key] == "heard" else "weak" for key in table.column("key").to_pylist()]
+    write_arrow(pa.table({"uid": table.column("uid"), "label": labels}), out)
+    return {"labels": len(labels)}
