@@ -40,7 +40,7 @@ class Layers:
 
     def flops(self, positions: float, backward: bool) -> float:
         """Of so many positions; backward: forward and backward, with the gradient of the input."""
-        return positions * (2 * self.weights + backward * (2 * self.weights + 2 * self.trained))
+        return float(positions) * (2 * self.weights + backward * (2 * self.weights + 2 * self.trained))
 
     @classmethod
     def of(cls, modules: Sequence[nn.Module]) -> Layers:
@@ -62,12 +62,12 @@ class ReadingCost:
         self.shared = policy.share
         self.decoder = Layers.of(list(decoder.layers))
         self.head = Layers.of([base.get_output_embeddings()])
-        self.pair = 4 * text.num_hidden_layers * heads * width
+        self.pair: float = 4 * text.num_hidden_layers * heads * width
         self.by_frame = Layers.of([tower.conv1])
         self.by_position = Layers.of([tower.conv2, *tower.layers])  # one per two frames
         self.by_token = Layers.of([tower.proj])  # one per two positions
-        self.tower_pair = 4 * audio.encoder_layers * audio.d_model
-        self.window = audio.n_window
+        self.tower_pair: float = 4 * audio.encoder_layers * audio.d_model
+        self.window: int = audio.n_window
 
     def read(self, rows: Sequence[Row], backward: bool = False, say: bool = True) -> float:
         """Of one pass over a micro-batch; backward: with the backward pass. say: with the head on what is said.

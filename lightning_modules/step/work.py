@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -79,8 +79,8 @@ def summed(work: Work, padding: tuple[int, int], replaced: int, ranks: Ranks) ->
     """
     peaks = [work.peak_bytes if rank == ranks.rank else 0.0 for rank in range(ranks.world_size)]
     own = (work.samples, work.tokens, work.audio_s, work.flops, *map(float, padding), float(replaced))
-    *totals, heard, computed, bad = (sums := ranks.sums(*own, *peaks))[: len(own)]
-    whole = replace(Work(*totals, 0.0), peak_bytes=max(sums[len(own) :]))
+    samples, tokens, audio_s, flops, heard, computed, bad, *fullest = ranks.sums(*own, *peaks)
+    whole = Work(samples, tokens, audio_s, flops, max(fullest))
     return whole, {"data/padding": 1 - heard / computed, "data/replaced": bad}
 
 
