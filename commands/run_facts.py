@@ -94,7 +94,8 @@ class RunFacts(L.Callback):
         facts["command"] = " ".join(masked(sys.argv, self.secrets))
         for logger in trainer.loggers:
             logger.log_hyperparams(facts)  # type: ignore[call-arg]
-        folder = Path(trainer.log_dir if trainer.loggers and trainer.log_dir else self.folder)
+        # not the trainer's `log_dir`, which all ranks must ask for together
+        folder = Path(next((each.log_dir for each in trainer.loggers if getattr(each, "log_dir", None)), self.folder))
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "run.yaml"
         path.touch(mode=0o600)

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...datamodules.batch import Prompts
 from ...datamodules.processors.omni import AUDIO
@@ -165,12 +164,15 @@ def sampling_bytes(policy: OmniPolicy, lengths: Lengths) -> int:
         state = policy.read(prompts_like(policy, lengths, lengths.rollout))
         state = state.expand(torch.arange(lengths.rollout).repeat_interleave(lengths.group))
         rows = lengths.rollout * lengths.group
-        if lengths.said > 1:
-            said = torch.zeros(rows, lengths.said - 1, dtype=torch.int64)
-            state, _ = policy.extend(state, policy.embed(said), torch.ones_like(said))
-        logits = (state.last @ policy.head.T).float()
-        _kept: list[Tensor] = [logits, logits.double(), logits.double().cumsum(-1)]
-    return counter.peak
+        before = counter.peak
+        for read in (lengths.said - 2, 1):  # of the whole way only the last position, the longest, is looked at
+            counter.peak = counter.now
+            if read > 0:
+                said = torch.zeros(rows, read, dtype=torch.int64)
+                state, _ = policy.extend(state, policy.embed(said), torch.ones_like(said))
+        logits = (state.last @ policy.head.T).float().double()
+        _share = logits.softmax(-1).cumsum(-1)
+    return max(before, counter.peak)
 
 
 def memory_of(
