@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from ..configs.files import read_yaml
 from ..errors import InputError
-from ..lightning_modules.policy.memory import STRATEGIES, Lengths, Memory, memory_of
+from ..lightning_modules.policy.memory import STRATEGIES, Lengths, Memory, measured, memory_of
 from ..lightning_modules.policy.omni import Lora
 
 _PARTS = ("weights", "gradients", "optimizer", "reference", "gathered", "activations", "sampling", "total")
@@ -36,17 +36,17 @@ def show_memory(
     lengths = _lengths(spec, model, grpo, gpus, seconds)
     reference = grpo and float((model.get("objective") or {}).get("beta", 0.0)) > 0
     adam = "Adam" in str((model.get("optimizer") or {}).get("class_path", "AdamW"))
-    thinker = _config_of(checkpoint)
+    found = measured(_config_of(checkpoint), policy, lengths)
     print(f"{checkpoint}: {_said(lengths, policy, gpus)}; GB per GPU")
     print(f"{'strategy':<10}" + "".join(f"{name:>12}" for name in _PARTS))
     for strategy in strategies:
-        found = memory_of(thinker, policy, lengths, gpus, strategy, reference, 2 if adam else 1)
-        print(f"{strategy:<10}" + _row(found) + ("" if found.total < 1e9 * room_gb else f"   more than {room_gb:g}"))
+        memory = memory_of(found, gpus, strategy, reference, 2 if adam else 1)
+        print(f"{strategy:<10}" + _row(memory) + ("" if memory.total < 1e9 * room_gb else f"   more than {room_gb:g}"))
     print("total: the most at any moment; vLLM on the same GPU, buckets of DDP and the CUDA context come on top")
 
 
-def _row(found: Memory) -> str:
-    return "".join(f"{getattr(found, name) / 1e9:>12.1f}" for name in _PARTS)
+def _row(memory: Memory) -> str:
+    return "".join(f"{getattr(memory, name) / 1e9:>12.1f}" for name in _PARTS)
 
 
 def _resolved(config: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -59,7 +59,9 @@ def _resolved(config: str, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         plain["model"]["init_args"]["policy"]["init_args"]["checkpoint"]
     except (KeyError, TypeError):
-        raise InputError(f"{config}: says no model.init_args.policy.init_args.checkpoint; --memory takes a file of `earwitness fit`") from None
+        raise InputError(
+            f"{config}: says no model.init_args.policy.init_args.checkpoint; --memory takes a file of `earwitness fit`"
+        ) from None
     return plain  # type: ignore[no-any-return]
 
 
@@ -90,7 +92,9 @@ def _config_of(checkpoint: str) -> Any:
         config: Any = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{checkpoint}: no config.json of a model ({reason}); name another with paths.model=") from None
+        raise InputError(
+            f"{checkpoint}: no config.json of a model ({reason}); name another with paths.model="
+        ) from None
     return config
 
 

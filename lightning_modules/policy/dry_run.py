@@ -83,8 +83,10 @@ class DryRun(Allocated):
 
 
 def _to_meta(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_meta else torch.empty_strided(
-        tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
+    return (
+        tensor
+        if tensor.is_meta
+        else torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -175,48 +175,55 @@ def sampling_bytes(policy: OmniPolicy, lengths: Lengths) -> int:
     return max(before, counter.peak)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a dry run found, whatever the strategy: counts, bytes of update and sampling, and what the policy is.
+
+    width: bytes of a number in the type of the computation. shares: whether prefixes are shared. adapted: with LoRA.
+    """
+
+    counts: Counts
+    activations: int
+    sampling: int
+    width: int
+    shares: bool
+    adapted: bool
+
+
+def measured(config: Any, policy: Mapping[str, Any], lengths: Lengths) -> Measured:
+    """A dry run of one micro-batch and, where the policy samples, of a rollout.
+
+    config: of the model. policy: arguments of OmniPolicy, without the checkpoint.
+    """
+    given = {"dtype": "bfloat16", **policy}
+    made = outline(config, **{name: value for name, value in given.items() if name != "attention"})
+    sampling = sampling_bytes(made, lengths) if lengths.samples else 0
+    width = getattr(torch, given["dtype"]).itemsize
+    return Measured(counts_of(made), update_bytes(made, lengths), sampling, width, made.share, made.adapted)
+
+
 def memory_of(
-    config: Any,
-    policy: Mapping[str, Any],
-    lengths: Lengths,
-    gpus: int = 8,
-    strategy: str = "ddp",
-    reference: bool = False,
-    moments: int = 2,
+    found: Measured, gpus: int = 8, strategy: str = "ddp", reference: bool = False, moments: int = 2
 ) -> Memory:
     """What each of `gpus` GPUs needs for a step.
 
-    policy: arguments of OmniPolicy, without the checkpoint. reference: a frozen copy is kept (full fine-tuning with a
-    KL). moments: numbers that the optimizer keeps per weight. InputError for a strategy that is not in STRATEGIES.
+    reference: a frozen copy is kept (full fine-tuning with a KL). moments: numbers that the optimizer keeps per weight.
+    InputError for a strategy that is not in STRATEGIES.
     """
     if strategy not in STRATEGIES:
         raise InputError(f"strategy: {', '.join(STRATEGIES)} are known, got {strategy!r}")
-    given = {"dtype": "bfloat16", **policy}
-    made = outline(config, **{name: value for name, value in given.items() if name != "attention"})
-    counts, wide = counts_of(made), getattr(torch, given["dtype"]).itemsize
-    copies = wide if wide < 4 else 0
-    whole = counts.trained * (4 + copies) + counts.frozen * wide
-    activations = float(update_bytes(made, lengths))
-    sampling = float(sampling_bytes(made, lengths)) if lengths.samples else 0.0
-    parts = 1 if strategy == "ddp" else gpus
-    held = replace(
-        Memory(whole, 4 * counts.trained, 4 * moments * counts.trained, 0, 0, activations, sampling, 0),
-        reference=(counts.trained + counts.frozen) * wide if reference and not made.adapted else 0,
-    )
-    gathered = in_update = 0.0
-    if parts > 1:  # copies are made when weights are gathered; shards are held in float32 alone
-        everything = (counts.trained + counts.frozen) * wide
-        held = replace(
-            held,
-            weights=(counts.trained * 4 + counts.frozen * wide) / parts,
-            gradients=held.gradients / parts,
-            optimizer=held.optimizer / parts,
-            reference=held.reference / parts,
-        )
-        shares = made.share
-        in_update = everything + 4 * counts.trained if shares else (counts.root + 2 * counts.layer) * wide * 2
-        gathered = max(in_update, everything if lengths.samples else 0.0)
-    fixed = held.weights + held.gradients + held.optimizer + held.reference
-    rolled = sampling + (0 if parts == 1 else (counts.trained + counts.frozen) * wide) if lengths.samples else 0.0
-    stepping = 4 * counts.trained / parts  # the optimizer's own temporaries
-    return replace(held, gathered=gathered, total=fixed + max(activations + in_update, rolled, stepping))
+    counts, width, parts = found.counts, found.width, 1 if strategy == "ddp" else gpus
+    everything, master = (counts.trained + counts.frozen) * width, 4 * counts.trained
+    copies = counts.trained * width if width < 4 else 0
+    in_update = in_rollout = 0
+    if parts > 1:  # copies in 16 bits are made when weights are gathered; shards of what trains are float32 alone
+        copies = 0
+        in_rollout = everything if found.sampling else 0
+        in_update = everything + master if found.shares else 2 * (counts.root + 2 * counts.layer) * width
+    weights = (master + copies + counts.frozen * width) / parts
+    gradients, optimizer = master / parts, moments * master / parts
+    held = everything / parts if reference and not found.adapted else 0.0
+    most = max(found.activations + in_update, found.sampling + in_rollout, master / parts)  # the last: of the optimizer
+    total = weights + gradients + optimizer + held + most
+    gathered = max(in_update, in_rollout)
+    return Memory(weights, gradients, optimizer, held, gathered, found.activations, found.sampling, total)

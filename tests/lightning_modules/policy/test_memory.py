@@ -10,6 +10,7 @@ from earwitness.lightning_modules.policy.dry_run import Allocated
 from earwitness.lightning_modules.policy.memory import (
     Lengths,
     counts_of,
+    measured,
     memory_of,
     outline,
     prompts_like,
@@ -108,19 +109,18 @@ def test_sharding_divides_what_is_held_and_gathers_what_is_read(checkpoint) -> N
     config = OmniPolicy(checkpoint).base.config
     counts = counts_of(outline(config, "float32"))
     lengths, whole = Lengths(seconds=2.0), counts.trained + counts.frozen
-    ddp = memory_of(config, {"dtype": "float32"}, lengths, 2, "ddp", reference=True)
+    found = measured(config, {"dtype": "float32"}, lengths)
+    ddp = memory_of(found, 2, "ddp", reference=True)
     assert (ddp.weights, ddp.gradients, ddp.optimizer) == (4 * whole, 4 * counts.trained, 8 * counts.trained)
     assert (ddp.reference, ddp.gathered, ddp.sampling) == (4 * whole, 0, 0)
     assert ddp.total == 8 * whole + 12 * counts.trained + max(ddp.activations, 4 * counts.trained)
-    half = memory_of(config, {"dtype": "float32"}, lengths, 2, "fsdp2", reference=True)
+    half = memory_of(found, 2, "fsdp2", reference=True)
     for name in ("weights", "gradients", "optimizer", "reference"):
         assert getattr(half, name) == getattr(ddp, name) / 2, name
     assert half.gathered == 4 * whole + 4 * counts.trained
-    recomputed = memory_of(config, {"dtype": "float32", "gradient_checkpointing": True}, lengths, 2, "fsdp2")
-    assert recomputed.gathered == 8 * (counts.root + 2 * counts.layer) < half.gathered
-    adapters = memory_of(config, {"lora": Lora(rank=4)}, lengths, 2, "ddp", reference=True)
-    assert adapters.reference == 0
-    copied = memory_of(config, {}, lengths, 2, "ddp")
-    assert copied.weights == counts.trained * 6 + counts.frozen * 2
+    recomputed = measured(config, {"dtype": "float32", "gradient_checkpointing": True}, lengths)
+    assert memory_of(recomputed, 2, "fsdp2").gathered == 8 * (counts.root + 2 * counts.layer) < half.gathered
+    assert memory_of(measured(config, {"lora": Lora(rank=4)}, lengths), 2, "ddp", reference=True).reference == 0
+    assert memory_of(measured(config, {}, lengths), 2).weights == counts.trained * 6 + counts.frozen * 2
     with pytest.raises(InputError, match="ddp, fsdp2 are known, got 'tp'"):
-        memory_of(config, {}, lengths, 2, "tp")
+        memory_of(found, 2, "tp")
