@@ -21,7 +21,7 @@ from ...datamodules.processors.omni import AUDIO
 from ...errors import InputError
 from . import omni
 from .dry_run import counting, head_like
-from .omni import Lora, OmniPolicy
+from .omni import OmniPolicy
 
 STRATEGIES = ("ddp", "fsdp2")
 
@@ -219,7 +219,11 @@ def memory_of(
     if parts > 1:  # copies in 16 bits are made when weights are gathered; shards of what trains are float32 alone
         copies = 0
         in_rollout = everything if found.sampling else 0
-        in_update = everything + master if found.shares else 2 * (counts.root + 2 * counts.layer) * width
+        in_update = (
+            everything + master
+            if found.shares
+            else (counts.root + 2 * counts.layer) * width * (1 if found.adapted else 2)
+        )
     weights = (master + copies + counts.frozen * width) / parts
     gradients, optimizer = master / parts, moments * master / parts
     held = everything / parts if reference and not found.adapted else 0.0
