@@ -71,6 +71,8 @@ def _elastic(options: argparse.Namespace) -> list[str]:
         return [*words, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", f"--rdzv-id={options.rdzv_id or 'one'}"]
     if options.rdzv_id:
         where = f"{options.main_address}:{options.main_port}"
+        if options.local_address:  # torch looks for node 0 among what the host's name stands for, which may be nothing
+            words.append(f"--rdzv-conf=is_host={str(options.local_address == options.main_address).lower()}")
         return [*words, "--rdzv-backend=c10d", f"--rdzv-endpoint={where}", f"--rdzv-id={options.rdzv_id}"]
     words += [f"--node-rank={options.node_rank}", f"--master-addr={options.main_address}"]
     return [*words, f"--master-port={options.main_port}"]

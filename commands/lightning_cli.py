@@ -109,7 +109,7 @@ class EarwitnessCLI(LightningCLI):
         if missing := missing_path(trainer_reads(self.words[0], self.plain())):
             raise InputError(missing)
         try:
-            trainer = super().instantiate_trainer(**options)
+            trainer: Any = super().instantiate_trainer(**options)
             if self.words[0] == "fit":
                 with_tensorboard(trainer)
                 trainer.callbacks.append(RunFacts(self.plain(), texts_of(self.words), self.plain()["paths"]["out"]))

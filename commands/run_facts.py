@@ -93,9 +93,9 @@ class RunFacts(L.Callback):
         facts = {"configuration": self.configuration, "curriculum": curriculum, "versions": versions()}
         facts["command"] = " ".join(masked(sys.argv, self.secrets))
         for logger in trainer.loggers:
-            logger.log_hyperparams(facts)  # type: ignore[call-arg]
+            logger.log_hyperparams(facts)
         # not the trainer's `log_dir`, which all ranks must ask for together
-        folder = Path(next((each.log_dir for each in trainer.loggers if getattr(each, "log_dir", None)), self.folder))
+        folder = Path(next((str(one.log_dir) for one in trainer.loggers if getattr(one, "log_dir", None)), self.folder))
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "run.yaml"
         path.touch(mode=0o600)

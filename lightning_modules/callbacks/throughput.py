@@ -152,7 +152,7 @@ class TimeLeft:
 
 def _pace(steps: Any) -> float:
     """Seconds per FLOP."""
-    return float(sum(seconds for seconds, _ in steps)) / max(sum(cost for _, cost in steps), 1e-9)
+    return float(sum(seconds for seconds, _ in steps) / max(sum(cost for _, cost in steps), 1e-9))
 
 
 def clock_time(seconds: float) -> str:

@@ -167,12 +167,21 @@ def _fused_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tenso
 
 
 @contextmanager
+def replaced(module: Any, **stand_ins: Any) -> Iterator[None]:
+    """Inside, these names of a module stand for something else."""
+    before = {name: getattr(module, name) for name in stand_ins}
+    try:
+        for name, value in stand_ins.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
+
+
+@contextmanager
 def counting() -> Iterator[DryRun]:
     """Inside, a step on meta weights allocates nothing; gives what counts it."""
-    attention = torch.nn.functional.scaled_dot_product_attention
-    torch.nn.functional.scaled_dot_product_attention = _fused_attention  # also for what is computed again
-    try:
-        with DryRun() as counter:
-            yield counter
-    finally:
-        torch.nn.functional.scaled_dot_product_attention = attention
+    attention = replaced(torch.nn.functional, scaled_dot_product_attention=_fused_attention)
+    with attention, DryRun() as counter:
+        yield counter

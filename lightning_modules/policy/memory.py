@@ -8,8 +8,7 @@ are sampled. vLLM, where there is one on the same GPU, comes on top.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,7 @@ from ...datamodules.batch import Prompts
 from ...datamodules.processors.omni import AUDIO
 from ...errors import InputError
 from . import omni
-from .dry_run import counting, head_like
+from .dry_run import counting, head_like, replaced
 from .omni import OmniPolicy
 
 STRATEGIES = ("ddp", "fsdp2")
@@ -81,7 +80,8 @@ def outline(config: Any, dtype: str = "bfloat16", **given: Any) -> OmniPolicy:
     _on_cpu(thinker)
     ids = {AUDIO: config.audio_token_id}
     tokenizer = SimpleNamespace(convert_tokens_to_ids=lambda token: ids.get(token, 0))
-    with _loading(thinker.eval(), SimpleNamespace(tokenizer=tokenizer)):
+    reading = SimpleNamespace(from_pretrained=lambda *_: SimpleNamespace(tokenizer=tokenizer))
+    with replaced(omni, load_thinker=lambda *_, **__: thinker.eval(), OmniProcessor=reading):
         return OmniPolicy("", dtype=dtype, **given)
 
 
@@ -91,29 +91,6 @@ def _on_cpu(thinker: Any) -> None:
         for name, buffer in list(module._buffers.items()):
             if buffer is not None and buffer.is_meta:
                 module._buffers[name] = torch.ones(buffer.shape, dtype=buffer.dtype)
-
-
-@contextmanager
-def _loading(thinker: Any, processor: Any) -> Iterator[None]:
-    """Inside, every checkpoint holds this thinker and this processor."""
-    before = omni.load_thinker, omni.OmniProcessor
-    omni.load_thinker = lambda *_, **__: thinker
-    omni.OmniProcessor = SimpleNamespace(from_pretrained=lambda *_: processor)  # type: ignore[assignment,misc]
-    try:
-        yield
-    finally:
-        omni.load_thinker, omni.OmniProcessor = before  # type: ignore[misc]
-
-
-@contextmanager
-def _head(workspace: int) -> Iterator[None]:
-    """Inside, the head's kernels are those of a dry run."""
-    before = omni.linear_logprob
-    omni.linear_logprob = head_like(workspace)
-    try:
-        yield
-    finally:
-        omni.linear_logprob = before
 
 
 def counts_of(policy: OmniPolicy) -> Counts:
@@ -151,7 +128,7 @@ def update_bytes(policy: OmniPolicy, lengths: Lengths) -> int:
         parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
     rows = torch.arange(lengths.prompts).repeat_interleave(lengths.group)
     ids = torch.zeros(len(rows), lengths.said, dtype=torch.int64)
-    with _head(1 << 30), counting() as counter:
+    with replaced(omni, linear_logprob=head_like(1 << 30)), counting() as counter:
         prompts = prompts_like(policy, lengths, lengths.prompts)
         policy(prompts, ids, torch.ones_like(ids), rows, entropy=lengths.samples).logprob.sum().backward()
     return counter.peak
