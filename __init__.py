@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time `_PUBLIC` n
     from .lightning_modules.callbacks.outputs import AnswerTable as AnswerTable
     from .lightning_modules.callbacks.outputs import ExportPolicy as ExportPolicy
     from .lightning_modules.callbacks.silent_probe import SilentProbe as SilentProbe
+    from .lightning_modules.callbacks.throughput import Throughput as Throughput
     from .lightning_modules.callbacks.watchdog import Watchdog as Watchdog
     from .lightning_modules.checkpoints.folders import Keep as Keep
     from .lightning_modules.grpo import GRPO as GRPO
@@ -71,6 +72,7 @@ _PUBLIC = {
     "Schedule": "lightning_modules.step.learning_rate",
     "ShardReader": "datamodules.shards.reader",
     "SilentProbe": "lightning_modules.callbacks.silent_probe",
+    "Throughput": "lightning_modules.callbacks.throughput",
     "TrainingSpec": "datamodules.batches.requests",
     "VllmEngine": "lightning_modules.rollout.vllm_engine",
     "VllmServer": "lightning_modules.rollout.remote",

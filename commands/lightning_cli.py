@@ -17,6 +17,7 @@ from ..lightning_modules.callbacks.progress import progress_bar
 from . import continuing
 from .checks import check_questions, missing_path, trainer_reads
 from .explain import UsageError, merged, reason
+from .run_facts import RunFacts, texts_of, with_tensorboard
 
 jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
@@ -115,7 +116,11 @@ class EarwitnessCLI(LightningCLI):
         if self.plain()["trainer"].get("default_root_dir") is None:
             options["default_root_dir"] = continuing.run_root(self.plain())
         try:
-            return super().instantiate_trainer(**options)
+            trainer: Any = super().instantiate_trainer(**options)
+            if self.words[0] == "fit":
+                with_tensorboard(trainer)
+                trainer.callbacks.append(RunFacts(self.plain(), texts_of(self.words), self.plain()["paths"]["out"]))
+            return trainer
         except (MisconfigurationException, ValueError, TypeError) as error:
             raise InputError(f"trainer: {str(error).strip().splitlines()[0]}") from error
 

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "values to change in all of them: seed=3 stages.0.batch_size=16 stages.grpo.budget.steps=50; in one of them: "
         '"weak_to_strong seed=3" in quotes, and with --compare ARM.seed=3',
     )
-    table = parser.add_mutually_exclusive_group(required=True)
+    table = parser.add_mutually_exclusive_group()
     table.add_argument("--index", help="index.arrow, or any table with uid and the curriculum's columns")
     table.add_argument("--synthetic", action="store_true", help="a made-up table with AudioMCQ's published counts")
     parser.add_argument("--labels", help="label table, joined by uid")
@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("none", "samples", "steps", "tokens", "flops"),
         help="scales the budgets of compared arms until they cost the same in this",
     )
+    memory = parser.add_argument_group("memory", "what a configuration of `fit` needs of each GPU; no weights, no GPU")
+    memory.add_argument("--memory", action="store_true", help="shows that instead of a plan; takes one file of `fit`")
+    memory.add_argument("--gpus", type=int, default=8, help="GPUs of the run")
+    memory.add_argument("--strategy", action="append", choices=("ddp", "fsdp2"), help="default: both")
+    memory.add_argument("--seconds", type=float, default=30.0, help="length of the recordings")
+    memory.add_argument("--room-gb", type=float, default=80.0, help="memory of one GPU, in 1e9 bytes")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,6 +45,17 @@ def run(args: argparse.Namespace) -> None:
     curricula = [word for word in args.curricula if not is_override(word)]
     if not curricula:
         raise InputError(f"{overrides[0]} changes a curriculum, and none is named; e.g. weak_to_strong {overrides[0]}")
+    if args.memory:
+        from .memory_table import known, show_memory
+
+        if len(curricula) != 1 or args.gpus < 1 or args.seconds <= 0:
+            raise InputError("--memory takes one configuration of `fit`, at least one GPU and more than 0 seconds")
+        show_memory(curricula[0], overrides, args.gpus, known(args.strategy), args.seconds, args.room_gb)
+        return
+    if args.index is None and not args.synthetic:
+        from .explain import UsageError
+
+        raise UsageError("one of the arguments --index --synthetic is required; see `earwitness plan --help`")
     if args.compare:
         show_comparison(curricula, args.index, args.labels, args.out, args.match, overrides)
         return

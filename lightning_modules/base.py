@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,22 @@ from ..datamodules.questions.answers import extract_answer, verdict
 from ..datamodules.training import TrainingData
 from ..errors import InputError
 from .callbacks.position import PlanPosition
+from .callbacks.throughput import measured
+from .policy.flops import ReadingCost
 from .policy.omni import OmniPolicy
 from .policy.precision import compute_in, forget_copies
 from .ranks import Ranks
 from .rollout.engine import Rollout, completion_keys
 from .rollout.sampling import sample
 from .step.accuracy import AccuracyByLabel
-from .step.data_metrics import batch_metrics, padding_metrics
+from .step.data_metrics import batch_metrics
 from .step.learning_rate import Schedule
 from .step.moved import Moved
 from .step.not_finite import refuse_step
 from .step.precision import precision_of
 from .step.probing import silent_accuracy
 from .step.trainer_options import prepare
+from .step.work import Lengths, Work, summed, supervised
 
 
 class PolicyModule(L.LightningModule):
@@ -116,7 +120,7 @@ class PolicyModule(L.LightningModule):
         """
         if self.trainer.state.fn == "fit":
             prepare(self.trainer)
-        return [PlanPosition()]
+        return [PlanPosition(), *measured(self._trainer)]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer over the parameters that train."""
@@ -126,6 +130,7 @@ class PolicyModule(L.LightningModule):
     num_iterations = 1  # optimizer steps per batch
     rollout: Rollout | None = None  # how completions are sampled, where they are
     experiences: Sequence[Any] = ()  # what the step that just ended sampled, for callbacks
+    work: Work | None = None  # of the step that just ended, over all ranks, for callbacks
 
     def on_fit_start(self) -> None:
         """Refuses a stage of the curriculum that is meant for another algorithm."""
@@ -204,12 +209,27 @@ class PolicyModule(L.LightningModule):
         """Slices of at most `micro_batch_size` rows that cover a batch of so many."""
         return [slice(i, min(i + self.micro_batch_size, rows)) for i in range(0, rows, self.micro_batch_size)]
 
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Logs as Lightning does; numbers stay on the CPU, for a logger would wait for the device to read each back."""
+        if isinstance(value, int | float):
+            value = torch.tensor(float(value), dtype=torch.float32, device="cpu")
+        super().log(name, value, *args, **kwargs)
+
     def batch_metrics(self, batch: Batch) -> dict[str, float]:
         """What the batch is, over all ranks: labels, repeats, the curriculum's mix, padding, bad samples so far."""
         self.num_replaced += len(batch.replaced)
-        rows = self.micro_batches(len(batch))
-        metrics = padding_metrics(batch, rows, self.num_replaced, self.ranks)
+        lengths = Lengths.of(batch)
+        padding = lengths.computed(self.micro_batches(len(batch)))
+        self.work, metrics = summed(self._own_work(batch, lengths), padding, self.num_replaced, self.ranks)
         return metrics | batch_metrics(batch, self.data, self.ranks)
+
+    def _own_work(self, batch: Batch, lengths: Lengths) -> Work:
+        return supervised(self.reading_cost, batch, lengths, self.micro_batches(len(batch)))
+
+    @cached_property
+    def reading_cost(self) -> ReadingCost:
+        """What reading costs the policy, in floating-point operations."""
+        return ReadingCost(self.net)
 
     def silent_accuracy(self, batch: Batch, how: str = "option_logprob") -> Tensor:
         """[B] float64 in [0, 1], on the CPU: how well the present policy answers the batch without the audio.

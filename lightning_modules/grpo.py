@@ -41,6 +41,7 @@ from .step.precision import precision_of
 from .step.reference import Reference
 from .step.refill import refill
 from .step.unscored import refuse_unscored
+from .step.work import Lengths, Work, sampled
 
 PAPER_REWARDS = {"accuracy": 2.0, "format": 0.5}
 _MOST_DIFFERENCE = 1.0  # nats per token; rounding and other kernels give hundredths
@@ -146,6 +147,12 @@ class GRPO(PolicyModule):
         self.log_dict(metrics | self.batch_metrics(batch) | self.phases.seconds())
         if "reward/all" in metrics:
             self.log("reward", metrics["reward/all"], prog_bar=True, logger=False)
+
+    def _own_work(self, batch: Batch, lengths: Lengths) -> Work:
+        if not self.experiences:
+            return super()._own_work(batch, lengths)
+        fixed = bool(self._references) + (self.num_iterations > 1)
+        return sampled(self.reading_cost, self.experiences, self.micro_batch_size, fixed, self.num_iterations)
 
     def _unused(self, iteration: int) -> list[str]:
         """Names of the meter's sums that are not logged."""

@@ -15,8 +15,7 @@ def trainer_of(tmp_path: Path, max_steps: int = -1, **options) -> L.Trainer:
         max_steps=max_steps,
         logger=False,
         enable_model_summary=False,
-        limit_val_batches=0,
         num_sanity_val_steps=0,
         default_root_dir=tmp_path,
-        **{"enable_checkpointing": False, "enable_progress_bar": False, **options},
+        **{"limit_val_batches": 0, "enable_checkpointing": False, "enable_progress_bar": False, **options},
     )

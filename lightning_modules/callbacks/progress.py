@@ -9,10 +9,20 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
+from .throughput import shown
+
 
 def progress_bar(every_s: float = 15.0) -> ProgressBar:
     """The callback that suits standard output; every_s: least seconds between two lines of a log file."""
-    return RichProgressBar() if sys.stdout.isatty() else LineProgress(every_s)
+    return LiveProgress() if sys.stdout.isatty() else LineProgress(every_s)
+
+
+class LiveProgress(RichProgressBar):
+    """Lightning's bar, with how fast the run is and how long it will take."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: Any) -> dict[str, Any]:
+        """The metrics of the bar, and what Throughput says."""
+        return {**super().get_metrics(trainer, pl_module), **shown(trainer)}
 
 
 class LineProgress(ProgressBar):
@@ -35,8 +45,10 @@ class LineProgress(ProgressBar):
         now = time.monotonic()
         if self._enabled and (force or now - self._last >= self.every_s):
             self._last = now
-            shown = {k: v for k, v in trainer.progress_bar_metrics.items() if isinstance(v, (int, float))}
-            metrics = " ".join(f"{name} {value:.3f}" for name, value in shown.items())
+            numbers = {k: v for k, v in trainer.progress_bar_metrics.items() if isinstance(v, (int, float))}
+            metrics = " ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+            if what in ("step", "trained"):
+                metrics = " ".join([metrics, *(f"{name} {text}" for name, text in shown(trainer).items())]).strip()
             print(f"  {what} {done}/{total} {metrics}".rstrip(), flush=True)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -54,13 +54,3 @@ def batch_metrics(batch: Batch, data: TrainingData, ranks: Ranks) -> dict[str, f
     seen = np.array(ranks.sums(*data.cell_counts([sample.row for sample in real]).astype(float)))
     metrics |= curriculum_metrics(data.plan, data.spec.stage, batch.step, data.cursor)
     return metrics | shares(data.plan, seen, "data/share")
-
-
-def padding_metrics(batch: Batch, rows: list[slice], num_replaced: int, ranks: Ranks) -> dict[str, float]:
-    """`data/padding`: share of the frames of sound that are computed for nothing; `data/replaced`: bad samples so far.
-
-    rows: the micro-batches. num_replaced: on this rank.
-    """
-    real, padded = batch.prompts.frames(rows)
-    heard, computed, replaced = ranks.sums(real, padded, num_replaced)
-    return {"data/padding": 1 - heard / computed, "data/replaced": replaced}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -54,6 +55,11 @@ class Experience:
     def group(self) -> Tensor:
         """[N] number of each completion's prompt, on the CPU as rewards are."""
         return self.completions.prompt_of_row.cpu()
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """[N] int64 tokens of every completion, on the CPU; fetched once."""
+        return self.completions.mask.sum(1).cpu()
 
     def grouped(self, values: Tensor) -> Tensor:
         """[B, G] of values [N]."""

@@ -103,7 +103,7 @@ def _columns(experience: Experience) -> dict[str, Tensor]:
         "zero_adv/{label}/all_right": (constant & (accuracy > 0.5)).double(),
         "zero_adv/{label}/all_wrong": (constant & (accuracy <= 0.5)).double(),
         "group_std/{label}": spread,
-        "rollout/tokens/{label}": experience.grouped(experience.completions.mask.sum(1).cpu().double()).mean(1),
+        "rollout/tokens/{label}": experience.grouped(experience.lengths.double()).mean(1),
     }
     parts = {f"reward/{name}/{{label}}": experience.grouped(part).nanmean(1) for name, part in scored.parts.items()}
     return columns | parts
@@ -137,8 +137,8 @@ def _mix(prompts: Sequence[tuple[str, bool]], ranks: Ranks) -> dict[str, float]:
 
 def _rollout_metrics(experiences: Sequence[Experience], ranks: Ranks) -> dict[str, float]:
     rows = [experience.real[experience.group] for experience in experiences]
-    pairs = list(zip([experience.completions for experience in experiences], rows, strict=True))
-    lengths = float(sum(completions.mask.sum(1).cpu()[real].sum() for completions, real in pairs))
-    finished = float(sum(completions.finished.cpu()[real].sum() for completions, real in pairs))
+    pairs = list(zip(experiences, rows, strict=True))
+    lengths = float(sum(experience.lengths[real].sum() for experience, real in pairs))
+    finished = float(sum(experience.completions.finished.cpu()[real].sum() for experience, real in pairs))
     lengths, finished, count = ranks.sums(lengths, finished, float(sum(real.sum() for real in rows)))
     return {"rollout/mean_tokens": lengths / max(count, 1.0), "rollout/finished": finished / max(count, 1.0)}

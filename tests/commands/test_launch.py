@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import subprocess
@@ -131,6 +132,20 @@ def test_two_processes_roll_out_what_one_rolls_out(small, alone, tmp_path, modul
     config = write_config(small, out, module)
     run(script("lightning"), "run", "--devices", "2", "--", "fit", "--config", config, "--trainer.strategy", "ddp")
     same_weights(alone[module], out)
+
+
+def test_rates_are_of_all_ranks(small, alone, tmp_path) -> None:
+    """Two processes log the samples, tokens and sound that one logs, in whatever time it took them."""
+    out = tmp_path / "two"
+    run(*LAUNCHERS["lightning"](write_config(small, out)), *("--trainer.strategy", "ddp"))
+    ratios = []
+    for folder in (alone["SFT"], out):
+        (log,) = folder.glob("log/version_*/metrics.csv")
+        rows = [row for row in csv.DictReader(log.open()) if row.get("speed/samples_per_s")]
+        names = ("speed/tokens_per_s", "speed/audio_hours_per_s")
+        ratios.append([[float(row[name]) / float(row["speed/samples_per_s"]) for name in names] for row in rows])
+    assert len(ratios[0]) == 2
+    assert ratios[1] == [pytest.approx(row, rel=1e-4) for row in ratios[0]]
 
 
 def test_a_slurm_step_joins_by_its_environment(small, alone, tmp_path) -> None:

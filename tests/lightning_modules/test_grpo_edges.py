@@ -662,7 +662,11 @@ class Report(L.Callback):
 
     def on_train_batch_end(self, trainer, module, *_) -> None:
         found = {
-            "log": {name: float(value) for name, value in trainer.callback_metrics.items() if "time/" not in name},
+            "log": {
+                name: float(value)
+                for name, value in trainer.callback_metrics.items()
+                if not name.startswith(("time/", "speed/", "memory/"))
+            },
             "sizes": [(len(e.batch), int(e.real.sum()), int(e.kept.sum())) for e in module.experiences],
             "weights": weights(module),
             "refilled": trainer.datamodule.cursor.state()["refilled"],

@@ -1,0 +1,171 @@
+"""Restarts give the right weights, and the launch files are shell that names options which there are."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from earwitness.commands.launch import _continued, _elastic, _parser
+from earwitness.tests.commands.test_launch import same_weights, script, write_config
+from earwitness.tests.places import ROOT
+
+LAUNCH = ROOT / "configs" / "launch"
+FILES = sorted(LAUNCH.glob("*.sh"))
+SAVING = """[{class_path: lightning.pytorch.callbacks.ModelCheckpoint,
+  init_args: {dirpath: OUT/checkpoints, save_top_k: 0, save_last: true, every_n_train_steps: 1}},
+  {class_path: earwitness.ExportPolicy, init_args: {folder: OUT/model}},
+  {class_path: earwitness.tests.commands.test_launch_files.DiesOnce, init_args: {mark: OUT/died}}]"""
+
+
+def __getattr__(name: str):
+    """`DiesOnce` is made when it is asked for: only the processes of a run need Lightning."""
+    if name != "DiesOnce":
+        raise AttributeError(name)
+    import lightning as L
+
+    class DiesOnce(L.Callback):
+        """Ends rank 1 before its second step as a crash does, the first time."""
+
+        def __init__(self, mark: str) -> None:
+            self.mark = Path(mark)
+
+        def on_train_batch_start(self, trainer, module, batch, *_) -> None:
+            if batch.step == 1 and trainer.global_rank == 1 and not self.mark.exists():
+                self.mark.touch()
+                os._exit(17)
+
+    globals()["DiesOnce"] = DiesOnce
+    return DiesOnce
+
+
+def words_of(*words: str) -> list[str]:
+    return _elastic(_parser().parse_args(words))
+
+
+def test_a_job_with_a_name_meets_in_any_order() -> None:
+    two = ("--devices", "8", "--num-nodes", "2", "--main-address", "a")
+    named = words_of(*two, "--rdzv-id", "j", "--max-restarts", "3")
+    wanted = {"--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=a:29400", "--rdzv-id=j", "--max-restarts=3"}
+    assert wanted <= set(named)
+    assert not any("node-rank" in word for word in named)
+    numbered = words_of(*two, "--node-rank", "1")
+    assert {"--node-rank=1", "--master-addr=a", "--master-port=29400", "--max-restarts=0"} <= set(numbered)
+
+
+def test_what_may_be_started_anew_goes_on_from_its_checkpoint() -> None:
+    assert _continued(["fit", "--config", "c"], 1) == ["fit", "--config", "c", "--ckpt_path", "last"]
+    for words, restarts in ((["fit"], 0), (["fit", "--ckpt_path=x"], 1), (["predict"], 1), (["fit", "--fresh"], 1)):
+        assert _continued(words, restarts) == words
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_launch_file_is_shell_and_its_options_exist(path) -> None:
+    subprocess.run(["bash", "-n", path], check=True)
+    text = re.sub(r"^#(?!SBATCH).*$", "", path.read_text(), flags=re.M).replace("\\\n", " ")
+    command = re.search(r"lightning run (.*?)-- +(.*)", text)
+    assert command, "lightning run OPTIONS -- COMMAND"
+    known = {option for action in _parser()._actions for option in action.option_strings}
+    assert set(re.findall(r"(?<!\S)--[a-z-]+", command[1].replace(":+", " "))) <= known
+    assert command[2].startswith("fit --trainer.strategy") and '"$@"' in command[2]
+    assert os.access(path, os.X_OK)
+
+
+def test_there_is_a_file_for_one_node_two_nodes_and_slurm() -> None:
+    assert [path.name for path in FILES] == ["one_node.sh", "slurm.sh", "two_nodes.sh"]
+    slurm = (LAUNCH / "slurm.sh").read_text()
+    options = dict(re.findall(r"^#SBATCH --([a-z-]+)=?(\S*)$", slurm, re.M))
+    assert {"requeue", "signal", "open-mode", "ntasks-per-node", "gpus-per-node"} <= set(options)
+    assert options["ntasks-per-node"] == options["gpus-per-node"] and options["signal"].startswith("SIGUSR1@")
+
+
+def environment() -> dict[str, str]:
+    """With the commands that are installed beside this Python."""
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"OMP_NUM_THREADS": "1"}
+    return env | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"}
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_once_is_started_anew_and_the_weights_are_right(small, tmp_path) -> None:
+    script("lightning")
+    runs = {}
+    for name in ("whole", "died"):
+        out = runs[name] = tmp_path / name
+        config = write_config(small, out)
+        text = Path(config).read_text().replace("enable_checkpointing: false", "enable_checkpointing: true")
+        callbacks = SAVING.replace("OUT", str(out)).replace("\n", " ")
+        Path(config).write_text(re.sub(r"callbacks: \[.*\]", f"callbacks: {callbacks}", text))
+        if name == "whole":
+            out.mkdir()
+            (out / "died").touch()
+        done = subprocess.run(
+            ["bash", LAUNCH / "one_node.sh", "--config", config],
+            env=environment() | {"DEVICES": "2", "RESTARTS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert (runs["died"] / "died").exists()
+    same_weights(runs["whole"], runs["died"])
+
+
+def namespaces() -> bool:
+    """Whether this machine lets us make two hosts of one."""
+    if shutil.which("ip") is None:
+        return False
+    made = subprocess.run(["ip", "netns", "add", "earwitness-try"], capture_output=True)
+    subprocess.run(["ip", "netns", "del", "earwitness-try"], capture_output=True)
+    return made.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not namespaces(), reason="no right to make network namespaces")
+def test_two_hosts_train_what_one_trains(small, tmp_path) -> None:
+    """Two network namespaces joined by a cable; the second host is started first, and they meet."""
+    hosts = [f"earwitness-{os.getpid()}-{n}" for n in (0, 1)]
+    cable = [f"ew{os.getpid() % 100000}{end}" for end in "ab"]
+    setup = f"ip link add {cable[0]} type veth peer name {cable[1]}"
+    lines = [f"ip netns add {host}" for host in hosts] + [setup]
+    for number, (host, end) in enumerate(zip(hosts, cable, strict=True), 1):
+        lines += [f"ip link set {end} netns {host}", f"ip netns exec {host} ip addr add 10.77.0.{number}/24 dev {end}"]
+        lines += [f"ip netns exec {host} ip link set {name} up" for name in (end, "lo")]
+    out = tmp_path / "two"
+    config = write_config(small, out)
+    started: list[subprocess.Popen] = []
+    try:
+        for line in lines:
+            subprocess.run(line.split(), check=True)
+        for number in (2, 1):
+            inside = [
+                "ip",
+                "netns",
+                "exec",
+                hosts[number - 1],
+                "bash",
+                str(LAUNCH / "two_nodes.sh"),
+                "--config",
+                config,
+            ]
+            own = {"MAIN": "10.77.0.1", "JOB": "lab", "LOCAL": f"10.77.0.{number}", "DEVICES": "1", "RESTARTS": "0"}
+            own |= {"GLOO_SOCKET_IFNAME": cable[number - 1]}
+            started.append(subprocess.Popen(inside, env=environment() | own, stderr=subprocess.PIPE))
+        for process in started:
+            _, error = process.communicate(timeout=240)
+            assert process.returncode == 0, error.decode()[-3000:]
+    finally:
+        for process in started:
+            with suppress(ProcessLookupError):
+                process.kill()
+        for host in hosts:
+            subprocess.run(["ip", "netns", "del", host], capture_output=True)
+    alone = tmp_path / "one"
+    one = [sys.executable, "-m", "earwitness", "fit", "--config", write_config(small, alone)]
+    subprocess.run(one, env=environment(), check=True, capture_output=True, timeout=240)
+    same_weights(alone, out)
