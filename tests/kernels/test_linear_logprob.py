@@ -450,3 +450,19 @@ def test_two_runs_are_bitwise_equal_and_a_second_derivative_is_refused():
     (first,) = torch.autograd.grad(linear_logprob(h, weight, targets).logprob.sum(), h, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
         first.sum().backward()
+
+
+def test_the_default_type_changes_nothing():
+    """Some trainers set it to bfloat16 around a step."""
+    hidden, weight, targets = case(torch.bfloat16, rows=16, hidden=32, vocabulary=100, scale=0.5)
+    results = []
+    for default in (torch.float32, torch.bfloat16):
+        states, head = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        torch.set_default_dtype(default)
+        try:
+            logprob = linear_logprob(states, head, targets).logprob
+            logprob.sum().backward()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        results.append((logprob.detach(), states.grad, head.grad))
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(*results, strict=True))
