@@ -98,7 +98,7 @@ def sample(
         drawn[-1] = drawn[-1]._replace(token=token)
         mask.append(unfinished)
         unfinished = unfinished * ~torch.isin(token, stops)
-        if position + 1 == max_new_tokens or not policy.any_rank(bool(unfinished.any())):
+        if position + 1 == max_new_tokens or not unfinished.any():
             break
         state, _ = policy.extend(state, policy.embed(token[:, None]), mask[-1][:, None])
     return _stacked(drawn, torch.stack(mask, 1), unfinished == 0, rows)
