@@ -25,12 +25,14 @@ from ..datamodules.training import TrainingData
 from ..errors import InputError
 from .callbacks.position import PlanPosition
 from .policy.omni import OmniPolicy
+from .policy.sharding import clip_gradients
 from .ranks import Ranks
 from .rollout.engine import Rollout, completion_keys
 from .rollout.sampling import sample
 from .step.data_metrics import LABELS, batch_metrics, padding_metrics
 from .step.learning_rate import Schedule
 from .step.probing import silent_accuracy
+from .strategies.synchronised import check_strategy
 
 
 class AccuracyByLabel(Metric):
@@ -103,8 +105,10 @@ class PolicyModule(L.LightningModule):
         """Loads the policy; Lightning calls this before every entry point, after the data were set up.
 
         The data are tokenised by the policy's own processor from then on; an InputError where they were to be prepared
-        for another vocabulary.
+        for another vocabulary, or where the trainer's strategy would not exchange gradients.
         """
+        if self._trainer is not None:
+            check_strategy(self.trainer.strategy)
         if self.policy is None:
             self.policy = self.make_policy()
         data = None if self._trainer is None else self.trainer.datamodule  # type: ignore[attr-defined]
@@ -173,20 +177,19 @@ class PolicyModule(L.LightningModule):
             group["lr"] = group["initial_lr"] * rate
         optimizer.zero_grad()  # type: ignore[union-attr]
         total, pending = 0.0, list(losses)
-        for number, loss_of in enumerate(pending):
-            with self._gradient_sync(number + 1 == len(pending)):
-                loss = loss_of()
-                self.manual_backward(loss * self.trainer.world_size)
-            total += float(loss.detach())
-        norm = torch.nn.utils.clip_grad_norm_(
-            [p for p in self.net.parameters() if p.requires_grad], self.max_grad_norm, error_if_nonfinite=True
-        )
+        with self.trainer.strategy.update(self.net) if self.net.sharded else nullcontext():  # type: ignore[attr-defined]
+            for number, loss_of in enumerate(pending):
+                with self._gradient_sync(number + 1 == len(pending)):
+                    loss = loss_of()
+                    self.manual_backward(loss * self.trainer.world_size)
+                total += float(loss.detach())
+        norm = clip_gradients([p for p in self.net.parameters() if p.requires_grad], self.max_grad_norm)
         optimizer.step()  # type: ignore[union-attr]
         (total,) = self.ranks.sums(total)
         return {"train/loss": total, "train/grad_norm": float(norm), "train/lr": group["lr"]}
 
     def _gradient_sync(self, last: bool) -> Any:
-        """Ranks exchange gradients once per step, with the last micro-batch."""
+        """Under DDP ranks exchange gradients once per step, with the last micro-batch."""
         wrapped = self.trainer.strategy.model
         if not last and isinstance(wrapped, torch.nn.parallel.DistributedDataParallel):
             return wrapped.no_sync()
@@ -209,7 +212,7 @@ class PolicyModule(L.LightningModule):
         how: "option_logprob" scores the options, "rollout" samples a group as in training; see `step/probing.py`.
         """
         rows = self.micro_batches(len(batch))
-        return silent_accuracy(self.net, batch, rows, self.ranks, how, self.rollout)
+        return silent_accuracy(self.net, batch, rows, how, self.rollout)
 
     def answer(self, batch: Batch) -> list[dict[str, Any]]:
         """Answers to a batch: one record per question, without the padding of a last batch.

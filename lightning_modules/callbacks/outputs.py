@@ -10,6 +10,7 @@ import torch
 from ...datamodules.voting.answer_store import write_answers
 from ...errors import InputError
 from ..policy.checkpoint import save_thinker, thinker_state
+from ..policy.weights import merged_weights
 
 
 class ExportPolicy(L.Callback):
@@ -22,10 +23,18 @@ class ExportPolicy(L.Callback):
         self.folder = folder
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Writes the checkpoint on rank 0 while the other ranks wait."""
-        if trainer.is_global_zero and not trainer.interrupted:
-            policy = pl_module.net
+        """Writes the checkpoint on rank 0; the other ranks give their parts of sharded weights, and wait."""
+        policy = pl_module.net
+        if trainer.interrupted:
+            return
+        state = {}
+        if policy.sharded:
+            for name, tensor in merged_weights(policy):
+                if trainer.is_global_zero:
+                    state[name] = tensor.to("cpu")
+        elif trainer.is_global_zero:
             state = thinker_state(policy.thinker)
+        if trainer.is_global_zero:
             save_thinker(state, policy.base.config, policy.processor, self.folder, policy.checkpoint)
         trainer.strategy.barrier("export")
 

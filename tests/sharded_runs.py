@@ -1,0 +1,130 @@
+"""Runs that several processes make under a strategy, and one alone: `torchrun -m ... ROOT OUT case ...`.
+
+Every case ends with a file OUT/CASE.pt: the trained weights, whole, and what the steps logged.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import torch
+
+from earwitness.datamodules.batches.requests import Augmentation, EvaluationSpec, TrainingSpec
+from earwitness.datamodules.module import AudioQuestions
+from earwitness.lightning_modules.callbacks.outputs import ExportPolicy
+from earwitness.lightning_modules.callbacks.silent_probe import SilentProbe
+from earwitness.lightning_modules.grpo import GRPO
+from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
+from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.rollout.engine import Rollout
+from earwitness.lightning_modules.sft import SFT
+from earwitness.tests.grpo_parts import Kept
+from earwitness.tests.trainers import trainer_of
+
+SGD = partial(torch.optim.SGD, lr=0.05)
+LORA = {"lora": Lora(rank=4)}
+
+
+def data_of(small: Any, algorithm: str, **stage: Any) -> AudioQuestions:
+    """Seven questions in batches of four: the last batch is partly filled."""
+    stage = {"name": "it", "algorithm": algorithm, "batch_size": 4, "budget": {"samples": 7}, **stage}
+    curriculum = {"seed": 3, "cells": ["label"], "stages": [stage]}
+    training = TrainingSpec(curriculum, "it", shuffle_options=True, augmentation=Augmentation())
+    asked = EvaluationSpec({"split": "val"}, batch_size=4)
+    return AudioQuestions(small.index, small.tiny, small.labels, training, asked, asked)
+
+
+def sft(small: Any, policy: dict[str, Any], **more: Any) -> tuple[Any, AudioQuestions]:
+    """Supervised fine-tuning of weak questions, gradients clipped."""
+    module = SFT(partial(OmniPolicy, small.tiny, **policy), SGD, max_grad_norm=0.5, micro_batch_size=1, **more)
+    return module, data_of(small, "sft", pool={"label": "weak"})
+
+
+def grpo(small: Any, policy: dict[str, Any], beta: float = 0.05, **more: Any) -> tuple[Any, AudioQuestions]:
+    """GRPO by the policy engine, completions of unequal lengths, two steps on every rollout, refilled groups."""
+    rewards: Any = {"earwitness.tests.grpo_parts.half": 1.0, "contribution": 0.1}
+    more = {"rollout": Rollout(4, 1.0, 6, refill_rounds=1), "objective": GRPOConfig(beta=beta), **more}
+    make = partial(OmniPolicy, small.tiny, **policy)
+    module = GRPO(make, SGD, max_grad_norm=0.5, micro_batch_size=1, rewards=rewards, num_iterations=2, **more)
+    return module, data_of(small, "grpo", pool={"label": "strong"}, on_zero_advantage="refill_same_cell")
+
+
+CASES: dict[str, Callable[[Any], tuple[Any, AudioQuestions]]] = {
+    "sft-full": lambda small: sft(small, {}),
+    "sft-lora": lambda small: sft(small, LORA),
+    "grpo-full": lambda small: grpo(small, {}),
+    "grpo-lora": lambda small: grpo(small, LORA),
+}
+
+
+def small_of(root: Path) -> SimpleNamespace:
+    """The paths of the corpus that `conftest.py` makes."""
+    return SimpleNamespace(
+        index=str(root / "shards" / "index.arrow"), labels=str(root / "labels.arrow"), tiny=str(root / "tiny")
+    )
+
+
+def whole_weights(policy: OmniPolicy) -> dict[str, torch.Tensor]:
+    """Name -> weight, gathered where it is sharded; of what trains."""
+    found = {}
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad:
+            tensor = parameter.detach()
+            found[name] = (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).clone()
+    return found
+
+
+def train(case: str, small: Any, out: Path, **options: Any) -> dict[str, Any]:
+    """Trains a case, validates it, exports it; returns weights, logs and results."""
+    torch.manual_seed(1)  # adapters begin at random
+    module, data = CASES[case](small)
+    kept = Kept()
+    callbacks: list[L.Callback] = [kept, SilentProbe(1), ExportPolicy(str(out / case)), *options.pop("callbacks", [])]
+    trainer = trainer_of(out, callbacks=callbacks, **options)
+    trainer.fit(module, data, ckpt_path=options.pop("ckpt_path", None))
+    trainer.limit_val_batches = 1.0
+    (validated,) = trainer.validate(module, data, verbose=False)
+    logs = [{name: v for name, v in step.items() if not name.startswith("time/")} for step in kept.logs]
+    return {"weights": whole_weights(module.net), "logs": logs, "validated": validated}
+
+
+def launch(root: Path, out: Path, world: int, strategy: str, *cases: str, timeout: float = 300) -> dict[str, Any]:
+    """Starts so many processes that run these cases under a strategy, such as `FSDP2(gather='step')`; what they saved."""
+    out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(world)]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "earwitness.tests.sharded_runs"]
+    done = subprocess.run(
+        [*command, str(root), str(out), str(world), strategy, *cases],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return {case: torch.load(out / f"{case}.pt") for case in cases}
+
+
+def main(root: str, out: str, world: str, strategy: str, *cases: str) -> None:
+    """What each process does."""
+    from lightning.pytorch.strategies import DDPStrategy  # noqa: F401 (a name that `strategy` may use)
+
+    from earwitness.lightning_modules.strategies.fsdp2 import FSDP2  # noqa: F401
+
+    torch.set_num_threads(1)
+    for case in cases:
+        options = {"strategy": eval(strategy), "devices": int(world)}
+        found = train(case, small_of(Path(root)), Path(out), **options)
+        if torch.distributed.get_rank() == 0:
+            torch.save(found, Path(out) / f"{case}.pt")
+    torch.distributed.barrier()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
