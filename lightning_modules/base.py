@@ -163,6 +163,13 @@ class PolicyModule(L.LightningModule):
         most = -(-self.trainer.max_steps // self.num_iterations)
         return planned if self.trainer.max_steps < 0 else min(planned, most)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lets the weights that do not train be missing from a checkpoint: sharded ones leave them out."""
+        here, saved = self.state_dict(), checkpoint["state_dict"]
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                saved.setdefault(name, here[name])
+
     def update_policy(self, losses: Iterable[Callable[[], Tensor]], step: int) -> dict[str, float]:
         """One optimizer step on the sum of the micro-batches' losses over all ranks; returns metrics to log.
 

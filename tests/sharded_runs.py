@@ -62,6 +62,16 @@ CASES: dict[str, Callable[[Any], tuple[Any, AudioQuestions]]] = {
     "grpo-full": lambda small: grpo(small, {}),
     "grpo-lora": lambda small: grpo(small, LORA),
 }
+ADAM = partial(torch.optim.AdamW, lr=1e-3)
+
+
+def saved(small: Any, policy: dict[str, Any]) -> tuple[Any, AudioQuestions]:
+    """Supervised fine-tuning by AdamW, whose state has to be continued."""
+    module = SFT(partial(OmniPolicy, small.tiny, **policy), ADAM, micro_batch_size=2)
+    return module, data_of(small, "sft", pool={"label": "weak"}, budget={"samples": 16})
+
+
+CASES_ADAM = {"adam-full": lambda small: saved(small, {}), "adam-lora": lambda small: saved(small, LORA)}
 
 
 def small_of(root: Path) -> SimpleNamespace:
@@ -81,14 +91,32 @@ def whole_weights(policy: OmniPolicy) -> dict[str, torch.Tensor]:
     return found
 
 
+class Saves(L.Callback):
+    """Saves the run after its second step, to a path."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch.step == 1:
+            trainer.save_checkpoint(self.path)
+
+
 def train(case: str, small: Any, out: Path, **options: Any) -> dict[str, Any]:
-    """Trains a case, validates it, exports it; returns weights, logs and results."""
+    """Trains a case, validates it, exports it; returns weights, logs and results.
+
+    case: a name, with `@save=PATH` or `@load=PATH` behind it to save after two steps or to go on from there.
+    """
     torch.manual_seed(1)  # adapters begin at random
-    module, data = CASES[case](small)
+    case, _, action = case.partition("@")
+    verb, _, path = action.partition("=")
+    module, data = (CASES | CASES_ADAM)[case](small)
     kept = Kept()
+    if verb == "save":
+        options["callbacks"] = [Saves(path)]
     callbacks: list[L.Callback] = [kept, SilentProbe(1), ExportPolicy(str(out / case)), *options.pop("callbacks", [])]
     trainer = trainer_of(out, callbacks=callbacks, **options)
-    trainer.fit(module, data, ckpt_path=options.pop("ckpt_path", None))
+    trainer.fit(module, data, ckpt_path=path if verb == "load" else None)
     trainer.limit_val_batches = 1.0
     (validated,) = trainer.validate(module, data, verbose=False)
     logs = [{name: v for name, v in step.items() if not name.startswith("time/")} for step in kept.logs]
@@ -108,7 +136,8 @@ def launch(root: Path, out: Path, world: int, strategy: str, *cases: str, timeou
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return {case: torch.load(out / f"{case}.pt") for case in cases}
+    names = [case.partition("@")[0] for case in cases]
+    return {name: torch.load(out / f"{name}.pt") for name in names}
 
 
 def main(root: str, out: str, world: str, strategy: str, *cases: str) -> None:
@@ -122,7 +151,7 @@ def main(root: str, out: str, world: str, strategy: str, *cases: str) -> None:
         options = {"strategy": eval(strategy), "devices": int(world)}
         found = train(case, small_of(Path(root)), Path(out), **options)
         if torch.distributed.get_rank() == 0:
-            torch.save(found, Path(out) / f"{case}.pt")
+            torch.save(found, Path(out) / f"{case.partition('@')[0]}.pt")
     torch.distributed.barrier()
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from .shards import read_whole
+
 
 class WholeFile(TorchCheckpointIO):
     """Lightning's file format, written beside the target, flushed to the disk, and renamed.
@@ -41,3 +43,14 @@ class WholeFile(TorchCheckpointIO):
             os.fsync(folder)  # the new name is on the disk before ModelCheckpoint removes the old file
         finally:
             os.close(folder)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = lambda storage, _: storage,
+        weights_only: bool | None = None,
+        whole: bool = True,
+    ) -> dict[str, Any]:
+        """The checkpoint under `path`, on the CPU; whole: with all tensors, also those in shards beside it."""
+        checkpoint: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+        return read_whole(checkpoint, Path(path)) if whole else checkpoint

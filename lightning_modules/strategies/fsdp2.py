@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from ...errors import InputError
+from ..checkpoints import restore, shards
+from ..checkpoints.whole_file import WholeFile
 from ..policy.omni import OmniPolicy
 from ..policy.sharding import UNITS, shard, whole
 
@@ -91,7 +94,7 @@ class FSDP2(ModelParallelStrategy):
     def shard(self, policy: OmniPolicy, offload: bool = False) -> None:
         """Divides the weights of a policy, as those of a reference, over the processes. offload: its parts lie on the CPU."""
         assert self.mesh is not None
-        compute = torch.bfloat16 if str(self.precision_plugin.precision).startswith("bf16") else None
+        compute = torch.bfloat16 if str(self.precision_plugin.precision).startswith("bf16") else _frozen_dtype(policy)
         shard(policy, self.mesh, self.units, compute, offload or self.cpu_offload)
 
     @contextmanager
@@ -103,8 +106,62 @@ class FSDP2(ModelParallelStrategy):
         else:
             yield  # torch's hooks gather each unit, and reduce its gradients in every backward pass
 
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """What a checkpoint's own file holds of the module: nothing that is sharded, nothing that is frozen."""
+        module: Any = self.lightning_module
+        weights = {name for name, _ in module.named_parameters()}
+        return {name: value for name, value in module.state_dict().items() if name not in weights}
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """What a checkpoint's own file holds of the optimizer: its settings."""
+        state: dict[str, Any] = getattr(optimizer, "_optimizer", optimizer).state_dict()
+        return {"state": {}, "param_groups": state["param_groups"]}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Writes the trainer's file on rank 0, and beside it a folder of shards to which every rank writes its part."""
+        file = Path(self.broadcast(filepath))
+        folder = shards.folder_for(file, checkpoint["global_step"])
+        trained = self._trained()
+        tensors = {f"weights.{name}": parameter.detach() for name, parameter in trained.items()}
+        for optimizer in self.optimizers:
+            tensors |= shards.named_states(optimizer, list(trained))
+        shards.write(tensors, folder, self.is_global_zero, self.barrier)
+        if self.is_global_zero:
+            whole_file = checkpoint | {shards.KEY: folder.name, "trained": list(trained)}
+            self.checkpoint_io.save_checkpoint(whole_file, file, storage_options)
+            shards.remove_others(file, folder)
+        self.barrier()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads weights and optimizer of a checkpoint, sharded over any number of ranks or whole; returns the rest."""
+        file = Path(self.broadcast(checkpoint_path))
+        checkpoint = WholeFile().load_checkpoint(file, weights_only=weights_only, whole=False)
+        module: Any = self.lightning_module
+        if shards.KEY in checkpoint:
+            restore.from_shards(file.with_name(checkpoint[shards.KEY]), self._trained(), self.optimizers)
+        else:
+            restore.from_whole(checkpoint, file, dict(module.named_parameters()), self._trained(), self.optimizers)
+        restore.settings(checkpoint, self.optimizers)
+        return checkpoint
+
+    def remove_checkpoint(self, filepath: Any) -> None:
+        """Removes a checkpoint's file and its shards."""
+        if self.is_global_zero:
+            self.checkpoint_io.remove_checkpoint(filepath)
+            shards.remove_others(Path(filepath), None)
+
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Nothing to do: `load_checkpoint` loads the weights."""
+
+    def _trained(self) -> dict[str, Any]:
+        """The weights that train, in the optimizer's order."""
+        module: Any = self.lightning_module
+        return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _frozen_dtype(policy: OmniPolicy) -> torch.dtype | None:
+    """What the weights that do not train are stored in, and everything is computed in; None where all train."""
+    return next((p.dtype for p in policy.parameters() if not p.requires_grad), None)
 
 
 if "earwitness.FSDP2" not in StrategyRegistry:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -42,3 +44,45 @@ def same_as_alone(found: dict, alone: dict, folder) -> None:
 def test_two_processes_train_what_one_trains(small, tmp_path, alone, gather):
     found = launch(small.root, tmp_path, 2, f"FSDP2(gather={gather!r})", *CASES)
     same_as_alone(found, alone, tmp_path)
+
+
+ADAM = ("adam-full", "adam-lora")
+FSDP, DDP = "FSDP2()", "DDPStrategy()"
+
+
+@pytest.fixture(scope="module")
+def saved(small, tmp_path_factory) -> dict[str, Path]:
+    """Runs of four steps, saved after two: alone, by DDP, by FSDP2 of two processes; the trainer's files of each case."""
+    folder = tmp_path_factory.mktemp("saved")
+    made = {}
+    for name, strategy in (("alone", None), ("ddp", DDP), ("fsdp2", FSDP)):
+        out = folder / name
+        cases = [f"{case}@save={out}/{case}/step-00000002/trainer.ckpt" for case in ADAM]
+        if strategy is None:
+            made[name] = {case: train(with_path, small, out) for case, with_path in zip(ADAM, cases, strict=True)}
+        else:
+            made[name] = launch(small.root, out, 2, strategy, *cases)
+    for case in ADAM:
+        for name in ("ddp", "fsdp2"):
+            assert differs(made[name][case]["weights"], made["alone"][case]["weights"]) < 2e-5
+    return {"folder": folder, "made": made}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("writer", "reader", "world"),
+    [("fsdp2", FSDP, 2), ("fsdp2", FSDP, 4), ("fsdp2", DDP, 2), ("ddp", FSDP, 2), ("alone", FSDP, 2), ("fsdp2", None, 1)],
+)
+def test_a_run_goes_on_under_another_strategy_and_number_of_processes(small, tmp_path, saved, writer, reader, world):
+    cases = [f"{case}@load={saved['folder']}/{writer}/{case}/step-00000002/trainer.ckpt" for case in ADAM]
+    if reader is None:
+        found = {case: train(with_path, small, tmp_path) for case, with_path in zip(ADAM, cases, strict=True)}
+    else:
+        found = launch(small.root, tmp_path, world, reader, *cases)
+    for case, result in found.items():
+        wanted = saved["made"][writer][case]
+        assert len(result["logs"]) == 2, "the two steps that were left"
+        worst = differs(result["weights"], wanted["weights"])
+        print(writer, reader, world, case, f"{worst:.1e}")
+        assert worst < 2e-5
+        assert result["logs"][-1]["train/loss"] == pytest.approx(wanted["logs"][-1]["train/loss"], abs=1e-5)
