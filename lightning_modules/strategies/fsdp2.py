@@ -164,5 +164,6 @@ def _frozen_dtype(policy: OmniPolicy) -> torch.dtype | None:
     return next((p.dtype for p in policy.parameters() if not p.requires_grad), None)
 
 
-if "earwitness.FSDP2" not in StrategyRegistry:
-    StrategyRegistry.register("earwitness.FSDP2", FSDP2, description="weights divided over the processes")
+NAME = "earwitness.fsdp2"  # trainers look names of strategies up in lower case
+if NAME not in StrategyRegistry:
+    StrategyRegistry.register(NAME, FSDP2, description="weights divided over the processes")
