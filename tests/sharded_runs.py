@@ -23,7 +23,9 @@ from earwitness.lightning_modules.callbacks.silent_probe import SilentProbe
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.weights import merged_weights
 from earwitness.lightning_modules.rollout.engine import Rollout
+from earwitness.lightning_modules.rollout.sampling import PolicyEngine
 from earwitness.lightning_modules.sft import SFT
 from earwitness.tests.grpo_parts import Kept
 from earwitness.tests.trainers import trainer_of
@@ -56,11 +58,39 @@ def grpo(small: Any, policy: dict[str, Any], beta: float = 0.05, **more: Any) ->
     return module, data_of(small, "grpo", pool={"label": "strong"}, on_zero_advantage="refill_same_cell")
 
 
+class Mirror(PolicyEngine):
+    """Samples, as an engine of its own would, from a second policy that takes over the weights it is sent."""
+
+    def __init__(self, checkpoint: str) -> None:
+        self.checkpoint = checkpoint
+
+    def start(self, policy: OmniPolicy, rank: int, world_size: int) -> None:
+        self.policy = OmniPolicy(self.checkpoint)
+
+    def sync(self, policy: OmniPolicy) -> None:
+        sent = {name: tensor.clone() for name, tensor in merged_weights(policy)}
+        self.policy.base.load_state_dict(sent)
+
+
+def online(small: Any) -> tuple[Any, AudioQuestions]:
+    """A stage that follows what it observes: two steps a window, every second one probed."""
+    module, _ = grpo(small, {})
+    weight = {"product": [{"power": {"by": "live.p"}}, {"useful": {}}], "floor": 0.2}
+    feedback = {"contribution": {"audio": 0.3, "strength": 4, "group_size": 2}}
+    stage = {"window": 2, "probe": {"rate": 0.5}, "feedback": feedback, "weight": weight, "budget": {"steps": 4}}
+    return module, data_of(small, "grpo", pool={"source": "sounds"}, **stage)
+
+
 CASES: dict[str, Callable[[Any], tuple[Any, AudioQuestions]]] = {
     "sft-full": lambda small: sft(small, {}),
     "sft-lora": lambda small: sft(small, LORA),
     "grpo-full": lambda small: grpo(small, {}),
     "grpo-lora": lambda small: grpo(small, LORA),
+}
+MORE = {
+    "mirror-full": lambda small: grpo(small, {}, engine=Mirror(small.tiny)),
+    "mirror-lora": lambda small: grpo(small, LORA, engine=Mirror(small.tiny)),
+    "online": lambda small: online(small),
 }
 ADAM = partial(torch.optim.AdamW, lr=1e-3)
 
@@ -110,7 +140,7 @@ def train(case: str, small: Any, out: Path, **options: Any) -> dict[str, Any]:
     torch.manual_seed(1)  # adapters begin at random
     case, _, action = case.partition("@")
     verb, _, path = action.partition("=")
-    module, data = (CASES | CASES_ADAM)[case](small)
+    module, data = (CASES | CASES_ADAM | MORE)[case](small)
     kept = Kept()
     if verb == "save":
         options["callbacks"] = [Saves(path)]
@@ -120,11 +150,15 @@ def train(case: str, small: Any, out: Path, **options: Any) -> dict[str, Any]:
     trainer.limit_val_batches = 1.0
     (validated,) = trainer.validate(module, data, verbose=False)
     logs = [{name: v for name, v in step.items() if not name.startswith("time/")} for step in kept.logs]
-    return {"weights": whole_weights(module.net), "logs": logs, "validated": validated}
+    trained = whole_weights(module.net)
+    torch.manual_seed(1)
+    start = whole_weights((CASES | CASES_ADAM | MORE)[case](small)[0].make_policy())
+    moved = max(float((trained[name] - start[name]).abs().max()) for name in start)
+    return {"weights": trained, "logs": logs, "validated": validated, "moved": moved}
 
 
 def launch(root: Path, out: Path, world: int, strategy: str, *cases: str, timeout: float = 300) -> dict[str, Any]:
-    """Starts so many processes that run these cases under a strategy, such as `FSDP2(gather='step')`; what they saved."""
+    """What so many processes saved that ran these cases under a strategy, such as `FSDP2(gather='step')`."""
     out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(world)]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "earwitness.tests.sharded_runs"]

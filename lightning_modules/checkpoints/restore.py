@@ -86,8 +86,8 @@ def _part(value: Any, weight: Tensor) -> Any:
         return value.to(weight.device)
     part = distribute_tensor(value, weight.device_mesh, weight.placements, src_data_rank=None)
     there = part.to_local().to(weight.to_local().device)  # offloaded weights lie on the CPU
-    form = {"shape": part.shape, "stride": part.stride()}
-    return DTensor.from_local(there, weight.device_mesh, weight.placements, run_check=False, **form)
+    where = weight.device_mesh, weight.placements
+    return DTensor.from_local(there, *where, run_check=False, shape=part.shape, stride=part.stride())
 
 
 def _local(tensor: Tensor) -> Tensor:

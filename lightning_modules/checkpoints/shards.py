@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from ...errors import InputError
 
@@ -44,7 +46,7 @@ def write(tensors: dict[str, Any], folder: Path, first: bool, barrier: Callable[
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     barrier()
-    dcp.save(tensors, storage_writer=dcp.FileSystemWriter(partial, sync_files=True))
+    save(tensors, storage_writer=FileSystemWriter(partial, sync_files=True))
     barrier()
     if first:
         shutil.rmtree(folder, ignore_errors=True)
@@ -53,14 +55,14 @@ def write(tensors: dict[str, Any], folder: Path, first: bool, barrier: Callable[
 
 
 def read_into(tensors: dict[str, Any], folder: Path, alone: bool = False) -> None:
-    """Fills the tensors, sharded or not, from the folder. alone: without other ranks. InputError where one is missing."""
+    """Fills the tensors, sharded or not, from the folder; InputError where one is missing. alone: without other ranks."""
     there = shapes_in(folder)
     for name, tensor in tensors.items():
         if name not in there:
             raise InputError(f"{folder}: holds no {name!r}; it was saved by a run that trained other parts")
         if (shape := there[name][0]) != tuple(tensor.shape):
             raise InputError(f"{folder}: {name!r} has the shape {list(shape)} there, {list(tensor.shape)} here")
-    dcp.load(tensors, storage_reader=dcp.FileSystemReader(folder), no_dist=alone)
+    load(tensors, storage_reader=FileSystemReader(folder), no_dist=alone)
 
 
 def read_whole(checkpoint: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def state_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def shapes_in(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Name -> shape and dtype of every tensor that the folder holds. InputError where it is not whole."""
     try:
-        kept: Any = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        kept: Any = FileSystemReader(folder).read_metadata().state_dict_metadata
     except (OSError, EOFError) as error:
         raise InputError(f"{folder}: no whole sharded checkpoint ({error})") from None
     return {name: (tuple(each.size), each.properties.dtype) for name, each in kept.items()}
@@ -104,4 +106,3 @@ def named_states(optimizer: Any, names: Sequence[str]) -> dict[str, Any]:
             if isinstance(value, Tensor):
                 found[f"optimizer.{name}.{key}"] = value
     return found
-

@@ -149,7 +149,9 @@ def _places(decoder: Any, segments: Sequence[Segment]) -> list[_Where]:
         embeds, mask = segment.embeds, segment.mask
         length = mask.shape[1] - embeds.shape[1]
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, length:]
-        cache = DynamicCache(config=decoder.config)  # as if so many positions had been read: masks depend on nothing else of it
+        cache = DynamicCache(
+            config=decoder.config
+        )  # as if so many positions had been read: masks depend on nothing else of it
         if length:
             cache.update(embeds.new_zeros(len(mask), 1, length, 1), embeds.new_zeros(len(mask), 1, length, 1), 0)
         given = {"config": decoder.config, "inputs_embeds": embeds, "attention_mask": mask}

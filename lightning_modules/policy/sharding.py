@@ -33,7 +33,7 @@ def shard(
 
     mesh: one dimension, or (replicas, shards) where several groups of ranks hold a copy each. units: class names of the
     modules that are gathered one by one. compute: dtype to gather and compute in; what trains is then kept in float32,
-    what is frozen in `compute`. offload: shards lie on the CPU, also gradients. InputError for a unit that is not there.
+    what is frozen in `compute`. offload: shards and gradients lie on the CPU. InputError for a unit that is not there.
     """
     found = [module for module in policy.modules() if type(module).__name__ in units]
     for name in units:

@@ -67,7 +67,7 @@ class FSDP2(ModelParallelStrategy):
         size = self.shard_over or self.world_size
         if self.world_size % size:
             raise InputError(
-                f"trainer.strategy.shard_over: {size} processes for one copy do not divide the {self.world_size} of the run"
+                f"trainer.strategy.shard_over: {size} processes for one copy do not divide the run's {self.world_size}"
             )
         shape, names = ((self.world_size // size, size), ("replicas", "shards"))
         mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=names)
@@ -92,7 +92,7 @@ class FSDP2(ModelParallelStrategy):
         self.setup_precision_plugin()
 
     def shard(self, policy: OmniPolicy, offload: bool = False) -> None:
-        """Divides the weights of a policy, as those of a reference, over the processes. offload: its parts lie on the CPU."""
+        """Divides a policy's weights, as those of a reference, over the processes. offload: its parts lie on the CPU."""
         assert self.mesh is not None
         compute = torch.bfloat16 if str(self.precision_plugin.precision).startswith("bf16") else _frozen_dtype(policy)
         shard(policy, self.mesh, self.units, compute, offload or self.cpu_offload)

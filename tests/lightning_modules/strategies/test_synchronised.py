@@ -30,7 +30,6 @@ class Alone(ParallelStrategy):
     """A strategy of somebody's own, that has what a strategy must have."""
 
 
-
 @pytest.mark.parametrize("kind", [ModelParallelStrategy, FSDPStrategy, Alone])
 def test_strategies_that_exchange_nothing_are_refused(kind, monkeypatch):
     monkeypatch.setattr(kind, "__abstractmethods__", frozenset())
