@@ -55,7 +55,7 @@ def write(tensors: dict[str, Any], folder: Path, first: bool, barrier: Callable[
 
 
 def read_into(tensors: dict[str, Any], folder: Path, alone: bool = False) -> None:
-    """Fills the tensors, sharded or not, from the folder; InputError where one is missing. alone: without other ranks."""
+    """Fills the tensors, sharded or not, from the folder. alone: without other ranks. InputError for a missing one."""
     there = shapes_in(folder)
     for name, tensor in tensors.items():
         if name not in there:

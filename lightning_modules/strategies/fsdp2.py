@@ -92,7 +92,7 @@ class FSDP2(ModelParallelStrategy):
         self.setup_precision_plugin()
 
     def shard(self, policy: OmniPolicy, offload: bool = False) -> None:
-        """Divides a policy's weights, as those of a reference, over the processes. offload: its parts lie on the CPU."""
+        """Divides the weights of a policy, or of a reference, over the processes. offload: its parts lie on the CPU."""
         assert self.mesh is not None
         compute = torch.bfloat16 if str(self.precision_plugin.precision).startswith("bf16") else _frozen_dtype(policy)
         shard(policy, self.mesh, self.units, compute, offload or self.cpu_offload)
