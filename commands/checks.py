@@ -125,9 +125,10 @@ def trainer_reads(verb: str, config: Mapping[str, Any]) -> Iterator[Read]:
 
 
 def check_questions(verb: str, config: Mapping[str, Any]) -> None:
-    """Raises InputError for a condition that is not there, and where `fit` has no stage that its model can train."""
+    """Raises InputError for a condition that is not there, and for a stage or a trainer that `fit` cannot follow."""
     from ..datamodules.batches.conditions import parse_condition
     from ..datamodules.module import AudioQuestions
+    from ..lightning_modules.step.trainer_options import refuse_options
 
     data = _arguments_of(config.get("data"), AudioQuestions)
     for part in ("training", "validation", "evaluation"):
@@ -138,6 +139,7 @@ def check_questions(verb: str, config: Mapping[str, Any]) -> None:
             except InputError as error:
                 raise InputError(f"data.init_args.{part}.conditions[{number}]: {error}") from error
     if verb == "fit" and data is not None:
+        refuse_options(config.get("trainer") or {})
         _check_stage(data.get("training"), config["model"]["class_path"])
 
 

@@ -31,8 +31,8 @@ class TrainingData:
     """A curriculum compiled over the training rows of an index, and the position of one stage in it.
 
     spec: what is trained on. table: columns of the whole index. builder: makes batches of it. world_size: ranks that
-    share every batch; a stage's batch_size must be a multiple of it. check: whether this process looks into the shards
-    for questions that cannot be trained on (one rank does).
+    share every batch, as evenly as it goes. check: whether this process looks into the shards for questions that cannot
+    be trained on (one rank does).
 
     plan: the compiled curriculum. cursor: counts optimizer steps that were trained, not batches that were prepared.
     rows: [N] rows of the index that the plan's rows stand for. num_steps: batches of the whole stage.
@@ -49,9 +49,6 @@ class TrainingData:
         self.plan = Plan(curriculum, chosen, None if origin is None else fork(origin, chosen), origin)
         for name in self.plan.members(spec.stage):
             stage_plan = self.plan.stage_plan(name)
-            size = stage_plan.stage.batch_size
-            if size % world_size:
-                raise InputError(f"stage {name!r}: batch_size {size} must be a multiple of the {world_size} ranks")
             if stage_plan.stage.window:  # loader processes see the windows that are planned after they started
                 shared = torch.from_numpy(stage_plan.matrix).share_memory_().numpy()
                 self.plan.stages[name] = replace(stage_plan, matrix=shared)
@@ -79,7 +76,7 @@ class TrainingData:
         return np.bincount(self.cells_of(rows), minlength=len(self.plan.cells))
 
     def request(self, step: int) -> Request:
-        """The global batch of one optimizer step; waits for the window of an adaptive stage to be planned."""
+        """The global batch of one optimizer step without padding; waits for an adaptive stage to plan its window."""
         spec, stage = self.spec, self.spec.stage
         while get_worker_info() is not None and not self.plan.ready(stage, step):
             parent = parent_process()
@@ -92,7 +89,8 @@ class TrainingData:
             pick = step * len(spec.conditions) // self.num_steps
         passes, member = self.plan.passes(stage, step), self.plan.member(stage, step)[0]
         style, reasoning = asked_of(self.plan.stage_plan(member).stage, spec.reasoning)
-        request = Request(self.rows[rows], weights, spec.conditions[pick], step, passes, member, style, reasoning)
+        padded = Request(self.rows[rows], weights, spec.conditions[pick], step, passes, member, style, reasoning)
+        request = padded.without_padding()
         if spec.sort_by_length:
             return request.sorted_by(self.builder.reader.numbers["num_samples"][request.rows])
         return request

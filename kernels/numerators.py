@@ -86,7 +86,7 @@ def logits(rows: Tensor, weight: Tensor, scale: float) -> Tensor:
     if rows.is_cuda:
         z = torch.mm(rows, weight.T, out_dtype=torch.float32)
         return z if scale == 1 else z.mul_(scale)
-    out, wider = torch.empty(len(rows), len(weight)), rows.float() * scale
+    out, wider = rows.new_empty(len(rows), len(weight), dtype=torch.float32), rows.float() * scale
     for s in range(0, len(weight), _SLAB):
         torch.mm(wider, weight[s : s + _SLAB].float().T, out=out[:, s : s + _SLAB])
     return out
@@ -107,7 +107,7 @@ def times_weight(e: Tensor, weight: Tensor) -> Tensor:
         return e @ weight
     if e.is_cuda:
         return torch.mm(e.to(weight.dtype), weight, out_dtype=torch.float32)
-    out = torch.zeros(len(e), weight.shape[1])
+    out = e.new_zeros(len(e), weight.shape[1], dtype=torch.float32)
     for s in range(0, len(weight), _SLAB):
         out.addmm_(e[:, s : s + _SLAB].float(), weight[s : s + _SLAB].float())
     return out

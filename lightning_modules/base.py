@@ -8,63 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
-from torchmetrics import Metric
 
-from ..curriculum.contribution.verdicts import VERDICTS, Verdict
-from ..datamodules.batch import Batch
-from ..datamodules.batches.conditions import KINDS
+from ..datamodules.batch import Batch, Sample
 from ..datamodules.module import AudioQuestions
 from ..datamodules.questions.answers import extract_answer, verdict
 from ..datamodules.training import TrainingData
 from ..errors import InputError
 from .callbacks.position import PlanPosition
 from .policy.omni import OmniPolicy
+from .policy.precision import compute_in, forget_copies
 from .policy.sharding import clip_gradients
 from .ranks import Ranks
 from .rollout.engine import Rollout, completion_keys
 from .rollout.sampling import sample
-from .step.data_metrics import LABELS, batch_metrics, padding_metrics
+from .step.accuracy import AccuracyByLabel
+from .step.data_metrics import batch_metrics, padding_metrics
 from .step.learning_rate import Schedule
+from .step.moved import Moved
+from .step.not_finite import refuse_step
+from .step.precision import precision_of
 from .step.probing import silent_accuracy
+from .step.trainer_options import prepare
 from .strategies.synchronised import check_strategy
-
-
-class AccuracyByLabel(Metric):
-    """Answers per condition, contribution label and verdict, summed over ranks."""
-
-    counts: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("counts", torch.zeros(len(KINDS), len(LABELS), len(VERDICTS)), dist_reduce_fx="sum")
-
-    def update(self, condition: str, label: str, found: Verdict, weight: float = 1.0) -> None:
-        """Counts one answer; weight 0 is the padding of a last batch."""
-        place = KINDS.index(condition.partition(":")[0]), LABELS.index(label if label in LABELS else "unlabelled")
-        self.counts[(*place, VERDICTS.index(found))] += float(weight > 0)
-
-    def compute(self) -> dict[str, Tensor]:
-        """Shares and counts of every group that was asked, by name.
-
-        `accuracy/audio`, `accuracy/audio/weak`, ...: right answers of all, in [0, 1]; what is unfinished or unreadable
-        is not right. `answers/audio/right`, ...: how many have each of VERDICTS.
-        """
-        found = {}
-        for c, condition in enumerate(KINDS):
-            of_condition = self.counts[c].sum(0)
-            if of_condition.sum() > 0:
-                found[f"accuracy/{condition}"] = of_condition[0] / of_condition.sum()
-                found |= {f"answers/{condition}/{name}": of_condition[v] for v, name in enumerate(VERDICTS)}
-            for k, label in enumerate(LABELS):
-                if self.counts[c, k].sum() > 0:
-                    found[f"accuracy/{condition}/{label}"] = self.counts[c, k, 0] / self.counts[c, k].sum()
-        return found
 
 
 class PolicyModule(L.LightningModule):
@@ -101,6 +73,10 @@ class PolicyModule(L.LightningModule):
         self.num_replaced = 0  # bad samples, with what stands in for them, on this rank
         self.val_accuracy, self.test_accuracy = AccuracyByLabel(), AccuracyByLabel()
 
+    def setup(self, stage: str) -> None:
+        """Has `trainer.precision` mean what it means here, before anything is loaded under it."""
+        precision_of(self.trainer)
+
     def configure_model(self) -> None:
         """Loads the policy; Lightning calls this before every entry point, after the data were set up.
 
@@ -111,6 +87,9 @@ class PolicyModule(L.LightningModule):
             check_strategy(self.trainer.strategy)
         if self.policy is None:
             self.policy = self.make_policy()
+        if self._trainer is not None:
+            dtype = precision_of(self.trainer).compute_dtype(self.policy.dtype)
+            compute_in(self.policy, dtype, training=self.trainer.state.fn == "fit")
         data = None if self._trainer is None else self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, AudioQuestions):
             data.use_processor(self.policy.processor, self.policy.checkpoint)
@@ -135,7 +114,12 @@ class PolicyModule(L.LightningModule):
         return data.training_data
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Counts trained batches in the data module, so that a resumed run continues exactly."""
+        """Counts trained batches in the data module, so that a resumed run continues exactly.
+
+        Lightning calls this first: an InputError for a trainer whose arguments `fit` cannot follow.
+        """
+        if self.trainer.state.fn == "fit":
+            prepare(self.trainer)
         return [PlanPosition()]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -170,30 +154,56 @@ class PolicyModule(L.LightningModule):
             if not parameter.requires_grad:
                 saved.setdefault(name, here[name])
 
-    def update_policy(self, losses: Iterable[Callable[[], Tensor]], step: int) -> dict[str, float]:
+    def update_policy(
+        self, losses: Iterable[Callable[[], Tensor]], step: int, samples: Sequence[Sequence[Sample]] = ()
+    ) -> dict[str, float]:
         """One optimizer step on the sum of the micro-batches' losses over all ranks; returns metrics to log.
 
-        losses: one function per micro-batch, already divided by the step's global denominator. Strategies average
-        gradients over ranks, hence the factor. step: of the stage, for the learning rate. Raises RuntimeError for a
-        gradient that is not finite, instead of spoiling the weights.
+        losses: one function per micro-batch, already divided by the step's global denominator. step: of the stage, for
+        the learning rate. samples: of every micro-batch, for messages. Raises InputError for a gradient that is not
+        finite, instead of spoiling the weights.
         """
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()
         rate = self.schedule.factor(step, self.total_steps())
-        for group in optimizer.param_groups:  # type: ignore[union-attr]
+        for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
             group["lr"] = group["initial_lr"] * rate
-        optimizer.zero_grad()  # type: ignore[union-attr]
-        total, pending = 0.0, list(losses)
+        trained = [p for p in self.net.parameters() if p.requires_grad]
+        precision, pending = precision_of(self.trainer), list(losses)
+        while True:
+            optimizer.zero_grad()
+            found = self._backward(pending, precision.loss_scale)
+            norm = clip_gradients(trained, self.max_grad_norm)
+            if torch.isfinite(norm):
+                break
+            if not precision.smaller_scale():
+                folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+                raise refuse_step(step, float(norm), found, samples, self.ranks, folder)
+        moved = Moved(trained)
+        optimizer.step()
+        forget_copies(self.net)
+        precision.stepped()
+        total, changed, looked_at = self.ranks.sums(sum(found), *moved.counts())
+        metrics = {"train/loss": total, "train/grad_norm": float(norm), "train/lr": group["lr"]}
+        return metrics | {"train/moved_share": changed / max(looked_at, 1.0)}
+
+    def _backward(self, losses: Sequence[Callable[[], Tensor]], scale: float) -> list[float]:
+        """The gradient of the losses' sum over all ranks; returns the losses of this rank.
+
+        Strategies average gradients over ranks, hence the factor. scale: by which losses are multiplied on the way.
+        """
+        found = []
         with self.trainer.strategy.update(self.net) if self.net.sharded else nullcontext():  # type: ignore[attr-defined]
-            for number, loss_of in enumerate(pending):
-                with self._gradient_sync(number + 1 == len(pending)):
+            for number, loss_of in enumerate(losses):
+                with self._gradient_sync(number + 1 == len(losses)):
                     loss = loss_of()
-                    self.manual_backward(loss * self.trainer.world_size)
-                total += float(loss.detach())
-        norm = clip_gradients([p for p in self.net.parameters() if p.requires_grad], self.max_grad_norm)
-        optimizer.step()  # type: ignore[union-attr]
-        (total,) = self.ranks.sums(total)
-        return {"train/loss": total, "train/grad_norm": float(norm), "train/lr": group["lr"]}
+                    self.manual_backward(loss * (self.trainer.world_size * scale))
+                found.append(float(loss.detach()))
+        if scale != 1:
+            for p in self.net.parameters():
+                if p.grad is not None:
+                    p.grad.div_(scale)
+        return found
 
     def _gradient_sync(self, last: bool) -> Any:
         """Under DDP ranks exchange gradients once per step, with the last micro-batch."""

@@ -38,8 +38,10 @@ from .step.feedback import probe_wanted, report_to_curriculum
 from .step.grpo_metrics import Meter, filter_metrics, label_metrics, label_places, token_metrics
 from .step.learning_rate import Schedule
 from .step.phases import Phases
+from .step.precision import precision_of
 from .step.reference import Reference
 from .step.refill import refill
+from .step.unscored import refuse_unscored
 
 PAPER_REWARDS = {"accuracy": 2.0, "format": 0.5}
 _MOST_DIFFERENCE = 1.0  # nats per token; rounding and other kernels give hundredths
@@ -95,8 +97,10 @@ class GRPO(PolicyModule):
         """With full fine-tuning loads a frozen copy of where training started, also when resuming."""
         super().on_fit_start()
         if self.objective.beta and not self._references:
+            dtype = precision_of(self.trainer).compute_dtype(self.net.dtype)
             shard = self.trainer.strategy.shard if self.net.sharded else None  # type: ignore[attr-defined]
-            self._references = [Reference(self.net, self.make_policy, self.objective.offload_reference, shard)]
+            offload = self.objective.offload_reference
+            self._references = [Reference(self.net, self.make_policy, dtype, offload, shard)]
 
     def on_train_start(self) -> None:
         """Starts the engine."""
@@ -122,6 +126,7 @@ class GRPO(PolicyModule):
         """One rollout, its rewards and advantages, and `num_iterations` optimizer steps on it."""
         self.phases.begin()
         experiences = self.experiences = self._roll_out(batch)
+        refuse_unscored(experiences, batch.step, self.ranks)
         set_advantages(experiences, self.objective, self.rewards.weights, self.ranks)
         with self.phases("probe"):  # before the update: audio and silence are heard by one policy
             probe = probe_wanted(self.data, batch)
@@ -134,7 +139,7 @@ class GRPO(PolicyModule):
             meter = Meter()
             jobs = [partial(self._loss, micro, denominator, meter, number == 0) for micro in work]
             with self.phases("update"):
-                metrics |= self.update_policy(jobs, batch.step)
+                metrics |= self.update_policy(jobs, batch.step, [micro.samples for micro in work])
             # The gap to the engine's log-probs is that of the first iteration: later ones have learnt.
             metrics |= token_metrics(meter, self.ranks, self._unused(number))
         metrics |= label_metrics(experiences, self.ranks)
@@ -173,7 +178,7 @@ class GRPO(PolicyModule):
         with self.phases("reward"):
             texts = self.net.processor.decode(completions.ids, completions.mask)
             silence = self.silent_accuracy(batch) if self.rewards.needs_silence else None
-            columns = columns_of(batch, completions, self.rollout.max_new_tokens, silence)
+            columns = columns_of(batch, completions, texts, self.rollout.max_new_tokens, silence)
             scored = self.rewards(texts, columns, columns["key"])
         return Experience(batch, completions, texts, scored, silence, self.objective.advantages == "gdpo")
 

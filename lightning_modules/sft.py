@@ -28,8 +28,13 @@ class SFT(PolicyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step on the targets of one global batch."""
         loss = TargetLoss(self.net, batch, self.ranks)
-        jobs = [partial(loss, rows) for rows in self.micro_batches(len(batch))]
-        metrics = self.update_policy(jobs, batch.step)
+        parts = self.micro_batches(len(batch))
+        jobs, samples = [partial(loss, rows) for rows in parts], [batch.samples[rows] for rows in parts]
+        if self.net.sharded:  # the ranks' shares may differ by a row, and gathering weights needs all ranks
+            idle = int(self.ranks.greatest(len(parts))) - len(parts)
+            jobs += [partial(loss, parts[0], counts=False)] * idle
+            samples += [()] * idle
+        metrics = self.update_policy(jobs, batch.step, samples)
         self.log_dict(metrics | loss.by_label() | self.batch_metrics(batch), prog_bar=False)
         self.log("loss", metrics["train/loss"], prog_bar=True, logger=False)
 
@@ -50,15 +55,15 @@ class TargetLoss:
         self.denominator = max(self.ranks.sums(float((real * self.batch.target_mask).sum()))[0], 1.0)
         self.per_sample = torch.zeros(len(self.batch), dtype=torch.float64)
 
-    def __call__(self, rows: slice) -> Tensor:
-        """The loss of these rows, divided by the tokens of the step's batch over all ranks."""
+    def __call__(self, rows: slice, counts: bool = True) -> Tensor:
+        """The loss of these rows, divided by the tokens of the step's batch over all ranks; counts: False makes it 0."""
         batch = self.batch
         width = int(batch.target_mask[rows].sum(1).max())
         ids, mask = batch.target_ids[rows, :width], batch.target_mask[rows, :width]
         with self.policy.dropout():
             logprob = self.policy(batch.prompts.select(rows), ids, mask).logprob
         self.per_sample[rows] = -(logprob.detach() * mask).sum(1).double().cpu() / mask.sum(1).clamp(min=1).cpu()
-        return nll_loss(logprob, mask, batch.weights[rows], denominator=self.denominator)
+        return nll_loss(logprob, mask, batch.weights[rows] * counts, denominator=self.denominator)
 
     def by_label(self) -> dict[str, float]:
         """`loss/{label}`: mean loss per token of the labels in the batch, over all ranks."""

@@ -205,3 +205,40 @@ def not_first(completions, **columns):
 def none_at_one(completions, **columns):
     """Cannot score the first two; 1 for the rest."""
     return [None] * min(len(completions), 2) + [1.0] * (len(completions) - 2)
+
+
+def asks_for_path(completions, **kwargs):
+    """Reads a column that other datasets have."""
+    return [float(len(path)) for path in kwargs["audio_path"]]
+
+
+def trl(prompts, completions, **kwargs):
+    """TRL's documented order; 2 where both are what they should be."""
+    return [
+        float(prompt.startswith("What")) + float(text in ("Rain", "Wind"))
+        for prompt, text in zip(prompts, completions, strict=True)
+    ]
+
+
+class SwiftORM(ORM):
+    """What ms-swift's functions read."""
+
+    def __call__(self, completions, messages, response_token_ids, answer, **kwargs):
+        """1 where the answer was given."""
+        assert all(turns[0]["role"] == "user" for turns in messages) and response_token_ids[0] == [1, 2]
+        return [float(text == truth) for text, truth in zip(completions, answer, strict=True)]
+
+
+def any_first_name(texts, **columns):
+    """The completions by position."""
+    return [float(len(text)) for text in texts]
+
+
+def no_stars(completions, solution):
+    """Only what it needs."""
+    return [float(text == truth) for text, truth in zip(completions, solution, strict=True)]
+
+
+def quiet(completions, silence):
+    """Asks for `silence` by its name alone."""
+    return [1 - value for value in silence]

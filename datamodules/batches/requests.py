@@ -10,6 +10,7 @@ import numpy as np
 from ...errors import InputError
 from ..shards.reader import share
 
+_NO_WEIGHT = np.zeros(1, np.float32)
 REASONING = ("none", "structured", "unstructured")
 
 
@@ -30,8 +31,17 @@ class Request:
     reasoning: str = "none"
 
     def share(self, rank: int, world: int) -> Request:
-        """One rank's part of the request: every world-th row from its rank on."""
-        return self._taken(share(np.arange(len(self.rows)), rank, world))
+        """One rank's part of the request: every world-th row from its rank on.
+
+        Parts differ by a row at most. A rank for which no row is left gets the first with weight 0, as all ranks train.
+        """
+        places = share(np.arange(len(self.rows)), rank, world)
+        return self._taken(places) if len(places) else replace(self._taken(np.zeros(1, np.int64)), weights=_NO_WEIGHT)
+
+    def without_padding(self) -> Request:
+        """The same without the rows of weight 0, which teach nothing; the first alone where all have it."""
+        real = np.flatnonzero(self.weights > 0)
+        return self._taken(real if len(real) else np.zeros(1, np.int64))
 
     def sorted_by(self, lengths: np.ndarray) -> Request:
         """The same rows, longest first by [B] lengths: micro-batches and ranks then hold recordings of like length."""

@@ -9,7 +9,7 @@ import torch
 
 from ...datamodules.voting.answer_store import write_answers
 from ...errors import InputError
-from ..policy.checkpoint import save_thinker, thinker_state
+from ..policy.checkpoint import save_thinker
 from ..policy.weights import merged_weights
 
 
@@ -33,7 +33,7 @@ class ExportPolicy(L.Callback):
                 if trainer.is_global_zero:
                     state[name] = tensor.to("cpu")
         elif trainer.is_global_zero:
-            state = thinker_state(policy.thinker)
+            state = dict(merged_weights(policy))
         if trainer.is_global_zero:
             save_thinker(state, policy.base.config, policy.processor, self.folder, policy.checkpoint)
         trainer.strategy.barrier("export")

@@ -2,8 +2,9 @@
 
 A reward is a function `(completions, **columns) -> list[float | None]`, plain or async, or a class made without
 arguments whose instances are called so (ms-swift's ORM classes run unchanged), named by its import path or, built in,
-by its name. The columns have one entry per completion; None: this function cannot score this completion. Where one
-fails, the error names the function and the first sample for which it does.
+by its name. It is called by the names of its parameters, so that TRL's `(prompts, completions, **kwargs)` runs too. The
+columns have one entry per completion; None: this function cannot score this completion. Where one fails, the error
+names the function and the first sample for which it does.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from numbers import Real
 from typing import Any
 
@@ -25,13 +26,9 @@ from torch import Tensor
 from ...configs.plugins import function_named
 from ...errors import InputError
 from .built_in_rewards import BUILT_IN
+from .calling import Call
 
 Reward = Callable[..., Any]
-
-# What every function is offered, one value per completion; `silence` only where a function needs it: the policy's
-# probability of the right answer without the audio.
-COLUMNS = ("solution", "choices", "question", "question_type", "label", "key", "group", "num_tokens", "finished",
-    "max_new_tokens", "silence")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,20 +58,16 @@ class Rewards:
         if not spec:
             raise InputError("rewards: at least one is needed, as in {accuracy: 2.0, format: 0.5}")
         self.weights: dict[str, float] = {}
-        self._functions: dict[str, Reward] = {}
-        self._needs_silence = False
+        self._functions: dict[str, Call] = {}
         for name, given in spec.items():
             arguments = dict(given) if isinstance(given, Mapping) else {"weight": given}
             self.weights[name] = _weight(name, arguments.pop("weight", None))
-            function = reward_function(name)
-            self._needs_silence |= bool(getattr(function, "needs_silence", False))
-            _check_arguments(name, function, arguments)
-            self._functions[name] = partial(function, **arguments)
+            self._functions[name] = Call(name, reward_function(name), arguments)
 
     @property
     def needs_silence(self) -> bool:
-        """Whether a function asks for the column `silence`, by an attribute needs_silence = True."""
-        return self._needs_silence
+        """Whether a function asks for the column `silence`, by its name or by an attribute needs_silence = True."""
+        return any(function.needs_silence for function in self._functions.values())
 
     def __call__(self, completions: Sequence[str], columns: Mapping[str, Sequence[Any]], keys: Sequence[str]) -> Scored:
         """The rewards of N completions; keys: [N] names of their questions, for messages; columns: name -> [N] values.
@@ -108,9 +101,11 @@ class Rewards:
         function = self._functions[name]
         for place, (key, text) in enumerate(zip(keys, completions, strict=True)):
             alone = {column: values[place : place + 1] for column, values in columns.items()}
-            problem = _problem(_run([(function, [text], alone)])[0], 1)
-            if problem:
-                return f"{problem} for {_shown(key, text)}"
+            outcome = _run([(function, [text], alone)])[0]
+            if problem := _problem(outcome, 1):
+                missing = isinstance(outcome, KeyError) and not set(outcome.args) & set(columns)
+                there = f"; the columns are {', '.join(columns)}" if missing else ""
+                return f"{problem} for {_shown(key, text)}{there}"
         problem = _problem(_run([(function, completions, columns)])[0], len(keys))
         return f"{problem or 'failed'} for all {len(keys)} completions at once, and for none of them alone"
 
@@ -143,28 +138,12 @@ def _weight(name: str, weight: Any) -> float:
     return float(weight)
 
 
-def _check_arguments(name: str, function: Reward, arguments: Mapping[str, Any]) -> None:
-    """InputError for an argument the function does not name; `**columns` names none, or it would hide a misspelling."""
-    if not arguments:
-        return
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    named = [p.name for p in inspect.signature(function).parameters.values() if p.kind in kinds][1:]
-    for argument in arguments:
-        if argument in COLUMNS:
-            raise InputError(f"rewards: {name!r}: {argument!r} is a column of the batch, not an argument")
-        if argument not in named:
-            raise InputError(f"rewards: {name!r} has no argument {argument!r}; it takes {', '.join(named) or 'none'}")
-
-
-def _run(calls: Sequence[tuple[Reward, Sequence[str], Mapping[str, Sequence[Any]]]]) -> list[Any]:
-    """The result of every call, or the exception it raised; those that are awaitable run at the same time.
-
-    Every function gets lists of its own: one that empties them must not change what the next one sees.
-    """
+def _run(calls: Sequence[tuple[Call, Sequence[str], Mapping[str, Sequence[Any]]]]) -> list[Any]:
+    """The result of every call, or the exception it raised; those that are awaitable run at the same time."""
     outcomes: list[Any] = []
     for function, completions, columns in calls:
         try:
-            outcomes.append(function(list(completions), **{name: list(values) for name, values in columns.items()}))
+            outcomes.append(function(completions, columns))
         except Exception as error:  # a user's function: whatever it raises is reported under its name
             outcomes.append(error)
     waiting = {place: outcome for place, outcome in enumerate(outcomes) if inspect.isawaitable(outcome)}

@@ -67,7 +67,8 @@ class OmniPolicy(nn.Module):
 
     Args:
         checkpoint: folder in the published layout, or hub id.
-        dtype: of the weights: "auto", "float32", "bfloat16".
+        dtype: of the weights as they are loaded and exported, and computed with where the trainer has no precision of
+            its own: "auto" (the checkpoint's), "float32", "bfloat16". What trains is kept in float32 (`precision.py`).
         attention: transformers' attention implementation.
         train: which parts train with full fine-tuning, of "audio_tower", "projector" and "language_model".
         lora: adapters instead of full fine-tuning.
@@ -87,6 +88,7 @@ class OmniPolicy(nn.Module):
         self.checkpoint = checkpoint
         self.processor = OmniProcessor.from_pretrained(checkpoint)
         self.thinker = load_thinker(checkpoint, dtype, attention)
+        self.dtype: torch.dtype = self.thinker.dtype
         self.share = True
         self.by_layers = gradient_checkpointing  # whether `forward` reads layer by layer, see `layers.py`
         self.recompute = gradient_checkpointing

@@ -69,10 +69,10 @@ def whole(policy: OmniPolicy, for_backward: bool = False) -> Iterator[None]:
         return
     root: Any = policy
     units = _units(policy)
-    root.set_requires_gradient_sync(False)
     root.set_is_last_backward(False)
     root.set_reshard_after_backward(False)
-    for unit in units:
+    for unit in units:  # not those that are never gathered: torch 2.13 would look for their gradients
+        unit.set_requires_gradient_sync(False, recurse=False)
         unit.set_reshard_after_forward(False, recurse=False)
     for handle in [unit.unshard(async_op=True) for unit in units]:
         if handle is not None:
@@ -96,17 +96,12 @@ def whole(policy: OmniPolicy, for_backward: bool = False) -> Iterator[None]:
 
 @torch.no_grad()
 def clip_gradients(parameters: Sequence[Tensor], most: float) -> Tensor:
-    """Scales the gradients down to the L2 norm `most`, over all ranks where they are sharded; returns what it was.
-
-    RuntimeError where it is not finite.
-    """
+    """Scales the gradients down to the L2 norm `most`, over all ranks where they are sharded; returns what it was."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not any(isinstance(gradient, DTensor) for gradient in gradients):
-        return torch.nn.utils.clip_grad_norm_(parameters, most, error_if_nonfinite=True)
+        return torch.nn.utils.clip_grad_norm_(parameters, most)
     norm: Any = torch.nn.utils.get_total_norm(gradients)
     total: Tensor = norm.full_tensor()
-    if not total.isfinite():
-        raise RuntimeError(f"The total norm of the gradients is {float(total)}, so it cannot be clipped")
     torch._foreach_mul_([g.to_local() for g in gradients], min(1.0, most / (float(total) + 1e-6)))  # type: ignore[attr-defined]
     return total
 

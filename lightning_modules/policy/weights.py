@@ -23,8 +23,9 @@ Weights = Iterable[tuple[str, Tensor]]
 def merged_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of the whole thinker, adapters merged, named as by `thinker_state`; detached, on its own device.
 
-    An adapted layer's weight is W + s B A, in the dtype of W, computed when its turn comes: the only copy is of one
-    layer (Hu et al. 2021, eq. 3). Other weights are not copied: use each before asking for the next.
+    All have the dtype that the policy was loaded in. An adapted layer's weight is W + s B A, computed when its turn
+    comes: the only copy is of one layer (Hu et al. 2021, eq. 3). Other weights are not copied: use each before asking
+    for the next.
     """
     return _read(policy, merge=True)
 
@@ -82,15 +83,17 @@ def chunks(weights: Weights, limit_bytes: int) -> Iterator[dict[str, Tensor]]:
 @torch.no_grad()
 def _read(policy: OmniPolicy, merge: bool) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of all weights but the adapters', merged with them where `merge` says so."""
-    for name, tensor in policy.base.state_dict().items():
+    state = policy.base.state_dict()  # what trains in float32, and not as it is computed with
+    for name, tensor in state.items():
         if ".lora_" in name:
             continue
         whole = _whole(tensor)
         if merge and name.endswith(".base_layer.weight"):
-            layer = policy.base.get_submodule(name.removesuffix(".base_layer.weight"))
-            down, up = _whole(layer.lora_A[_ADAPTER].weight), _whole(layer.lora_B[_ADAPTER].weight)
-            whole = whole + ((up @ down) * layer.scaling[_ADAPTER]).to(whole.dtype)
-        yield name.replace(".base_layer.", "."), whole
+            place = name.removesuffix(".base_layer.weight")
+            down, up = (_whole(state[f"{place}.lora_{side}.{_ADAPTER}.weight"]) for side in "AB")
+            scaling = policy.base.get_submodule(place).scaling[_ADAPTER]
+            whole = whole + ((up @ down) * scaling).to(whole.dtype)
+        yield name.replace(".base_layer.", "."), whole.to(policy.dtype) if whole.is_floating_point() else whole
 
 
 def _whole(tensor: Tensor) -> Tensor:

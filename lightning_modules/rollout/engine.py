@@ -38,8 +38,16 @@ class Rollout:
     refill_rounds: int = 4
 
     def __post_init__(self) -> None:
-        if self.group_size < 2 or not 0 < self.temperature < math.inf or self.max_new_tokens < 1:
-            raise InputError("rollout: group_size must be at least 2, temperature and max_new_tokens positive numbers")
+        if self.group_size < 2:
+            raise InputError(
+                f"rollout.group_size: {self.group_size} leaves nothing to compare a completion with; at least 2"
+            )
+        if self.temperature == 0:
+            raise InputError("rollout.temperature: 0 is greedy, all completions of a group would be the same; as 1.0")
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"rollout.temperature: a positive number, got {self.temperature}")
+        if self.max_new_tokens < 1:
+            raise InputError(f"rollout.max_new_tokens: at least 1, got {self.max_new_tokens}")
         if self.refill_rounds < 0:
             raise InputError(f"rollout: refill_rounds must not be negative, got {self.refill_rounds}")
         if self.top_k < 0 or self.top_k == 1 or not 0 < self.top_p <= 1:

@@ -129,12 +129,13 @@ def completions_of(
     width = max(len(member.token_ids) for member in rows)
     ids = torch.full((len(rows), width), tokens.pad, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
-    logprob = torch.zeros((len(rows), width))
+    logprob = torch.zeros((len(rows), width), dtype=torch.float32)
     kept: list[list[list[int]]] = []
     for row, member in enumerate(rows):
         count = len(member.token_ids)
         ids[row, :count], mask[row, :count] = torch.tensor(list(member.token_ids)), 1
-        logprob[row, :count] = torch.tensor([member.logprobs.logprobs[at] for at in member.logprobs.start_indices])
+        given = [member.logprobs.logprobs[at] for at in member.logprobs.start_indices]
+        logprob[row, :count] = torch.tensor(given, dtype=torch.float32)
         if asked:
             kept.append([_kept(member.logprobs, at, rollout, tokens.vocabulary, asked) for at in range(count)])
     last = ids.gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...datamodules.batch import Batch, Prompts
+from ...datamodules.batch import Batch, Prompts, Sample
 from ...datamodules.questions.answers import is_right
+from ...datamodules.questions.prompts import prompt_text
 from ..objectives.advantages import constant_groups
 from ..objectives.rewards import Scored
 from ..rollout.engine import Completions, prompt_of_row
@@ -105,6 +106,11 @@ class MicroBatch:
         return batch.prompts.select(self.numbers.to(batch.weights.device))
 
     @property
+    def samples(self) -> list[Sample]:
+        """The questions of the b prompts."""
+        return [self.experience.batch.samples[number] for number in self.numbers.tolist()]
+
+    @property
     def completions(self) -> Completions:
         """The n completions, whose `prompt_of_row` counts the prompts of this micro-batch."""
         chosen = self.experience.completions.select(self.rows)
@@ -117,11 +123,13 @@ class MicroBatch:
 
 
 def columns_of(
-    batch: Batch, completions: Completions, max_new_tokens: int, silence: Tensor | None
+    batch: Batch, completions: Completions, texts: Sequence[str], max_new_tokens: int, silence: Tensor | None
 ) -> dict[str, list[Any]]:
-    """What reward functions may ask for: one entry per completion."""
-    prompts = completions.prompt_of_row.tolist()
-    samples = [batch.samples[prompt] for prompt in prompts]
+    """What reward functions may ask for: one entry per completion, named by COLUMNS of `objectives/calling.py`."""
+    rows = completions.prompt_of_row.tolist()
+    samples = [batch.samples[prompt] for prompt in rows]
+    asked = [prompt_text(s.style, s.question.question, s.choices) for s in samples]
+    said = [row[:count] for row, count in zip(completions.ids.tolist(), completions.mask.sum(1).tolist(), strict=True)]
     columns: dict[str, list[Any]] = {
         "solution": [s.question.answer for s in samples],
         "choices": [list(s.choices) for s in samples],
@@ -129,13 +137,21 @@ def columns_of(
         "question_type": [s.question.question_type for s in samples],
         "label": [s.label for s in samples],
         "key": [s.question.key for s in samples],
-        "group": prompts,
-        "num_tokens": completions.mask.sum(1).tolist(),
+        "group": rows,
+        "num_tokens": [len(ids) for ids in said],
         "finished": completions.finished.tolist(),
-        "max_new_tokens": [max_new_tokens] * len(prompts),
+        "max_new_tokens": [max_new_tokens] * len(rows),
+        "prompts": asked,
+        "messages": [
+            [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
+            for prompt, text in zip(asked, texts, strict=True)
+        ],
+        "completion_ids": said,
+        "response_token_ids": said,
+        "answer": [s.question.answer for s in samples],
     }
     if silence is not None:
-        columns["silence"] = [float(silence[prompt]) for prompt in prompts]
+        columns["silence"] = [float(silence[prompt]) for prompt in rows]
     return columns
 
 

@@ -362,10 +362,9 @@ def test_a_reward_that_never_scores_changes_nothing(small, tmp_path, advantages)
     assert torch.equal(plain, moved) and plain.any()
 
 
-def test_a_step_without_any_score_moves_nothing(small, tmp_path):
-    moved, kept = run(small, tmp_path, module_of(small, {f"{HERE}nothing": 1.0}))
-    assert not moved.any() and kept.logs[0]["zero_adv/all"] == 1.0
-    assert all(math.isfinite(value) for value in kept.logs[0].values())
+def test_a_step_that_nothing_could_score_stops_the_run(small, tmp_path):
+    with pytest.raises(InputError, match=rf"^step 0: reward '{HERE}nothing' returned None for all 16 completions"):
+        run(small, tmp_path, module_of(small, {f"{HERE}nothing": 1.0}))
 
 
 def test_rewards_of_1e30_have_the_advantages_of_1(small, tmp_path):

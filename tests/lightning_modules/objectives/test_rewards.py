@@ -25,7 +25,8 @@ from earwitness.lightning_modules.objectives.built_in_rewards import (
     mmau,
     shuffled,
 )
-from earwitness.lightning_modules.objectives.rewards import COLUMNS, Rewards, Scored, reward_function
+from earwitness.lightning_modules.objectives.calling import COLUMNS
+from earwitness.lightning_modules.objectives.rewards import Rewards, Scored, reward_function
 from earwitness.tests import lab_rewards
 
 MINE = "earwitness.tests.lab_rewards."
@@ -37,6 +38,8 @@ def columns_of(count: int, **changed) -> dict[str, list]:
         "solution": ["Rain"] * count, "choices": [["Wind", "Rain"]] * count, "question": ["What is heard?"] * count,
         "question_type": ["sound"] * count, "label": ["strong"] * count, "key": ["clotho/7"] * count,
         "group": [0] * count, "num_tokens": [9] * count, "finished": [True] * count, "max_new_tokens": [128] * count,
+        "prompts": ["What is heard? Wind, Rain"] * count, "messages": [[{"role": "user", "content": "?"}]] * count,
+        "completion_ids": [[1, 2]] * count, "response_token_ids": [[1, 2]] * count, "answer": ["Rain"] * count,
         "silence": [0.25] * count,
     }  # fmt: skip
     assert tuple(columns) == COLUMNS
@@ -291,7 +294,10 @@ LONG = "bad " * 30
         ("raises_on_two", "raised RuntimeError: too many for all 4 completions at once, and for none of them alone"),
         ("drops_bad", "returned 0 values for 1 completions, for sample 'clotho/2', completion 'bad bad"),
         ("one_value", "returned 1 values for 4 completions, for all 4 completions at once, and for none of them alone"),
-        ("needs_teacher", "raised TypeError: .*unexpected keyword argument .* for sample 'clotho/0', completion 'one'"),
+        (
+            "asks_for_path",
+            "raised KeyError: 'audio_path' for sample 'clotho/0', completion 'one'; the columns are solution.*silence$",
+        ),
         ("says_nothing", "returned None, not a list of numbers, for sample 'clotho/0', completion 'one'"),
         (
             "nan_for_bad",
@@ -366,8 +372,24 @@ def test_a_reward_function_that_is_not_there_is_named(path, message):
         ({"length": {"weight": 1.0, "finished": []}}, "'length': 'finished' is a column of the batch, not an argument"),
         ({"format": {"weight": 1.0, "completions": []}}, "'format' has no argument 'completions'; it takes none"),
         ({MINE + "Scaled": {"weight": 1.0, "power": 2}}, "has no argument 'power'; it takes silence, factor"),
+        (
+            {MINE + "needs_teacher": 1.0},
+            "needs_teacher' asks for 'teacher', which is no column; there are completions, solution, .*messages",
+        ),
     ],
 )
 def test_a_weight_or_an_argument_that_cannot_be_is_refused(spec, message):
     with pytest.raises(InputError, match=message):
         Rewards(spec)
+
+
+# ---- how functions are called
+def test_other_trainers_signatures_are_called_by_name():
+    """TRL's documented order, ms-swift's columns, any first name, no `**`, and an argument where a column is not."""
+    spec = dict.fromkeys((MINE + name for name in ("trl", "SwiftORM", "any_first_name", "no_stars")), 1.0)
+    scored = score(spec | {MINE + "needs_teacher": {"weight": 1.0, "teacher": "me"}}, ["Rain", "Wind"])
+    assert [part.tolist() for part in scored.parts.values()] == [[2.0, 2.0], [1.0, 0.0], [4.0, 4.0], [1.0, 0.0], [1, 1]]
+
+
+def test_a_function_that_names_silence_gets_it():
+    assert Rewards({MINE + "quiet": 1.0}).needs_silence and not Rewards({MINE + "trl": 1.0}).needs_silence
