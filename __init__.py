@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time `_PUBLIC` n
     from .lightning_modules.rollout.vllm_engine import VllmEngine as VllmEngine
     from .lightning_modules.sft import SFT as SFT
     from .lightning_modules.step.learning_rate import Schedule as Schedule
+    from .lightning_modules.strategies.fsdp2 import FSDP2 as FSDP2
 
 _PUBLIC = {
     "AnswerTable": "lightning_modules.callbacks.outputs",
@@ -52,6 +53,7 @@ _PUBLIC = {
     "Checkpoints": "lightning_modules.callbacks.checkpoints",
     "CompletionTable": "lightning_modules.callbacks.completions",
     "Correction": "lightning_modules.objectives.correction",
+    "FSDP2": "lightning_modules.strategies.fsdp2",
     "EvaluationSpec": "datamodules.batches.requests",
     "ExportPolicy": "lightning_modules.callbacks.outputs",
     "GRPO": "lightning_modules.grpo",

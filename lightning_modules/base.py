@@ -27,6 +27,7 @@ from .callbacks.throughput import measured
 from .policy.flops import ReadingCost
 from .policy.omni import OmniPolicy
 from .policy.precision import compute_in, forget_copies
+from .policy.sharding import clip_gradients
 from .ranks import Ranks
 from .rollout.engine import Rollout, completion_keys
 from .rollout.sampling import sample
@@ -39,6 +40,7 @@ from .step.precision import precision_of
 from .step.probing import silent_accuracy
 from .step.trainer_options import prepare
 from .step.work import Lengths, Work, summed, supervised
+from .strategies.synchronised import check_strategy
 
 
 class PolicyModule(L.LightningModule):
@@ -83,8 +85,10 @@ class PolicyModule(L.LightningModule):
         """Loads the policy; Lightning calls this before every entry point, after the data were set up.
 
         The data are tokenised by the policy's own processor from then on; an InputError where they were to be prepared
-        for another vocabulary.
+        for another vocabulary, or where the trainer's strategy would not exchange gradients.
         """
+        if self._trainer is not None:
+            check_strategy(self.trainer.strategy)
         if self.policy is None:
             self.policy = self.make_policy()
         if self._trainer is not None:
@@ -148,6 +152,13 @@ class PolicyModule(L.LightningModule):
         most = -(-self.trainer.max_steps // self.num_iterations)
         return planned if self.trainer.max_steps < 0 else min(planned, most)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lets the weights that do not train be missing from a checkpoint: sharded ones leave them out."""
+        here, saved = self.state_dict(), checkpoint["state_dict"]
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                saved.setdefault(name, here[name])
+
     def update_policy(
         self, losses: Iterable[Callable[[], Tensor]], step: int, samples: Sequence[Sequence[Sample]] = ()
     ) -> dict[str, float]:
@@ -167,7 +178,7 @@ class PolicyModule(L.LightningModule):
         while True:
             optimizer.zero_grad()
             found = self._backward(pending, precision.loss_scale)
-            norm = torch.nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
+            norm = clip_gradients(trained, self.max_grad_norm)
             if torch.isfinite(norm):
                 break
             if not precision.smaller_scale():
@@ -187,11 +198,12 @@ class PolicyModule(L.LightningModule):
         Strategies average gradients over ranks, hence the factor. scale: by which losses are multiplied on the way.
         """
         found = []
-        for number, loss_of in enumerate(losses):
-            with self._gradient_sync(number + 1 == len(losses)):
-                loss = loss_of()
-                self.manual_backward(loss * (self.trainer.world_size * scale))
-            found.append(float(loss.detach()))
+        with self.trainer.strategy.update(self.net) if self.net.sharded else nullcontext():  # type: ignore[attr-defined]
+            for number, loss_of in enumerate(losses):
+                with self._gradient_sync(number + 1 == len(losses)):
+                    loss = loss_of()
+                    self.manual_backward(loss * (self.trainer.world_size * scale))
+                found.append(float(loss.detach()))
         if scale != 1:
             for p in self.net.parameters():
                 if p.grad is not None:
@@ -199,7 +211,7 @@ class PolicyModule(L.LightningModule):
         return found
 
     def _gradient_sync(self, last: bool) -> Any:
-        """Ranks exchange gradients once per step, with the last micro-batch."""
+        """Under DDP ranks exchange gradients once per step, with the last micro-batch."""
         wrapped = self.trainer.strategy.model
         if not last and isinstance(wrapped, torch.nn.parallel.DistributedDataParallel):
             return wrapped.no_sync()
@@ -237,7 +249,7 @@ class PolicyModule(L.LightningModule):
         how: "option_logprob" scores the options, "rollout" samples a group as in training; see `step/probing.py`.
         """
         rows = self.micro_batches(len(batch))
-        return silent_accuracy(self.net, batch, rows, self.ranks, how, self.rollout)
+        return silent_accuracy(self.net, batch, rows, how, self.rollout)
 
     def answer(self, batch: Batch) -> list[dict[str, Any]]:
         """Answers to a batch: one record per question, without the padding of a last batch.

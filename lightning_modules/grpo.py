@@ -29,6 +29,7 @@ from .objectives.kl import kl
 from .objectives.losses import clip_metrics, loss_named, ratio
 from .objectives.rewards import Rewards
 from .policy.omni import OmniPolicy
+from .policy.sharding import whole
 from .rollout.engine import Completions, Engine, Rollout, completion_keys
 from .rollout.sampling import PolicyEngine
 from .step.advantages import set_advantages
@@ -98,7 +99,9 @@ class GRPO(PolicyModule):
         super().on_fit_start()
         if self.objective.beta and not self._references:
             dtype = precision_of(self.trainer).compute_dtype(self.net.dtype)
-            self._references = [Reference(self.net, self.make_policy, dtype, self.objective.offload_reference)]
+            shard = self.trainer.strategy.shard if self.net.sharded else None  # type: ignore[attr-defined]
+            offload = self.objective.offload_reference
+            self._references = [Reference(self.net, self.make_policy, dtype, offload, shard)]
 
     def on_train_start(self) -> None:
         """Starts the engine."""
@@ -220,7 +223,8 @@ class GRPO(PolicyModule):
             with self._references[0].at(self.device) as frozen:
                 work = [replace(micro, reference=self._logprobs(frozen, micro).logprob) for micro in work]
         if self.num_iterations > 1:
-            work = [replace(micro, old=self._logprobs(self.net, micro).logprob) for micro in work]
+            with whole(self.net):
+                work = [replace(micro, old=self._logprobs(self.net, micro).logprob) for micro in work]
         return work
 
     def _loss(self, micro: MicroBatch, denominator: float, meter: Meter, first: bool) -> Tensor:

@@ -35,6 +35,7 @@ ROOMS = {
         step
         voters
         rollout
+        strategies
         checkpoints policy
         objectives ranks
     """,

@@ -14,6 +14,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ...errors import InputError
+from .shards import read_whole
 
 
 class WholeFile(TorchCheckpointIO):
@@ -37,19 +38,25 @@ class WholeFile(TorchCheckpointIO):
             raise unwritten(target, error) from error
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+        self,
+        path: str | Path,
+        map_location: Any = lambda storage, _: storage,
+        weights_only: bool | None = None,
+        whole: bool = True,
     ) -> dict[str, Any]:
         """The checkpoint under `path`, on the CPU; InputError where it is not whole.
 
-        weights_only: None and True read tensors, numbers and texts alone, and run no code that a file brings.
+        weights_only: None and True read tensors, numbers and texts alone, and run no code that a file brings. whole:
+        with all tensors, also those in shards beside it.
         """
         if "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only)
         try:
-            return torch.load(path, map_location, weights_only=weights_only is not False)  # type: ignore[no-any-return]
+            checkpoint: dict[str, Any] = torch.load(path, map_location, weights_only=weights_only is not False)
         except Exception as error:  # bytes that are none of its own can end an unpickler in any way
             says = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"{path} is no whole checkpoint ({says}); continue from another one") from error
+        return read_whole(checkpoint, Path(path)) if whole else checkpoint
 
 
 def unwritten(target: Path, error: BaseException) -> InputError:

@@ -2,7 +2,7 @@
 
 A recording is encoded once, a prompt is read once, and both are shared by all the questions and completions that
 continue them: the attention cache of a prefix is expanded, with its gradient, instead of recomputed. `share=False`
-reads every row as one sequence; it costs more, gives the same numbers, and is what gradient checkpointing needs.
+reads every row as one sequence; it costs more and gives the same numbers.
 
 Shapes: U clips, B prompts, N completions (N = B x group size), P/S/C positions of prefix, suffix and completion.
 """
@@ -23,6 +23,7 @@ from ...errors import InputError
 from ...kernels.linear_logprob import LogProbOutput, linear_logprob
 from ...kernels.numerators import logits as head_logits
 from .checkpoint import load_thinker
+from .layers import read_completions, take_segments
 from .parts import PARTS, bare, train_parts
 
 PLACEHOLDERS = (
@@ -72,7 +73,7 @@ class OmniPolicy(nn.Module):
         attention: transformers' attention implementation.
         train: which parts train with full fine-tuning, of "audio_tower", "projector" and "language_model".
         lora: adapters instead of full fine-tuning.
-        gradient_checkpointing: recompute activations in the backward pass; turns prefix sharing off.
+        gradient_checkpointing: recompute what is within a layer in the backward pass, over prefixes read once.
     """
 
     def __init__(
@@ -89,13 +90,17 @@ class OmniPolicy(nn.Module):
         self.processor = OmniProcessor.from_pretrained(checkpoint)
         self.thinker = load_thinker(checkpoint, dtype, attention)
         self.dtype: torch.dtype = self.thinker.dtype
-        self.share = not gradient_checkpointing
+        self.share = True
+        self.by_layers = gradient_checkpointing  # whether `forward` reads layer by layer, see `layers.py`
+        self.recompute = gradient_checkpointing
+        self.sharded = self.gathered = False  # see `sharding.py`
         train_parts(self.thinker, PARTS if train is None else tuple(train))
         self.adapted = lora is not None
         if lora is not None:
             self.thinker = _with_lora(self.thinker, lora).eval()
+        take_segments(self.base.get_decoder())
         if gradient_checkpointing:
-            self.thinker.gradient_checkpointing_enable({"use_reentrant": False})
+            self.recompute_layers()
         ids = self.processor.tokenizer.convert_tokens_to_ids
         self.audio_id = ids(AUDIO)
         suppressed = sorted({i for i in map(ids, PLACEHOLDERS) if i is not None})
@@ -113,6 +118,11 @@ class OmniPolicy(nn.Module):
         """The weight [V, H] of the lm_head."""
         weight: Tensor = self.base.get_output_embeddings().weight
         return weight
+
+    def recompute_layers(self) -> None:
+        """From now on `forward` keeps only what enters each layer, and the backward pass computes the rest again."""
+        self.recompute = self.by_layers = True
+        self.base.audio_tower.gradient_checkpointing_enable({"use_reentrant": False})
 
     @contextmanager
     def reference(self) -> Iterator[OmniPolicy]:
@@ -152,7 +162,7 @@ class OmniPolicy(nn.Module):
         entropy: also the entropy [N, C] of each token's distribution, without a gradient.
         """
         rows = torch.arange(len(prompts), device=completion_ids.device) if prompt_of_row is None else prompt_of_row
-        self._recompute(not self.share)
+        self._recompute_audio(self.recompute)
         if self.share:
             hidden = self._hidden_shared(prompts, completion_ids, completion_mask, rows)
         else:
@@ -165,7 +175,7 @@ class OmniPolicy(nn.Module):
 
     def read(self, prompts: Prompts) -> State:
         """The state of B rows that have read the prompts, from which completions start."""
-        self._recompute(False)
+        self._recompute_audio(False)
         prefix = self._embed_prefix(prompts)
         if prompts.clip_of_row.equal(torch.arange(len(prompts), device=prefix.device)):
             embeds = torch.cat([prefix, self.embed(prompts.suffix_ids)], 1)
@@ -192,19 +202,6 @@ class OmniPolicy(nn.Module):
         hidden = out.last_hidden_state
         return State(out.past_key_values, full, hidden[:, -1]), hidden
 
-    def any_rank(self, condition: bool) -> bool:
-        """Whether the condition holds here or, with sharded weights, on any rank: then all must go on reading."""
-        if not torch.distributed.is_initialized() or not self.sharded:
-            return condition
-        flag = torch.tensor(float(condition), device=self.suppressed.device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        return bool(flag)
-
-    @property
-    def sharded(self) -> bool:
-        """Whether every rank holds a part of each weight, so that reading is a collective operation."""
-        return any(hasattr(p, "full_tensor") for p in self.thinker.parameters())
-
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings [..., H] of ids [...]."""
         embeddings: Tensor = self.base.get_input_embeddings()(ids)
@@ -218,6 +215,9 @@ class OmniPolicy(nn.Module):
 
     def _hidden_shared(self, prompts: Prompts, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
         """[N, C, H] hidden states that predict the completions `ids` [N, C]; every prompt is read once."""
+        if self.by_layers:
+            given = self._embed_prefix(prompts), self.embed(prompts.suffix_ids), self.embed(ids[:, :-1])
+            return read_completions(self.base.get_decoder(), prompts, *given, mask[:, :-1], rows, self.recompute)
         state = self.read(prompts).expand(rows)
         if ids.shape[1] == 1:
             return state.last[:, None]
@@ -240,15 +240,11 @@ class OmniPolicy(nn.Module):
         hidden: Tensor = out.last_hidden_state[:, -ids.shape[1] - 1 : -1]
         return hidden
 
-    def _recompute(self, wanted: bool) -> None:
-        """Turns gradient checkpointing, where there is any, on or off.
-
-        Transformers recomputes in training mode only, and then keeps no attention cache, which sampling needs.
-        """
-        if not self.share:
-            for module in self.thinker.modules():
-                if getattr(module, "gradient_checkpointing", False):
-                    module.training = wanted
+    def _recompute_audio(self, wanted: bool) -> None:
+        """Turns recomputation of the audio tower on or off; transformers recomputes in training mode only."""
+        for module in self.base.audio_tower.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = wanted
 
     def _embed_prefix(self, prompts: Prompts) -> Tensor:
         """[U, P, H] token embeddings, audio positions filled by the audio tower; ValueError if their numbers differ."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...curriculum.identity import uniforms
 from ...datamodules.batch import Batch, Prompts
 from ..policy.omni import OmniPolicy
+from ..policy.sharding import whole
 from .engine import Completions, Engine, Rollout, completion_keys, prompt_of_row
 
 __all__ = ["PolicyEngine", "completion_keys", "sample"]
@@ -84,23 +85,24 @@ def sample(
     draws = None
     if temperature:
         draws = torch.from_numpy(np.stack([uniforms(key, max_new_tokens, "token") for key in keys or ()])).to(device)
-    state = policy.read(prompts)
-    if group_size > 1:
-        state = state.expand(rows)
-    stops = torch.tensor(policy.processor.stop_ids, device=device)
-    unfinished = torch.ones(len(rows), dtype=torch.long, device=device)
-    drawn: list[_Drawn] = []
-    mask: list[Tensor] = []
-    for position in range(max_new_tokens):
-        draw = None if draws is None else draws[:, position]
-        drawn.append(_draw(policy.logits(state.last), temperature, draw, top_k, top_p))
-        token = drawn[-1].token.where(unfinished.bool(), policy.processor.pad_id)
-        drawn[-1] = drawn[-1]._replace(token=token)
-        mask.append(unfinished)
-        unfinished = unfinished * ~torch.isin(token, stops)
-        if position + 1 == max_new_tokens or not policy.any_rank(bool(unfinished.any())):
-            break
-        state, _ = policy.extend(state, policy.embed(token[:, None]), mask[-1][:, None])
+    with whole(policy):
+        state = policy.read(prompts)
+        if group_size > 1:
+            state = state.expand(rows)
+        stops = torch.tensor(policy.processor.stop_ids, device=device)
+        unfinished = torch.ones(len(rows), dtype=torch.long, device=device)
+        drawn: list[_Drawn] = []
+        mask: list[Tensor] = []
+        for position in range(max_new_tokens):
+            draw = None if draws is None else draws[:, position]
+            drawn.append(_draw(policy.logits(state.last), temperature, draw, top_k, top_p))
+            token = drawn[-1].token.where(unfinished.bool(), policy.processor.pad_id)
+            drawn[-1] = drawn[-1]._replace(token=token)
+            mask.append(unfinished)
+            unfinished = unfinished * ~torch.isin(token, stops)
+            if position + 1 == max_new_tokens or not unfinished.any():
+                break
+            state, _ = policy.extend(state, policy.embed(token[:, None]), mask[-1][:, None])
     return _stacked(drawn, torch.stack(mask, 1), unfinished == 0, rows)
 
 

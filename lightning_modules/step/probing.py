@@ -13,7 +13,7 @@ from ...datamodules.batch import Batch
 from ...datamodules.questions.answers import is_right, target_text
 from ...errors import InputError
 from ..policy.omni import OmniPolicy
-from ..ranks import Ranks
+from ..policy.sharding import whole
 from ..rollout.engine import Rollout, completion_keys
 from ..rollout.sampling import sample
 
@@ -27,7 +27,6 @@ def silent_accuracy(
     policy: OmniPolicy,
     batch: Batch,
     rows: Sequence[slice],
-    ranks: Ranks,
     how: str = "option_logprob",
     rollout: Rollout | None = None,
 ) -> Tensor:
@@ -42,10 +41,8 @@ def silent_accuracy(
         if rollout is None:
             raise InputError("a probe by rollout needs a module that samples, as GRPO does; use how: option_logprob")
         ask = partial(rollout_accuracy, policy, silent, rollout=rollout, name=(rollout.seed, batch.step))
-    answers = [ask(part) for part in rows]
-    for _ in range(int(ranks.greatest(len(rows))) - len(rows)):  # weights that are sharded wait for all ranks
-        ask(rows[0])
-    return torch.cat(answers).cpu()
+    with whole(policy):
+        return torch.cat([ask(part) for part in rows]).cpu()
 
 
 def silent_prompts(policy: OmniPolicy, batch: Batch) -> Batch:

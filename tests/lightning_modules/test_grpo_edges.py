@@ -32,7 +32,6 @@ from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.interleaved import Interleaved
 from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
-from earwitness.lightning_modules.ranks import Ranks
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.rollout.sampling import PolicyEngine, sample
 from earwitness.lightning_modules.sft import SFT
@@ -641,19 +640,6 @@ def test_settings_that_mean_nothing_are_refused(small, tmp_path, make):
 
 
 # ---- ranks
-def test_every_rank_reads_the_silence_as_often(small, monkeypatch):
-    """Another rank has three micro-batches; this one has a single card that came for a dropped group."""
-    module, data, calls = module_of(small, micro_batch_size=1), data_of(small), []
-    module.configure_model()
-    data.setup("fit")
-    request = data.training_data.request(0)
-    batch = data.builder.batch(replace(request, rows=request.rows[:1], weights=request.weights[:1], passes=None))
-    module.net.base.audio_tower.register_forward_hook(lambda *_: calls.append(1))
-    monkeypatch.setattr(Ranks, "greatest", lambda self, value: 3.0)
-    module.silent_accuracy(batch)
-    assert len(calls) == 3
-
-
 class Report(L.Callback):
     """What a rank saw, in a file."""
 

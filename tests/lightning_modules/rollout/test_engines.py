@@ -172,9 +172,10 @@ _SHARDED = """
 import sys, torch
 torch.distributed.init_process_group("gloo")
 torch.set_num_threads(1)
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import init_device_mesh
 from earwitness.lightning_modules.policy.checkpoint import thinker_state
 from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.sharding import shard
 from earwitness.errors import InputError
 from earwitness.lightning_modules.policy.weights import adapter_weights, merged_weights
 from earwitness.lightning_modules.rollout.remote import VllmServer
@@ -188,7 +189,7 @@ with torch.no_grad():
             parameter += 0.1 * torch.randn(parameter.shape)
 whole, alone = dict(merged_weights(policy)), dict(adapter_weights(policy))
 whole, alone = ({n: t.clone() for n, t in each.items()} for each in (whole, alone))
-fully_shard(policy.thinker)
+shard(policy, init_device_mesh("cpu", (2,)))
 assert policy.sharded and not policy.base.lm_head.weight.to_local().equal(whole["lm_head.weight"])
 for found, expected in ((merged_weights(policy), whole), (adapter_weights(policy), alone)):
     found = dict(found)

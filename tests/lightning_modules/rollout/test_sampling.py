@@ -218,33 +218,3 @@ def test_sampling_works_in_training_mode_with_gradient_checkpointing(checkpoint,
     saving = OmniPolicy(str(checkpoint), gradient_checkpointing=True).train()
     expected = sample(policy, prompts, max_new_tokens=3)
     assert torch.equal(sample(saving, prompts, max_new_tokens=3).ids, expected.ids)
-
-
-@pytest.mark.parametrize("how", [{}, {"top_k": 4}, {"top_p": 0.5}])
-def test_reading_on_for_other_ranks_changes_nothing_that_counts(policy, prompts, how, monkeypatch):
-    """All rows are finished after at most four tokens; another rank still reads: five columns of padding more."""
-    keys = completion_keys([1, 2, 3, 4], 2, 0)
-    given = {"max_new_tokens": 9, "group_size": 2, "temperature": 1.0, "keys": keys, **how}
-    whole = sample(policy, prompts, **given).ids
-    ends = [*policy.processor.stop_ids, *whole[:, 3].tolist(), int(whole[2, 1])]
-    monkeypatch.setattr(type(policy.processor), "stop_ids", property(lambda self: tuple(ends)))
-    alone = sample(policy, prompts, **given)
-    width, reads = alone.ids.shape[1], []
-    assert alone.finished.all() and width == 4 and alone.mask.sum(1).unique().numel() > 1
-    extend = policy.extend
-    monkeypatch.setattr(policy, "extend", lambda *a: reads.append(a[1].shape[1]) or extend(*a))
-    monkeypatch.setattr(policy, "any_rank", lambda here: True)
-    longer = sample(policy, prompts, **given)
-    assert reads[-8:] == [1] * 8 and longer.ids.shape == (8, 9), "one reading for every token but the last"
-    assert longer.finished.all() and not longer.mask[:, width:].any()
-    assert torch.equal(longer.ids[:, :width], alone.ids) and torch.equal(longer.mask[:, :width], alone.mask)
-    assert torch.equal(longer.logprob[:, :width], alone.logprob) and not longer.logprob[:, width:].any()
-    assert (longer.ids[:, width:] == policy.processor.pad_id).all()
-    if how:
-        most = alone.support.shape[2]
-        assert torch.equal(longer.support[:, :width, :most], alone.support)
-        assert (longer.support[:, width:] == -1).all() and (longer.support[..., most:] == -1).all()
-    rows = torch.arange(8)
-    for one, two in zip(vars(longer.select(rows)).values(), vars(alone.select(rows)).values(), strict=True):
-        assert one is two is None or torch.equal(one[..., :most] if how and one.dim() == 3 else one, two)
-    assert policy.processor.decode(longer.ids, longer.mask) == policy.processor.decode(alone.ids, alone.mask)
