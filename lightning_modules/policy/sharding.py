@@ -69,10 +69,10 @@ def whole(policy: OmniPolicy, for_backward: bool = False) -> Iterator[None]:
         return
     root: Any = policy
     units = _units(policy)
-    root.set_requires_gradient_sync(False)
     root.set_is_last_backward(False)
     root.set_reshard_after_backward(False)
-    for unit in units:
+    for unit in units:  # not those that are never gathered: torch 2.13 would look for their gradients
+        unit.set_requires_gradient_sync(False, recurse=False)
         unit.set_reshard_after_forward(False, recurse=False)
     for handle in [unit.unshard(async_op=True) for unit in units]:
         if handle is not None:
