@@ -98,7 +98,7 @@ def case(checkpoint: str, lora: bool, recompute: bool, once: bool, size: int, of
     return found
 
 
-def half(checkpoint: str) -> dict[str, float]:
+def half(checkpoint: str, once: bool) -> dict[str, float]:
     """Shards in float32, computed with in bfloat16: like the rounded policy, and nothing of the weights is lost."""
     policy, mesh = make(checkpoint, False, False), init_device_mesh("cpu", (torch.distributed.get_world_size(),))
     rounded = make(checkpoint, False, False)
@@ -108,8 +108,10 @@ def half(checkpoint: str) -> dict[str, float]:
     prompts = prompts_of(rounded)
     wanted = float(loss_of(rounded, prompts, [0, 2]).detach())
     shard(policy, mesh, compute=torch.bfloat16)
-    loss = loss_of(policy, prompts, [0, 2])
-    loss.backward()
+    with whole(policy, for_backward=True) if once else nullcontext():
+        loss = loss_of(policy, prompts, [0, 2])
+        loss.backward()
+        loss_of(policy, prompts, [1]).backward()
     kept = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     lost = max(float((gathered(p.detach()) - exact[name]).abs().max()) for name, p in kept.items())
     types = {p.dtype for p in kept.values()} | {p.grad.dtype for p in kept.values() if p.grad is not None}
@@ -128,7 +130,7 @@ def main(checkpoint: str, out: str) -> None:
         for size, offload in options:
             name = f"lora={lora} recompute={recompute} once={once} size={size} offload={offload}"
             found[name] = case(checkpoint, lora, recompute, once, size, offload)
-    found["half"] = half(checkpoint)
+    found |= {f"half, once={once}": half(checkpoint, once) for once in (False, True)}
     if torch.distributed.get_rank() == 0:
         Path(out).write_text(json.dumps(found))
     torch.distributed.barrier()
