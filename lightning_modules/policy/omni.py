@@ -111,6 +111,11 @@ class OmniPolicy(nn.Module):
         weight: Tensor = self.base.get_output_embeddings().weight
         return weight
 
+    @property
+    def tower(self) -> Any:
+        """The audio tower, wherever this version of transformers has it."""
+        return self.base.audio_tower if hasattr(self.base, "audio_tower") else self.base.model.audio_tower
+
     @contextmanager
     def reference(self) -> Iterator[OmniPolicy]:
         """Inside, the policy is the one before training: its adapters are off. ValueError for a policy without any."""

@@ -269,5 +269,5 @@ def test_a_gradient_that_is_not_finite_stops_the_run(small, tmp_path) -> None:
         module = SFT(policy_of(small), SGD)
         module.configure_model()
         with torch.no_grad():
-            module.net.thinker.model.norm.weight[0] = float("inf")
+            module.net.base.get_decoder().norm.weight[0] = float("inf")
         trainer_of(tmp_path, 1).fit(module, data_of(small))
