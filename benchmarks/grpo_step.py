@@ -89,7 +89,7 @@ class Watch(L.Callback):
         self._now: dict[str, float] = {}
 
     def on_train_start(self, trainer, module) -> None:
-        tower, watch = module.net.base.audio_tower, self
+        tower, watch = module.net.tower, self
         tower.register_forward_pre_hook(lambda *_: watch._now.update(tower=time.perf_counter()))
         tower.register_forward_hook(lambda *_: watch._add("encode", "tower"))
 

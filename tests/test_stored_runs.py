@@ -21,6 +21,7 @@ from earwitness.curriculum.schedule.stages import parse_curriculum
 from earwitness.curriculum.table import read_arrow, read_table
 from earwitness.datamodules.batches.requests import TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
+from earwitness.lightning_modules.policy.parts import bare
 from earwitness.tests.places import TESTS
 
 STORED = TESTS / "stored"
@@ -82,8 +83,9 @@ def test_a_stored_run_is_continued(run, copied):
     assert after["global_step"] == 4
     assert {name: state[name] for name in expected["data"]} == expected["data"]
     assert before["AudioQuestions"]["fingerprint"] == expected["data"]["fingerprint"]
+    named = {bare(name.removeprefix("policy.thinker.")): tensor for name, tensor in after["state_dict"].items()}
     for name, weights in expected.get("weights", {}).items():
-        now = after["state_dict"][name]
+        now = named[bare(name.removeprefix("policy.thinker."))]
         assert torch.allclose(now, torch.tensor(weights), rtol=0, atol=1e-5), name
         assert (now - before["state_dict"][name]).abs().max() > 1e-3, f"{name} was not trained"
     record = read_state(f"{run}/curriculum.json")

@@ -122,7 +122,12 @@ class OmniPolicy(nn.Module):
     def recompute_layers(self) -> None:
         """From now on `forward` keeps only what enters each layer, and the backward pass computes the rest again."""
         self.recompute = self.by_layers = True
-        self.base.audio_tower.gradient_checkpointing_enable({"use_reentrant": False})
+        self.tower.gradient_checkpointing_enable({"use_reentrant": False})
+
+    @property
+    def tower(self) -> Any:
+        """The audio tower, wherever this version of transformers has it."""
+        return self.base.audio_tower if hasattr(self.base, "audio_tower") else self.base.model.audio_tower
 
     @contextmanager
     def reference(self) -> Iterator[OmniPolicy]:

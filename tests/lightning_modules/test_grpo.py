@@ -302,7 +302,7 @@ def test_every_micro_batch_runs_the_audio_tower_once(small, tmp_path, monkeypatc
     module = module_of(small, micro_batch_size=2, objective=GRPOConfig(beta=0.0, mask_truncated=True))
     module.configure_model()
     calls = []
-    module.net.base.audio_tower.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    module.net.tower.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     monkeypatch.setattr(Ranks, "greatest", lambda self, value: 5.0)  # as if another rank had five micro-batches
     moved, _ = run(small, tmp_path, module)
     assert calls == [False] + [True] * 5 and not moved.any()
