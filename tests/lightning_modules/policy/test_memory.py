@@ -98,7 +98,7 @@ def test_sampling_holds_what_the_dry_run_says(checkpoint) -> None:
 @pytest.mark.parametrize(("size", "billions"), [("3B", 4.70), ("7B", 8.93)])
 def test_published_sizes_are_counted_without_their_weights(size, billions) -> None:
     counts = counts_of(outline(published(size), lora=Lora()))
-    assert (counts.trained + counts.frozen) / 1e9 == pytest.approx(billions, abs=0.01)
+    assert counts.frozen / 1e9 == pytest.approx(billions, abs=0.005)  # the published weights of the thinker
     heads, width = TEXT[size]["num_key_value_heads"], TEXT[size]["hidden_size"]
     ranks = 16 * TEXT[size]["num_hidden_layers"] * (4 * width + 2 * width + 2 * (heads * 128))
     assert counts.trained == ranks
