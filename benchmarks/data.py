@@ -206,7 +206,7 @@ def kinds(count: int = 30) -> dict[str, dict[str, float]]:
                 if name in ("wav", "flac"):
                     soundfile.read(io.BytesIO(data), dtype="float32")
                 else:
-                    with av.open(io.BytesIO(data)) as container:
+                    with av.open(io.BytesIO(data), "r") as container:
                         np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
             return count
 
@@ -224,7 +224,7 @@ def written(wave: np.ndarray, rate: int, muxer: str, encoder: str) -> bytes:
     """A file of int16 samples [n, 2]."""
     target = io.BytesIO()
     with av.open(target, "w", format=muxer) as container:
-        stream = container.add_stream(encoder, rate=rate, layout="stereo")
+        stream: Any = container.add_stream(encoder, rate=rate, layout="stereo")
         frame = av.AudioFrame.from_ndarray(wave.reshape(1, -1), "s16", "stereo")
         frame.sample_rate = rate
         context = stream.codec_context

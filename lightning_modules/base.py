@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ..datamodules.batch import Batch, Sample
 from ..datamodules.module import AudioQuestions
-from ..datamodules.questions.answers import extract_answer, verdict
 from ..datamodules.training import TrainingData
 from ..errors import InputError
 from .callbacks.position import PlanPosition
@@ -32,6 +31,7 @@ from .ranks import Ranks
 from .rollout.engine import Rollout, completion_keys
 from .rollout.sampling import sample
 from .step.accuracy import AccuracyByLabel
+from .step.answering import answer_records
 from .step.data_metrics import batch_metrics
 from .step.learning_rate import Schedule
 from .step.moved import Moved
@@ -261,29 +261,7 @@ class PolicyModule(L.LightningModule):
         length, temperature = self.max_new_tokens, self.temperature
         done = sample(self.net, batch.prompts, max_new_tokens=length, temperature=temperature, keys=keys)
         texts = self.net.processor.decode(done.ids, done.mask)
-        whole = done.finished.tolist()
-        found = [
-            verdict("exact", text, s.question.answer, s.choices, finished) if s.question.answer else None
-            for s, text, finished in zip(batch.samples, texts, whole, strict=True)
-        ]
-        return [
-            {
-                "uid": s.question.uid,
-                "key": s.question.key,
-                "condition": s.condition,
-                "label": s.label,
-                "raw": text,
-                "answer": extract_answer(text),
-                "correct": None if judged is None else judged == "right",
-                "verdict": judged,
-                "num_tokens": tokens,
-                "finished": finished,
-            }
-            for s, text, tokens, finished, judged in zip(
-                batch.samples, texts, done.mask.sum(1).tolist(), whole, found, strict=True
-            )
-            if s.weight > 0
-        ]
+        return answer_records(batch, texts, done)
 
     def _count(self, metric: AccuracyByLabel, batch: Batch) -> None:
         for record in self.answer(batch):

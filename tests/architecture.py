@@ -36,7 +36,8 @@ ROOMS = {
         voters
         rollout
         strategies
-        checkpoints policy
+        policy
+        checkpoints
         objectives ranks
     """,
     "datamodules": """

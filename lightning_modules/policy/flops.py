@@ -55,7 +55,7 @@ class ReadingCost:
 
     def __init__(self, policy: OmniPolicy) -> None:
         base: Any = policy.base
-        tower, decoder, config = base.audio_tower, base.get_decoder(), base.config
+        tower, decoder, config = policy.tower, base.get_decoder(), base.config
         text, audio = config.get_text_config(), config.audio_config
         heads = text.num_attention_heads
         width = getattr(text, "head_dim", None) or text.hidden_size // heads

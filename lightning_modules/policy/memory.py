@@ -96,7 +96,7 @@ def _on_cpu(thinker: Any) -> None:
 def counts_of(policy: OmniPolicy) -> Counts:
     """How many weights there are of each kind."""
     parameters = list(policy.thinker.parameters())
-    layers = [*policy.base.get_decoder().layers, *policy.base.audio_tower.layers]
+    layers = [*policy.base.get_decoder().layers, *policy.tower.layers]
     sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
     visual = sum(p.numel() for name, p in policy.base.named_parameters() if name.startswith("visual"))
     trained = sum(p.numel() for p in parameters if p.requires_grad)

@@ -247,7 +247,7 @@ class OmniPolicy(nn.Module):
 
     def _recompute_audio(self, wanted: bool) -> None:
         """Turns recomputation of the audio tower on or off; transformers recomputes in training mode only."""
-        for module in self.base.audio_tower.modules():
+        for module in self.tower.modules():
             if getattr(module, "gradient_checkpointing", False):
                 module.training = wanted
 

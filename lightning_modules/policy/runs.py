@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...configs.files import read_yaml
 from ...errors import InputError
+from ..checkpoints.shards import read_whole
 from .checkpoint import PREFIX, is_speech, source_folder
 from .files import Weights, read_weights, weight_files
 from .parts import bare, published
@@ -164,4 +165,4 @@ def _load(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: not a training checkpoint that can be read safely ({reason})") from None
     if not isinstance(held, dict) or not isinstance(held.get("state_dict"), dict):
         raise InputError(f"{file}: not a training checkpoint; it has no state_dict")
-    return held
+    return read_whole(held, file)
