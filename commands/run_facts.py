@@ -131,9 +131,10 @@ def with_tensorboard(trainer: L.Trainer) -> None:
 
 
 def texts_of(words: Sequence[str]) -> list[str]:
-    """The words of a command line, and the texts of the files among them."""
+    """The words of a command line, and the texts of the YAML files among them."""
     named = [word.partition("=")[2] or word for word in words]
-    return [*words, *(Path(name).read_text(encoding="utf-8") for name in named if _is_file(name))]
+    files = [name for name in named if name.endswith((".yaml", ".yml")) and _is_file(name)]
+    return [*words, *(Path(name).read_text(encoding="utf-8", errors="replace") for name in files)]
 
 
 def _is_file(name: str) -> bool:

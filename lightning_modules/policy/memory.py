@@ -176,7 +176,8 @@ def measured(config: Any, policy: Mapping[str, Any], lengths: Lengths) -> Measur
     made = outline(config, **{name: value for name, value in given.items() if name != "attention"})
     sampling = sampling_bytes(made, lengths) if lengths.samples else 0
     width = getattr(torch, given["dtype"]).itemsize
-    return Measured(counts_of(made), update_bytes(made, lengths), sampling, width, made.share, made.adapted)
+    shares = made.share and not made.by_layers
+    return Measured(counts_of(made), update_bytes(made, lengths), sampling, width, shares, made.adapted)
 
 
 def memory_of(

@@ -74,7 +74,7 @@ def test_an_update_holds_what_the_dry_run_says(checkpoint, lora, recompute, grou
     found = held(lambda: policy(prompts, ids, torch.ones_like(ids), rows).logprob.sum().backward())
     made = outline(policy.base.config, "float32", lora=lora, gradient_checkpointing=recompute)
     assert counts_of(made) == counts_of(policy)
-    assert update_bytes(made, lengths) == pytest.approx(found, rel=0.1)
+    assert update_bytes(made, lengths) == pytest.approx(found, rel=0.12)
     assert found > 5e6
 
 

@@ -34,7 +34,9 @@ def same_as_alone(found: dict, alone: dict, folder) -> None:
         assert exported < 1e-5, (case, exported)
         assert len(result["logs"]) == len(wanted["logs"])
         for one, two in zip(result["logs"], wanted["logs"], strict=True):
-            assert one == pytest.approx(two, abs=1e-5, nan_ok=True)
+            assert set(one) == set(two)
+            same = [name for name in two if not name.startswith(("time/", "speed/", "memory/", "train/moved"))]
+            assert [one[name] for name in same] == pytest.approx([two[name] for name in same], abs=1e-5, nan_ok=True)
         assert result["validated"] == pytest.approx(wanted["validated"], abs=1e-6)
         print(case, f"weights {worst:.1e}, export {exported:.1e}")
 
