@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from earwitness.commands.recipe import TRAINER_VERBS, load_recipe
 from earwitness.commands.trainer import main
 from earwitness.curriculum.table import read_arrow
+from earwitness.lightning_modules.checkpoints.folders import checkpoint_at
 from earwitness.tests.places import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -36,7 +37,7 @@ def test_a_training_file_trains_as_shipped(small, tmp_path, name) -> None:
     ran(small, "fit", CONFIGS / f"{name}.yaml", tmp_path, "--trainer.max_steps", "2", "--trainer.accelerator", "cpu")
     rows = [row for row in logged(tmp_path) if row.get("train/loss")]
     assert rows and all(float(row["train/moved_share"]) > 0.4 for row in rows)
-    kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    kept = torch.load(checkpoint_at(tmp_path), weights_only=True)["state_dict"]
     adapters = {name for name in kept if ".lora_" in name}
     assert adapters and {kept[name].dtype for name in adapters} == {torch.float32}
     assert {kept[name].dtype for name in kept.keys() - adapters} == {torch.bfloat16}
@@ -57,7 +58,7 @@ def test_full_fine_tuning_runs_as_the_file_says_it_does(small, tmp_path) -> None
         text.replace("lr: 1.0e-4", "lr: 1.0e-6").replace("warmup_steps: 50", "warmup_steps: 0")
     )
     ran(small, "fit", tmp_path / "full.yaml", tmp_path, "--trainer.max_steps", "1", "--trainer.accelerator", "cpu")
-    kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    kept = torch.load(checkpoint_at(tmp_path), weights_only=True)["state_dict"]
     types = {name: kept[name].dtype for name in kept if "audio_bos_eos" not in name}
     assert all(kind == (torch.bfloat16 if ".visual" in name else torch.float32) for name, kind in types.items())
     assert float(logged(tmp_path)[0]["train/moved_share"]) > 0.8

@@ -111,7 +111,7 @@ def test_every_question_on_a_bad_recording_is_replaced_in_its_place(clean, folde
         int(r) for name in ("first", "second") for r in plain.training_data.rows[plain.plan.stage_plan(name).row_set()]
     }
     types, replaced = plain.reader.codes("question_type"), Counter()
-    assert [len(step) for step in steps] == [24] * 4 and len(straight) == 4
+    assert [len(step) for step in steps] == [len(step) for step in straight] == [24, 24, 24, 8]
     for step, expected in zip(steps, straight, strict=True):
         for (sample, weight, digest), (was, its_weight, its_digest) in zip(step, expected, strict=True):
             assert weight == its_weight
@@ -265,7 +265,7 @@ def test_whatever_is_wrong_with_a_sample_it_is_told_and_replaced(folder, damage,
     if damage is not wrong_length:
         says = damage(folder, row)
     batches = list(data.train_dataloader())
-    assert [len(batch) for batch in batches] == [24] * 4
+    assert [len(batch) for batch in batches] == [24, 24, 24, 8]
     told = [bad for batch in batches for bad in batch.replaced if bad.key == data.reader.key(row)]
     assert [bad.step for bad in told] == [1, *(b.step for b in told[1:])] and len(told) == 2, "in both epochs"
     for bad in told:

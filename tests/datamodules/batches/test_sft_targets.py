@@ -278,7 +278,7 @@ class Bench:
     def micro_batches(self, rows: int) -> list[slice]:
         return [slice(i, min(i + self.size, rows)) for i in range(0, rows, self.size)]
 
-    def update_policy(self, losses, step: int) -> dict[str, float]:
+    def update_policy(self, losses, step: int, samples=()) -> dict[str, float]:
         total = 0.0
         for loss_of in losses:
             loss = loss_of()
@@ -316,7 +316,7 @@ def test_the_positions_that_count_are_those_of_the_target_by_hand():
         assert torch.equal(ids > 0, own > 0)
         return SimpleNamespace(logprob=-(2.0 ** torch.arange(ids.shape[1])).expand(ids.shape))
 
-    net.dropout = nullcontext
+    net.dropout, net.sharded = nullcontext, False
     labels = ("weak", "", "strong")
     batch = SimpleNamespace(
         prompts=SimpleNamespace(select=lambda rows: rows),
