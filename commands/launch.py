@@ -40,7 +40,7 @@ def lightning_main(argv: Sequence[str] | None = None) -> Any:
         return command(rest)
     from torch.distributed.run import main as torchrun
 
-    return torchrun([*_elastic(options), "-m", "earwitness", *_continued(rest, options.max_restarts)])
+    return torchrun([*_elastic(options), "-m", "earwitness", *rest])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,9 +76,3 @@ def _elastic(options: argparse.Namespace) -> list[str]:
         return [*words, "--rdzv-backend=c10d", f"--rdzv-endpoint={where}", f"--rdzv-id={options.rdzv_id}"]
     words += [f"--node-rank={options.node_rank}", f"--master-addr={options.main_address}"]
     return [*words, f"--master-port={options.main_port}"]
-
-
-def _continued(words: Sequence[str], max_restarts: int) -> list[str]:
-    """The words of a command that may be started anew: `fit` then goes on from its last checkpoint."""
-    given = any(word.split("=")[0] in ("--ckpt_path", "--fresh") for word in words)
-    return [*words, "--ckpt_path", "last"] if max_restarts and words[:1] == ["fit"] and not given else list(words)

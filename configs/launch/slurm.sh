@@ -14,6 +14,6 @@
 set -euo pipefail
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
-# Lightning's own handler of SIGUSR1 saves and calls `scontrol requeue`; --ckpt_path last continues.
+# SIGUSR1 saves and calls `scontrol requeue`; the same command continues.
 srun --kill-on-bad-exit=1 lightning run -- \
-  fit --trainer.strategy "${STRATEGY:-ddp}" --ckpt_path last "$@"
+  fit --trainer.strategy "${STRATEGY:-ddp}" "$@"

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from earwitness.commands.launch import _continued, _elastic, _parser
+from earwitness.commands.launch import _elastic, _parser
 from earwitness.tests.commands.test_launch import same_weights, script, write_config
 from earwitness.tests.places import ROOT
 
 LAUNCH = ROOT / "configs" / "launch"
 FILES = sorted(LAUNCH.glob("*.sh"))
-SAVING = """[{class_path: lightning.pytorch.callbacks.ModelCheckpoint,
-  init_args: {dirpath: OUT/checkpoints, save_top_k: 0, save_last: true, every_n_train_steps: 1}},
+SAVING = """[{class_path: earwitness.Checkpoints, init_args: {folder: OUT/checkpoints, every_n_steps: 1}},
   {class_path: earwitness.ExportPolicy, init_args: {folder: OUT/model}},
   {class_path: earwitness.tests.commands.test_launch_files.DiesOnce, init_args: {mark: OUT/died}}]"""
 
@@ -57,12 +56,6 @@ def test_a_job_with_a_name_meets_in_any_order() -> None:
     assert not any("node-rank" in word for word in named)
     numbered = words_of(*two, "--node-rank", "1")
     assert {"--node-rank=1", "--master-addr=a", "--master-port=29400", "--max-restarts=0"} <= set(numbered)
-
-
-def test_what_may_be_started_anew_goes_on_from_its_checkpoint() -> None:
-    assert _continued(["fit", "--config", "c"], 1) == ["fit", "--config", "c", "--ckpt_path", "last"]
-    for words, restarts in ((["fit"], 0), (["fit", "--ckpt_path=x"], 1), (["predict"], 1), (["fit", "--fresh"], 1)):
-        assert _continued(words, restarts) == words
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -153,7 +153,7 @@ def test_exports_have_the_type_that_was_loaded(small) -> None:
     layer = policy.base.model.layers[0].self_attn.q_proj
     torch.nn.init.normal_(layer.lora_B["default"]._parameters["weight"])
     a, b = (side["default"]._parameters["weight"] for side in (layer.lora_A, layer.lora_B))
-    wanted = layer.base_layer.weight + (b @ a * layer.scaling["default"]).bfloat16()
+    wanted = (layer.base_layer.weight.float() + b @ a * layer.scaling["default"]).bfloat16()
     weights = dict(merged_weights(policy))
     assert torch.equal(weights["model.layers.0.self_attn.q_proj.weight"], wanted)
     full = OmniPolicy(small.tiny, dtype="bfloat16")
