@@ -42,6 +42,9 @@ def data_of(small, algorithm: str, samples: int) -> AudioQuestions:
     return AudioQuestions(small.index, small.tiny, small.labels, TrainingSpec(spec, "s"))
 
 
+RATES = ("time/", "speed/", "memory/", "data/padding", "train/moved")
+
+
 def module_of(small, algorithm: str):
     policy = partial(OmniPolicy, small.tiny)
     if algorithm == "sft":
@@ -63,6 +66,6 @@ def test_an_odd_batch_on_two_ranks_is_that_of_one(small, tmp_path, algorithm) ->
     for weights, seen in both:
         torch.testing.assert_close(weights, one, atol=1e-6, rtol=0)
         for (*_, expected), (_, groups, found) in zip(alone, seen, strict=True):
-            names = {name for name in expected if not name.startswith(("time/", "data/padding", "train/moved"))}
+            names = {name for name in expected if not name.startswith(RATES)}
             assert {n: found[n] for n in names} == pytest.approx({n: expected[n] for n in names}, abs=1e-5)
             assert all(group.count(number) == 4 for group in groups for number in set(group))
