@@ -58,3 +58,10 @@ def same_environment():
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that fork a trainer come first: a forked process may wait for ever for a thread of another test."""
+    training = {item.path for item in items if "lightning_modules" in item.path.parts}
+    forks = {item.path: item.path in training and "fork" in item.path.read_text(encoding="utf-8") for item in items}
+    items.sort(key=lambda item: not forks[item.path])
