@@ -61,7 +61,7 @@ def same_environment():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that fork a trainer come first: a forked process may wait for ever for a thread of another test."""
-    training = {item.path for item in items if "lightning_modules" in item.path.parts}
-    forks = {item.path: item.path in training and "fork" in item.path.read_text(encoding="utf-8") for item in items}
+    """Tests that fork a trainer or a loader come first: a child may wait for ever for a thread of another test."""
+    texts = {path: path.read_text(encoding="utf-8") for path in {item.path for item in items}}
+    forks = {path: "ddp_fork" in text or "forked" in text for path, text in texts.items()}
     items.sort(key=lambda item: not forks[item.path])
