@@ -58,9 +58,14 @@ def held(work) -> int:
     return counter.peak
 
 
-@pytest.mark.parametrize("group", [1, 3])
-@pytest.mark.parametrize("lora", [None, Lora(rank=8)])
-@pytest.mark.parametrize("recompute", [False, True])
+TOO_MUCH = pytest.mark.xfail(strict=True, reason="the dry run holds 14.6 MB, the step 13.2 MB: 10.6 % too much")
+CASES = [(recompute, lora, group) for recompute in (False, True) for lora in (None, Lora(rank=8)) for group in (1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("recompute", "lora", "group"),
+    [pytest.param(*case, marks=[TOO_MUCH] if case == (True, Lora(rank=8), 1) else []) for case in CASES],
+)
 def test_an_update_holds_what_the_dry_run_says(checkpoint, lora, recompute, group) -> None:
     """Within a tenth, for LoRA and full, with and without recomputation, one answer or a group."""
     policy = OmniPolicy(checkpoint, dtype="float32", lora=lora, gradient_checkpointing=recompute)
@@ -74,7 +79,7 @@ def test_an_update_holds_what_the_dry_run_says(checkpoint, lora, recompute, grou
     found = held(lambda: policy(prompts, ids, torch.ones_like(ids), rows).logprob.sum().backward())
     made = outline(policy.base.config, "float32", lora=lora, gradient_checkpointing=recompute)
     assert counts_of(made) == counts_of(policy)
-    assert update_bytes(made, lengths) == pytest.approx(found, rel=0.12)
+    assert update_bytes(made, lengths) == pytest.approx(found, rel=0.1)
     assert found > 5e6
 
 
