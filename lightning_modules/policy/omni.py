@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...curriculum.identity import hash64
 from ...datamodules.batch import Prompts
 from ...datamodules.processors.omni import AUDIO, OmniProcessor
 from ...errors import InputError
@@ -273,9 +274,11 @@ def _translate(policy: OmniPolicy, state: dict[str, Any], prefix: str, *_: Any) 
 def _with_lora(thinker: Any, lora: Lora) -> Any:
     """The thinker with adapters on its decoder layers, found by class name, which outlives renamed attributes.
 
+    What an adapter begins with follows from the process's seed and the layer's name, not from what was drawn before.
     InputError where no linear layer of the decoder has one of the names in `lora.targets`.
     """
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
 
     names = [
         f"{outer}.{inner}"
@@ -288,4 +291,11 @@ def _with_lora(thinker: Any, lora: Lora) -> Any:
     if unknown or not names:
         raise InputError(f"policy.lora: no linear layer of the decoder is called {sorted(unknown) or lora.targets}")
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
-    return get_peft_model(thinker, config)
+    seed = torch.initial_seed()
+    with torch.random.fork_rng(devices=[]):
+        adapted = get_peft_model(thinker, config)
+        for name, layer in adapted.named_modules():
+            if isinstance(layer, LoraLayer):
+                torch.manual_seed(hash64(seed, "lora", bare(name)) % (1 << 63))
+                layer.reset_lora_parameters("default", init_lora_weights=True)
+    return adapted

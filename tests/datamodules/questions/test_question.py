@@ -83,7 +83,7 @@ def test_an_unknown_split_is_refused(split):
         *(["Water", ""], ["Water", " "], ["Water", 3], ["Water", None], ["Water", ["Wind"]]),
         ["Water", *map(str, range(26))],
     ],
-    ids=lambda value: f"{value!r:.30}",
+    ids=lambda value: "missing" if value is MISSING else f"{value!r:.30}",
 )
 def test_choices_must_be_2_to_26_texts(choices):
     with pytest.raises(InputError, match=r"^here \(clotho/7\): choices must be a list of 2 to 26 non-empty texts"):

@@ -188,6 +188,23 @@ def test_a_lora_policy_starts_as_and_contains_its_reference(checkpoint, policy, 
         pass
 
 
+def test_adapters_begin_by_the_seed_whatever_was_drawn_before(checkpoint):
+    def begun(seed: int, draws: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(seed)
+        torch.rand(draws)
+        policy, left = OmniPolicy(str(checkpoint), lora=Lora(rank=4)), torch.rand(1)
+        torch.manual_seed(seed)
+        torch.rand(draws)
+        assert torch.equal(left, torch.rand(1)), "loading a policy draws nothing"
+        return {name: w.detach() for name, w in policy.named_parameters() if "lora_A" in name}
+
+    one, two, other = begun(1, 0), begun(1, 5), begun(2, 0)
+    assert all(torch.equal(one[name], two[name]) and not torch.equal(one[name], other[name]) for name in one)
+    bound, drawn = 1 / 64**0.5, torch.cat([weight.flatten() for weight in one.values() if weight.shape[1] == 64])
+    assert len({weight.flatten()[0].item() for weight in one.values()}) == len(one), "every layer has its own"
+    assert drawn.abs().max() <= bound and drawn.std() == pytest.approx(bound / 3**0.5, rel=0.05), "peft's distribution"
+
+
 def plain(name: str) -> str:
     """The thinker's own name of a policy's parameter."""
     return name.removeprefix("thinker.base_model.model.")
