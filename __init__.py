@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time `_PUBLIC` n
     from .lightning_modules.interleaved import Interleaved as Interleaved
     from .lightning_modules.objectives.correction import Correction as Correction
     from .lightning_modules.objectives.grpo_config import GRPOConfig as GRPOConfig
-    from .lightning_modules.policy.omni import Lora as Lora
+    from .lightning_modules.policy.adapters import Lora as Lora
     from .lightning_modules.policy.omni import OmniPolicy as OmniPolicy
     from .lightning_modules.rollout.engine import Rollout as Rollout
     from .lightning_modules.rollout.remote import VllmServer as VllmServer

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from ..configs.files import read_yaml
 from ..errors import InputError
+from ..lightning_modules.policy.adapters import Lora
 from ..lightning_modules.policy.memory import STRATEGIES, Lengths, Memory, measured, memory_of
-from ..lightning_modules.policy.omni import Lora
 
 _PARTS = ("weights", "gradients", "optimizer", "reference", "gathered", "activations", "sampling", "total")
 
