@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from earwitness.tests.commands.test_continuing import fit, names, rows, written
-from earwitness.tests.kills import ended, forked, meeting
+from earwitness.tests.forks import ended, forked, meeting
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 
