@@ -194,7 +194,9 @@ def test_after_a_run_signals_do_what_they_did_before(config, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_sigterm_while_the_model_is_exported_ends_with_143_all_the_same(config, straight, tmp_path, monkeypatch):
+def test_sigterm_while_the_model_is_exported_ends_at_once_and_it_is_exported_later(
+    config, straight, tmp_path, monkeypatch, capsys
+):
     from earwitness.lightning_modules.callbacks.outputs import ExportPolicy
 
     export = ExportPolicy.on_train_end
@@ -205,6 +207,10 @@ def test_sigterm_while_the_model_is_exported_ends_with_143_all_the_same(config, 
 
     monkeypatch.setattr(ExportPolicy, "on_train_end", interrupted)
     assert fit(config) == 143
+    assert not (tmp_path / "run" / "model").exists()
+    assert "SIGTERM after step 6: training was over; the same command does what is left" in capsys.readouterr().err
+    monkeypatch.setattr(ExportPolicy, "on_train_end", export)
+    assert fit(config) is None
     same(tmp_path / "run", straight)
 
 
