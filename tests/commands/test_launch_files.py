@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -29,17 +30,24 @@ def __getattr__(name: str):
     import lightning as L
 
     class DiesOnce(L.Callback):
-        """Ends rank 1 before its second step as a crash does, the first time; it comes back later than rank 0."""
+        """Ends rank 1 before its second step as a crash does, or its launcher by SIGTERM, the first time.
+
+        Writes down where each start meets.
+        """
 
         def __init__(self, mark: str) -> None:
             self.mark = Path(mark)
-            if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
-                time.sleep(4)  # rank 0 must not take the addresses of the ranks before for the present ones
+            if os.environ["RANK"] == "0":
+                with open(self.mark.with_name("ports"), "a") as file:
+                    file.write(f"{os.environ['MASTER_PORT']}\n")
 
         def on_train_batch_start(self, trainer, module, batch, *_) -> None:
             if batch.step == 1 and trainer.global_rank == 1 and not self.mark.exists():
                 self.mark.touch()
-                os._exit(17)
+                if self.mark.name == "died":
+                    os._exit(17)
+                os.kill(os.getppid(), signal.SIGTERM)
+                time.sleep(3)
 
     globals()["DiesOnce"] = DiesOnce
     return DiesOnce
@@ -86,18 +94,19 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_rank_that_dies_once_is_started_anew_and_the_weights_are_right(small, tmp_path) -> None:
+def test_a_rank_that_dies_once_is_started_anew_and_a_launcher_that_is_told_to_end_lets_it_save(small, tmp_path) -> None:
     script("lightning")
     runs = {}
-    for name in ("whole", "died"):
+    for name in ("whole", "died", "told", "told"):
+        again = name in runs
         out = runs[name] = tmp_path / name
         config = write_config(small, out)
         text = Path(config).read_text().replace("enable_checkpointing: false", "enable_checkpointing: true")
-        callbacks = SAVING.replace("OUT", str(out)).replace("\n", " ")
+        callbacks = SAVING.replace("OUT/died", f"{out}/{name}").replace("OUT", str(out)).replace("\n", " ")
         Path(config).write_text(re.sub(r"callbacks: \[.*\]", f"callbacks: {callbacks}", text))
+        out.mkdir(exist_ok=True)
         if name == "whole":
-            out.mkdir()
-            (out / "died").touch()
+            (out / name).touch()
         done = subprocess.run(
             ["bash", LAUNCH / "one_node.sh", "--config", config],
             env=environment() | {"DEVICES": "2", "RESTARTS": "1"},
@@ -105,6 +114,11 @@ def test_a_rank_that_dies_once_is_started_anew_and_the_weights_are_right(small, 
             text=True,
             timeout=400,
         )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    assert (runs["died"] / "died").exists()
-    same_weights(runs["whole"], runs["died"])
+        code = 143 if name == "told" and not again else 0
+        assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
+        if code:
+            assert done.stderr.count("SIGTERM after step 1: saved ") == 1 and "Traceback" not in done.stderr
+    ports = (runs["died"] / "ports").read_text().split()
+    assert len(set(ports)) == 2, "in a store of before, ranks find the addresses of those that died, every second time"
+    for name in ("died", "told"):
+        same_weights(runs["whole"], runs[name])
