@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import select
 import sys
@@ -34,6 +35,9 @@ COMMANDS: dict[str, tuple[ModuleType | None, str]] = {
     "serve": (serve, "a vLLM that samples completions; training processes send it their weights"),
     "report": (report, "write the HTML report of a finished run again"),
 }
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full, over the quota, over the largest size of a file
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,6 +83,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not _nobody_reads():  # another pipe, to a process or a server
             raise
         _end(141)  # as programs end that SIGPIPE ends
+    except OSError as error:
+        if error.errno not in _DISK or os.environ.get("EARWITNESS_TRACEBACK"):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}; make room, and start the same command again", file=sys.stderr)
+        _end(1)
     except SystemExit as end:  # argparse prints its help and leaves
         _end(end.code)
     except KeyboardInterrupt:

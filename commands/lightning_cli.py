@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from ..errors import InputError
 from ..lightning_modules.callbacks.progress import progress_bar
+from ..lightning_modules.connections import lost
 from . import continuing
 from .checks import check_questions, missing_path, trainer_reads
 from .explain import UsageError, merged, reason
@@ -146,5 +147,11 @@ class EarwitnessCLI(LightningCLI):
             torch.set_num_threads(threads)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        if not self.parse_only:
+        if self.parse_only:
+            return
+        try:
             super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            if (sentence := lost(error)) is None:
+                raise
+            raise InputError(sentence) from error

@@ -28,6 +28,7 @@ def _quiet() -> None:
         "LightningCLI's args parameter",
         "You defined a `validation_step` but have no `val_dataloader`",
         "Starting from v1.9.0, `tensorboardX`",
+        "It is recommended to use `self.log",  # with sync_dist: what is logged is of all ranks already
         "Using ModelCheckpoint with manual optimization",
         "You're resuming from a checkpoint that ended before the epoch ended",  # positions are the data module's
     ):

@@ -38,7 +38,7 @@ ROOMS = {
         strategies
         policy
         checkpoints
-        objectives ranks
+        objectives ranks connections
     """,
     "datamodules": """
         module

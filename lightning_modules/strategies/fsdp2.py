@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from ...errors import InputError
 from ..checkpoints import restore, shards
-from ..checkpoints.whole_file import WholeFile
+from ..checkpoints.whole_file import WholeFile, unwritten
 from ..policy.omni import OmniPolicy
 from ..policy.sharding import UNITS, shard, whole
 
@@ -118,19 +118,42 @@ class FSDP2(ModelParallelStrategy):
         return {"state": {}, "param_groups": state["param_groups"]}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Writes the trainer's file on rank 0, and beside it a folder of shards to which every rank writes its part."""
+        """Writes the trainer's file on rank 0, and beside it a folder of shards to which every rank writes its part.
+
+        InputError on all ranks where one cannot write.
+        """
         file = Path(self.broadcast(filepath))
         folder = shards.folder_for(file, checkpoint["global_step"])
+        partial = folder.with_name(f"{folder.name}.partial")
         trained = self._trained()
         tensors = {f"weights.{name}": parameter.detach() for name, parameter in trained.items()}
         for optimizer in self.optimizers:
             tensors |= shards.named_states(optimizer, list(trained))
-        shards.write(tensors, folder, self.is_global_zero, self.barrier)
-        if self.is_global_zero:
+        self._on_first(file, lambda: shards.begun(folder))
+        try:
+            shards.write(tensors, partial)
+        except OSError as error:
+            raise unwritten(file, error) from error
+
+        def finish() -> None:
+            shards.finished(partial, folder)
             whole_file = checkpoint | {shards.KEY: folder.name, "trained": list(trained)}
             self.checkpoint_io.save_checkpoint(whole_file, file, storage_options)
             shards.remove_others(file, folder)
-        self.barrier()
+
+        self._on_first(file, finish)
+
+    def _on_first(self, file: Path, act: Callable[[], Any]) -> None:
+        """Rank 0 does it, and the others wait; where it cannot, all of them raise the same InputError."""
+        failed = None
+        if self.is_global_zero:
+            try:
+                act()
+            except (InputError, OSError) as error:
+                failed = str(error if isinstance(error, InputError) else unwritten(file, error))
+        failed = self.broadcast(failed)
+        if failed:
+            raise InputError(failed)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Loads weights and optimizer of a checkpoint, sharded over any number of ranks or whole; returns the rest."""
