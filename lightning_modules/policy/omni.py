@@ -199,8 +199,12 @@ class OmniPolicy(nn.Module):
         embeddings: Tensor = self.base.get_input_embeddings()(ids)
         return embeddings
 
+    @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
-        """[N, V] float32 logits for the token after hidden states [N, H]; placeholder ids are -inf."""
+        """[N, V] float32 logits for the token after hidden states [N, H], to sample by: placeholder ids are -inf.
+
+        They carry no gradient; `forward` gives log-probs that do.
+        """
         logits = head_logits(hidden, self.head, 1.0)
         logits[:, self.suppressed] = -torch.inf
         return logits
