@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.weights import merged_weights
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.rollout.sampling import PolicyEngine
+from earwitness.lightning_modules.rollout.vllm_engine import VllmEngine
 from earwitness.lightning_modules.sft import SFT
 from earwitness.tests.grpo_parts import Kept
 from earwitness.tests.trainers import trainer_of
@@ -93,6 +95,18 @@ MORE = {
     "mirror-lora": lambda small: grpo(small, LORA, engine=Mirror(small.tiny)),
     "online": lambda small: online(small),
 }
+
+
+def vllm(small: Any, policy: dict[str, Any], sync: str) -> tuple[Any, AudioQuestions]:
+    """GRPO by a real vLLM in every process, which gets the weights in one of the ways to send them."""
+    engine = VllmEngine(max_model_len=1024, enforce_eager=True, max_num_seqs=32, sync=sync)  # type: ignore[arg-type]
+    return grpo(small, policy, engine=engine, rollout=Rollout(4, 1.5, 6, top_k=4, refill_rounds=1))
+
+
+VLLM = {
+    "vllm-full": lambda small: vllm(small, {}, "merged"),
+    "vllm-lora": lambda small: vllm(small, LORA, "adapter"),
+}
 ADAM = partial(torch.optim.AdamW, lr=1e-3)
 
 
@@ -103,6 +117,9 @@ def saved(small: Any, policy: dict[str, Any]) -> tuple[Any, AudioQuestions]:
 
 
 CASES_ADAM = {"adam-full": lambda small: saved(small, {}), "adam-lora": lambda small: saved(small, LORA)}
+
+
+KNOWN = CASES | CASES_ADAM | MORE | VLLM
 
 
 def small_of(root: Path) -> SimpleNamespace:
@@ -120,6 +137,12 @@ def whole_weights(policy: OmniPolicy) -> dict[str, torch.Tensor]:
             tensor = parameter.detach()
             found[name] = (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).clone()
     return found
+
+
+def digest(weights: dict[str, torch.Tensor]) -> str:
+    """The same for the same bits."""
+    parts = [weights[name].contiguous().view(torch.uint8).numpy().tobytes() for name in sorted(weights)]
+    return sha256(b"".join(parts)).hexdigest()
 
 
 class Saves(L.Callback):
@@ -141,7 +164,7 @@ def train(case: str, small: Any, out: Path, **options: Any) -> dict[str, Any]:
     torch.manual_seed(1)  # adapters begin at random
     case, _, action = case.partition("@")
     verb, _, path = action.partition("=")
-    module, data = (CASES | CASES_ADAM | MORE)[case](small)
+    module, data = KNOWN[case](small)
     kept = Kept()
     if verb == "save":
         options["callbacks"] = [Saves(path)]
@@ -153,7 +176,7 @@ def train(case: str, small: Any, out: Path, **options: Any) -> dict[str, Any]:
     logs = [{name: v for name, v in step.items() if not name.startswith("time/")} for step in kept.logs]
     trained = whole_weights(module.net)
     torch.manual_seed(1)
-    start = whole_weights((CASES | CASES_ADAM | MORE)[case](small)[0].make_policy())
+    start = whole_weights(KNOWN[case](small)[0].make_policy())
     moved = max(float((trained[name] - start[name]).abs().max()) for name in start)
     return {"weights": trained, "logs": logs, "validated": validated, "moved": moved}
 
@@ -185,6 +208,9 @@ def main(root: str, out: str, world: str, strategy: str, *cases: str) -> None:
     for case in cases:
         options = {"strategy": eval(strategy), "devices": int(world)}
         found = train(case, small_of(Path(root)), Path(out), **options)
+        digests: list[Any] = [None] * int(world)
+        torch.distributed.all_gather_object(digests, digest(found["weights"]))
+        assert len(set(digests)) == 1, f"{case}: the ranks have other weights each"
         if torch.distributed.get_rank() == 0:
             torch.save(found, Path(out) / f"{case.partition('@')[0]}.pt")
     torch.distributed.barrier()

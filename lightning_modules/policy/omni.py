@@ -77,6 +77,7 @@ class OmniPolicy(nn.Module):
         self.processor = OmniProcessor.from_pretrained(checkpoint)
         self.thinker = load_thinker(checkpoint, dtype, attention)
         self.dtype: torch.dtype = self.thinker.dtype
+        self.compute_dtype = self.dtype  # until a trainer's precision says otherwise, see `precision.py`
         self.share = True
         self.by_layers = gradient_checkpointing  # whether `forward` reads layer by layer, see `layers.py`
         self.recompute = gradient_checkpointing

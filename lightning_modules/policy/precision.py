@@ -67,6 +67,7 @@ def compute_in(policy: nn.Module, dtype: torch.dtype, training: bool = True) -> 
     """
     training = training or getattr(policy, "has_trained", False)
     policy.has_trained = training  # type: ignore[assignment]
+    policy.compute_dtype = dtype  # type: ignore[assignment]
     stored = torch.promote_types(dtype, torch.float32)
     for module in policy.modules():
         weights = {name: p for name, p in module._parameters.items() if p is not None and p.is_floating_point()}
