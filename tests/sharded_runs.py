@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,18 +109,30 @@ VLLM = {
     "vllm-lora": lambda small: vllm(small, LORA, "adapter"),
 }
 ADAM = partial(torch.optim.AdamW, lr=1e-3)
+MOMENTUM = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 
 
-def saved(small: Any, policy: dict[str, Any]) -> tuple[Any, AudioQuestions]:
-    """Supervised fine-tuning by AdamW, whose state has to be continued."""
-    module = SFT(partial(OmniPolicy, small.tiny, **policy), ADAM, micro_batch_size=2)
+def grouped(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Matrices decay, vectors do not: two groups, in another order than the policy's own."""
+    matrices, vectors = ([p for p in parameters if (p.ndim > 1) == wanted] for wanted in (True, False))
+    groups: list[dict[str, Any]] = [{"params": vectors, "weight_decay": 0.0}, {"params": matrices}]
+    return torch.optim.SGD(groups, lr=0.05, momentum=0.9, weight_decay=0.1)
+
+
+def saved(small: Any, policy: dict[str, Any], optimizer: Any) -> tuple[Any, AudioQuestions]:
+    """Supervised fine-tuning by an optimizer whose state has to be continued."""
+    module = SFT(partial(OmniPolicy, small.tiny, **policy), optimizer, micro_batch_size=2)
     return module, data_of(small, "sft", pool={"label": "weak"}, budget={"samples": 16})
 
 
-CASES_ADAM = {"adam-full": lambda small: saved(small, {}), "adam-lora": lambda small: saved(small, LORA)}
+CONTINUED = {
+    "groups-full": lambda small: saved(small, {}, grouped),
+    "momentum-lora": lambda small: saved(small, LORA, MOMENTUM),
+    "adam-lora": lambda small: saved(small, LORA, ADAM),
+}
 
 
-KNOWN = CASES | CASES_ADAM | MORE | VLLM
+KNOWN = CASES | CONTINUED | MORE | VLLM
 
 
 def small_of(root: Path) -> SimpleNamespace:
@@ -145,6 +158,21 @@ def digest(weights: dict[str, torch.Tensor]) -> str:
     return sha256(b"".join(parts)).hexdigest()
 
 
+class Rows(L.Callback):
+    """Which rows every step had, in the order of the batch over all ranks."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[int]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        own = [sample.row for sample in batch.samples if sample.weight > 0]
+        shares: list[Any] = [own] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(shares, own)
+        dealt = zip_longest(*shares)  # the first rank has the first row, the second the next, ...
+        self.steps.append([row for round_ in dealt for row in round_ if row is not None])
+
+
 class Saves(L.Callback):
     """Saves the run after its second step, to a path."""
 
@@ -165,10 +193,16 @@ def train(case: str, small: Any, out: Path, **options: Any) -> dict[str, Any]:
     case, _, action = case.partition("@")
     verb, _, path = action.partition("=")
     module, data = KNOWN[case](small)
-    kept = Kept()
+    kept, rows = Kept(), Rows()
     if verb == "save":
         options["callbacks"] = [Saves(path)]
-    callbacks: list[L.Callback] = [kept, SilentProbe(1), ExportPolicy(str(out / case)), *options.pop("callbacks", [])]
+    callbacks: list[L.Callback] = [
+        kept,
+        rows,
+        SilentProbe(1),
+        ExportPolicy(str(out / case)),
+        *options.pop("callbacks", []),
+    ]
     trainer = trainer_of(out, callbacks=callbacks, **options)
     trainer.fit(module, data, ckpt_path=path if verb == "load" else None)
     trainer.limit_val_batches = 1.0
@@ -178,7 +212,7 @@ def train(case: str, small: Any, out: Path, **options: Any) -> dict[str, Any]:
     torch.manual_seed(1)
     start = whole_weights(KNOWN[case](small)[0].make_policy())
     moved = max(float((trained[name] - start[name]).abs().max()) for name in start)
-    return {"weights": trained, "logs": logs, "validated": validated, "moved": moved}
+    return {"weights": trained, "logs": logs, "validated": validated, "moved": moved, "rows": rows.steps}
 
 
 def launch(root: Path, out: Path, world: int, strategy: str, *cases: str, timeout: float = 300) -> dict[str, Any]:

@@ -35,9 +35,9 @@ _ADAPTER = "default"
 def merged_weights(policy: OmniPolicy, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of the whole thinker, adapters merged, named as by `thinker_state`; detached, on its own device.
 
-    All have this dtype, by default the one that the policy was loaded in. An adapted layer's weight is W + s B A, computed when its turn
-    comes: the only copy is of one layer (Hu et al. 2021, eq. 3). Other weights are not copied: use each before asking
-    for the next.
+    All have this dtype, by default the one that the policy was loaded in. An adapted layer's weight is W + s B A,
+    computed when its turn comes: the only copy is of one layer (Hu et al. 2021, eq. 3). Other weights are not copied:
+    use each before asking for the next.
     """
     return _read(policy, dtype or policy.dtype, merge=True)
 

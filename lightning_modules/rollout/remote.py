@@ -100,7 +100,9 @@ class VllmServer(Engine):
             if self.sync_mode == "adapter":
                 sent = self._send(policy, "adapter", self.version, adapter_weights(policy), adapter_config(policy))
             else:
-                sent = self._send(policy, "merged", self.version, without_vision(merged_weights(policy, policy.compute_dtype)))
+                sent = self._send(
+                    policy, "merged", self.version, without_vision(merged_weights(policy, policy.compute_dtype))
+                )
             failure = self._from_rank_0(sent)
         if failure:
             raise InputError(failure)
