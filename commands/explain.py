@@ -148,6 +148,9 @@ def _shortened(text: str) -> str:
     lines = [line.strip(" -") for line in said.splitlines()]
     noise = re.compile("Subtypes:|Errors:|Given value|Does not validate|Expected a path|Problem with given class_path")
     told = [line for line in lines if line and not noise.match(line)]
+    if text.startswith("Does not validate"):  # one bullet for each type; a class that refused says more than the rest
+        bullets = re.findall(r"^  - (.*)$", text, re.MULTILINE)
+        told = [line for line in bullets if not line.startswith(("Not a valid subclass of", "Expected a"))] + told
     return _line(": ".join([".".join(keys), told[0] if told else said.strip()] if keys else told[:1]) or text)
 
 

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from omegaconf import OmegaConf
 
 from .. import __version__
+from ..lightning_modules.checkpoints.logs import tell
 
 _PACKAGES = ("torch", "lightning", "transformers", "peft", "numpy", "triton", "vllm", "webdataset")
 _SECRET = {"key", "apikey", "token", "secret", "password", "passwd", "pwd", "credential", "credentials", "auth"}
@@ -93,7 +94,7 @@ class RunFacts(L.Callback):
         facts = {"configuration": self.configuration, "curriculum": curriculum, "versions": versions()}
         facts["command"] = " ".join(masked(sys.argv, self.secrets))
         for logger in trainer.loggers:
-            logger.log_hyperparams(facts)
+            tell(logger, facts)
         # not the trainer's `log_dir`, which all ranks must ask for together
         folder = Path(next((str(one.log_dir) for one in trainer.loggers if getattr(one, "log_dir", None)), self.folder))
         folder.mkdir(parents=True, exist_ok=True)

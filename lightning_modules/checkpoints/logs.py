@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
@@ -27,12 +28,23 @@ def continued(loggers: Iterable[Logger], versions: Mapping[str, Any], step: int 
         if hasattr(logger, "_wandb_init"):
             logger._wandb_init |= {"id": version, "resume": "allow"}
             logger._id = version
+        elif getattr(logger, "_run_id", "") is None:  # MLflow's
+            logger._run_id = version
         elif getattr(logger, "_version", "") is None:
             logger._version = version
         if step is not None and isinstance(getattr(logger, "_kwargs", None), dict):  # TensorBoard's
             logger._kwargs.setdefault("purge_step", step)
         if isinstance(logger, CSVLogger):
             logger._experiment = _Continued(logger.log_dir)
+
+
+def tell(logger: Any, facts: Mapping[str, Any]) -> None:
+    """Gives a logger what a run is; MLflow only what is new to it, for it refuses other values for what it was told."""
+    if hasattr(logger, "_run_id"):
+        known = logger.experiment.get_run(logger.run_id).data.params
+        flat = _flatten_dict(_convert_params(dict(facts)))
+        facts = {name: value for name, value in flat.items() if name not in known}
+    logger.log_hyperparams(facts)
 
 
 def cut(loggers: Iterable[Logger], step: int) -> None:

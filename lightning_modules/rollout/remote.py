@@ -100,7 +100,9 @@ class VllmServer(Engine):
             if self.sync_mode == "adapter":
                 sent = self._send(policy, "adapter", self.version, adapter_weights(policy), adapter_config(policy))
             else:
-                sent = self._send(policy, "merged", self.version, without_vision(merged_weights(policy)))
+                sent = self._send(
+                    policy, "merged", self.version, without_vision(merged_weights(policy, policy.compute_dtype))
+                )
             failure = self._from_rank_0(sent)
         if failure:
             raise InputError(failure)
@@ -139,7 +141,7 @@ class VllmServer(Engine):
             except InputError as error:
                 failure = str(error)
         if self._from_rank_0(bool(lacking)):
-            weights = without_vision(base_weights(policy))
+            weights = without_vision(base_weights(policy, policy.compute_dtype))
             failure = failure or self._send(policy, "base", f"{self._run}.base", weights, urls=lacking)
         return failure
 

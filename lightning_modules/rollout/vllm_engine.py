@@ -56,7 +56,7 @@ class VllmEngine(Engine):
         gpu_memory_utilization: share of the device's memory that vLLM may take, weights included.
         max_model_len: positions of the longest prompt and completion together.
         tensor_parallel_size: devices for one engine; more than one only with a single training process.
-        dtype: of vLLM's weights; "auto" is the policy's. Another dtype makes ratios differ from 1.
+        dtype: of vLLM's weights; "auto" is that which the policy computes in. Another dtype makes ratios differ from 1.
         enforce_eager: no CUDA graphs: slower, starts sooner. max_num_seqs: completions sampled at once.
         sync: "merged" sends all weights, adapters added; "adapter" sends the adapters alone and needs policy.lora.
         sleep: gives the device's memory back between rollouts; needs a GPU.
@@ -101,7 +101,7 @@ class VllmEngine(Engine):
         device = policy.suppressed.device
         if self.sleeps and device.type != "cuda":
             raise InputError("engine.sleep: only a GPU's memory can be given back; set sleep: false")
-        dtype = str(policy.head.dtype).removeprefix("torch.") if self.dtype == "auto" else self.dtype
+        dtype = str(policy.compute_dtype).removeprefix("torch.") if self.dtype == "auto" else self.dtype
         more: dict[str, Any] = {}
         if self.sync_mode == "adapter":
             more["max_lora_rank"] = int(adapter_config(policy)["r"])
@@ -151,7 +151,7 @@ class VllmEngine(Engine):
         if self.sync_mode == "adapter":
             self.update_weights(lambda: self.load_adapter(adapter_weights(policy), adapter_config(policy)))
         else:
-            self.update_weights(lambda: self.load_weights(merged_weights(policy)))
+            self.update_weights(lambda: self.load_weights(merged_weights(policy, policy.compute_dtype)))
 
     def update_weights(self, change: Callable[[], None]) -> None:
         """Loads weights by calling `change`, vLLM awake and its caches empty afterwards; until then nothing is sampled.

@@ -135,6 +135,12 @@ WRONG = [
         "trainer.callbacks[0].init_args: Invalid value for save_top_k=-5. Must be >= -1",
     ),
     ("trainer.callbacks=[3]", 2, "trainer.callbacks: Not a valid subclass of Callback"),
+    (
+        "trainer.logger=[{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: x}}, "
+        "{class_path: earwitness.tests.lab_logger.Unreachable}]",
+        1,
+        "nobody answers at http://nowhere",
+    ),
     ("threads=x", 2, "threads must be a whole number, got 'x'"),
     ("seed_everything=x", 2, "seed_everything must be true or false or a whole number or null, got 'x'"),
     ("paths.dat=x", 2, "paths: unknown key 'dat'; did you mean 'data'?"),
