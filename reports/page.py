@@ -14,11 +14,13 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 # Control characters, and those that turn the direction of what follows or cannot be seen.
-_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 def seen(text: str) -> str:
-    """The text with its code points, like ⟨U+202E⟩, for characters that cannot be seen or turn the reading direction."""
+    """The text with code points, like ⟨U+202E⟩, for what cannot be seen or turns the reading direction."""
     return _UNSEEN.sub(lambda found: f"⟨U+{ord(found.group()):04X}⟩", text)
 
 
@@ -56,8 +58,8 @@ def page_of(title: str, parts: Iterable[str], script: str = "", behind: str = ""
     )
     run = "".join(f"<script>{one}</script>\n" for one in scripts)
     return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{bar}\n<main id="content">\n<h1>{plain(title)}</h1>\n'
-        f"{body}\n</main>\n{run}{behind}</body></html>\n"
+        f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{bar}\n<main id="content">\n'
+        f"<h1>{plain(title)}</h1>\n{body}\n</main>\n{run}{behind}</body></html>\n"
     )
 
 
@@ -82,7 +84,7 @@ def table_of(head: Sequence[str], rows: Iterable[str], title: str = "") -> str:
     caption = f'<caption class="hidden">{title}</caption>' if title else ""
     columns = "".join(f'<th scope="col">{name}</th>' for name in head)
     body = "\n".join(rows)
-    return f'<div class="table" tabindex="0"><table>{caption}<thead><tr>{columns}</tr></thead><tbody>\n{body}</tbody></table></div>'
+    return f'<div class="table"><table>{caption}<thead><tr>{columns}</tr></thead><tbody>\n{body}</tbody></table></div>'
 
 
 def row_of(cells: Iterable[str], kind: str = "") -> str:
