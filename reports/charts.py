@@ -88,7 +88,7 @@ def short(words: str, most: int = 40) -> str:
 
 def percent(value: float) -> str:
     """A share in [0, 1] in whole percent, a dash where it is missing."""
-    return f"{100 * value:.0f} %" if isfinite(value) else "-"
+    return f"{100 * value:.0f}\u00a0%" if isfinite(value) else "-"
 
 
 def dumbbells(title: str, rows: Sequence[Pair]) -> str:
@@ -171,9 +171,18 @@ def groups(title: str, names: Sequence[str], series: Sequence[Series]) -> str:
 
 
 def lines(
-    title: str, series: Sequence[Series], axis: str, low: float = 0.0, high: float | None = None, shares: bool = True
+    title: str,
+    series: Sequence[Series],
+    axis: str,
+    low: float = 0.0,
+    high: float | None = None,
+    shares: bool = True,
+    span: tuple[float, float] | None = None,
 ) -> str:
-    """Lines with bands over one axis; shares: values are shown in percent."""
+    """Lines with bands over one axis; shares: values are shown in percent. span: ends of the axis, if not the data's.
+
+    "" without values.
+    """
     drawn = [one for one in series if one.values]
     if not drawn:
         return ""
@@ -181,7 +190,7 @@ def lines(
     top = high if high is not None else max(1e-9, *(y for one in drawn for _, y in one.values))
     ticks = (0.0, 0.25, 0.5, 0.75, 1.0) if shares and top == 1 and low == 0 else _ticks(top)
     height, left, bottom = 196.0, 42.0, 162.0
-    right, begin, end = WIDTH - 12, min(xs), max(xs)
+    right, (begin, end) = WIDTH - 12, span or (min(xs), max(xs))
     scale = (bottom - 10) / (ticks[-1] - low)
 
     def at(x: float, y: float) -> tuple[float, float]:

@@ -83,7 +83,7 @@ def contribution_section(tally: Tally) -> Section | None:
             "needed, without raising the line in silence; the gap between the lines is the contribution.</p>"
         )
         break
-    return Section("Contribution of the audio", text + charts(figures)) if figures else None
+    return Section("Contribution", text + charts(figures)) if figures else None
 
 
 _MEANING = {
@@ -127,7 +127,9 @@ def _by_bin(tally: Tally, values: np.ndarray, measure: str) -> list[str]:
                     points.append((float(edges[b] + edges[b + 1]) / 2, band[0]))
                     bands.append(band)
             series.append(Series("with audio" if condition == "audio" else "in silence", colour, points, bands))
-        figures.append(lines(f"{name}: right answers by {measure}", series, measure, 0.0, 1.0))
+        figures.append(
+            lines(f"{name}: right answers by {measure}", series, measure, 0.0, 1.0, span=(edges[0], edges[-1]))
+        )
     return figures
 
 
@@ -155,7 +157,7 @@ def answers_section(tally: Tally) -> Section | None:
     head = ("model", "heard", "questions of type", "most frequent answers (share of the right ones)")
     text = "<p>Where the picked options stood when they were shown, beside the right ones.</p>"
     return Section(
-        "What is answered", text + charts(figures) + folded("Texts", table_of(head, rows)) + _outcomes(tally)
+        "What is answered", text + charts(figures) + folded("Texts", table_of(head, rows, left=4)) + _outcomes(tally)
     )
 
 
@@ -166,7 +168,7 @@ def _outcomes(tally: Tally) -> str:
         for (voter, condition), counts in tally.outcomes.items()
     ]
     text = "<p>Accuracies are shares of all answers: what is unfinished, unreadable or missing is not right.</p>"
-    return table_of(("model", "heard", *OUTCOMES), rows, "Outcomes") + text
+    return table_of(("model", "heard", *OUTCOMES), rows, "Outcomes", left=2) + text
 
 
 def model_sections(tally: Tally) -> list[Section]:

@@ -169,7 +169,7 @@ def _gain_table(found: Sequence[Gain]) -> str:
         cells += ["-" if isnan(gain.quiet[0]) else html_of(points(gain.quiet)), f"{gain.gained:,}", f"{gain.lost:,}"]
         rows.append(row_of([*cells, f"{gain.p:.2g}", f"{gain.holm:.2g}"]))
     head = ("models", "questions", "n", "with audio, points", "in silence", "gained", "lost", "McNemar mid-p", "Holm")
-    return table_of(head, rows, "What changed")
+    return table_of(head, rows, "What changed", left=2)
 
 
 def accuracy_section(tally: Tally) -> Section:
@@ -195,7 +195,9 @@ def accuracy_section(tally: Tally) -> Section:
         if group in groups and drawn:
             figures.append(dumbbells(f"{title_of(group)}, n = {int(rows.sum()):,}", drawn))
     head = ("questions", "model", "n", "with audio", "in silence", "contribution", "audio hurts")
-    numbers = table_of((*head, "best constant answer", "even guess"), table, "Accuracy with and without the audio")
+    numbers = table_of(
+        (*head, "best constant answer", "even guess"), table, "Accuracy with and without the audio", left=2
+    )
     return Section(
         "With and without the audio",
         charts(figures) + _luck() + _constants(tally) + _weak(tally) + folded("Numbers", numbers),

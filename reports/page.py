@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+QUESTIONS = "questions"  # the heading of the explorer; the bar on top begins with it
 _HERE = Path(__file__).parent
 # Control characters, and those that turn the direction of what follows or cannot be seen.
 _UNSEEN = re.compile(
@@ -43,8 +44,10 @@ def page_of(title: str, parts: Iterable[str], script: str = "", behind: str = ""
         f"default-src 'none'; script-src {' '.join(map(_hashed, scripts))}; style-src {_hashed(style)}; "
         f"media-src {media}; base-uri 'none'; form-action 'none'"
     )
+    parts_of = re.findall(r'<h2 id="([\w-]+)">(.*?)</h2>', body)
+    parts_of.sort(key=lambda part: part[0] != QUESTIONS)
     links = "".join(
-        f'<a href="#{name}">{words}</a>' for name, words in re.findall(r'<h2 id="([\w-]+)">(.*?)</h2>', body)
+        f'<a{" class=first" if name == QUESTIONS else ""} href="#{name}">{words}</a>' for name, words in parts_of
     )
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -79,12 +82,17 @@ def heading(title: str) -> str:
     return f'<h2 id="{name}">{plain(title)}</h2>'
 
 
-def table_of(head: Sequence[str], rows: Iterable[str], title: str = "") -> str:
-    """A table of a heading per column, and of rows from `row_of`; title: what screen readers call it."""
+def table_of(head: Sequence[str], rows: Iterable[str], title: str = "", left: int = 1) -> str:
+    """A table of a heading per column, and of rows from `row_of`; title: what screen readers call it.
+
+    left: how many of the first columns hold text and not numbers.
+    """
     caption = f'<caption class="hidden">{title}</caption>' if title else ""
     columns = "".join(f'<th scope="col">{name}</th>' for name in head)
     body = "\n".join(rows)
-    return f'<div class="table"><table>{caption}<thead><tr>{columns}</tr></thead><tbody>\n{body}</tbody></table></div>'
+    kind = f' class="left{left}"' if left > 1 else ""
+    inside = f"{caption}<thead><tr>{columns}</tr></thead><tbody>\n{body}</tbody>"
+    return f'<div class="table"><table{kind}>{inside}</table></div>'
 
 
 def row_of(cells: Iterable[str], kind: str = "") -> str:

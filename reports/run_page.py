@@ -105,7 +105,7 @@ def _further(result: dict[str, Any]) -> list[Section]:
     """Training, composition, labels against the truth, and settings."""
     found = [training_section(result.get("logs") or {}), composition_section(result.get("composition") or {})]
     if result.get("labels"):
-        found.append(Section("Labels against the planted truth", _label_table(result["labels"])))
+        found.append(Section("Labels and truth", _label_table(result["labels"])))
     settings = settings_of(result.get("logs") or {})
     found += [Section("Settings", settings)] if settings else []
     return [section for section in found if section is not None]
@@ -148,7 +148,7 @@ def _accuracies(result: dict[str, Any]) -> Section:
             cells += [html_of(share(g["audio"])), html_of(share(g["silence"])), html_of(points(g["contribution"]))]
             rows.append(row_of([*cells, f"{int(g['silence_only']):,}"], "sum" if number == 0 else ""))
     head = ("questions", "model", "n", "with audio", "with silence", "contribution", "audio hurts")
-    html = charts(figures) + table_of(head, rows) + _verdict_table(models)
+    html = charts(figures) + table_of(head, rows, left=2) + _verdict_table(models)
     return Section("With and without the audio", html)
 
 
@@ -160,7 +160,7 @@ def _verdict_table(models: dict[str, Any]) -> str:
             kinds = tuple(counts)
             rows.append(row_of([plain(name), plain(heard), *(f"{int(count):,}" for count in counts.values())]))
     text = "<p>Accuracies are shares of all answers: what is unfinished or unreadable is not right.</p>"
-    return table_of(("model", "heard", *map(plain, kinds)), rows) + text if rows else ""
+    return table_of(("model", "heard", *map(plain, kinds)), rows, left=2) + text if rows else ""
 
 
 def _gains(result: dict[str, Any]) -> Section:
@@ -173,7 +173,7 @@ def _gains(result: dict[str, Any]) -> Section:
         cells += [f'<b class="{kind}">{html_of(points(gain["difference"]))}</b>', f"{int(gain['gained']):,}"]
         rows.append(row_of([*cells, f"{int(gain['lost']):,}", f"{float(gain['p']):.2g}", f"{p:.2g}"]))
     head = ("models", "questions", "with audio, points", "gained", "lost", "McNemar mid-p", "Holm")
-    return Section("What changed", table_of(head, rows) if rows else "<p>One model: nothing to compare.</p>")
+    return Section("What changed", table_of(head, rows, left=2) if rows else "<p>One model: nothing to compare.</p>")
 
 
 def _label_table(labels: dict[str, Any]) -> str:

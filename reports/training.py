@@ -95,7 +95,7 @@ def composition_section(stages: Mapping[str, Mapping[str, int]]) -> Section | No
         return None
     colours = {label: colour_of(label, 5) for parts in stages.values() for label in parts}
     rows = {name: dict(parts) for name, parts in stages.items()}
-    return Section("What each stage was dealt", charts([stacked("Questions by label", rows, colours)]))
+    return Section("Stages", charts([stacked("Questions dealt to each stage, by label", rows, colours)]))
 
 
 def settings_of(logs: Mapping[str, str]) -> str:
