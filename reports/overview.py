@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import isnan
+from typing import Any
 
 import numpy as np
 
@@ -100,7 +101,7 @@ def _known(tally: Tally, name: str, condition: str) -> Verdict:
     return Verdict("What does it know?", share(value), because, tone)
 
 
-def _matched(tally: Tally, *columns: Floats) -> list[Floats]:
+def _matched(tally: Tally, *columns: Floats) -> list[Any]:
     """The columns [N], and the recordings, of the questions that all were asked."""
     rows = np.all([~np.isnan(column) for column in columns], axis=0)
     return [*(column[rows] for column in columns), tally.cluster[rows]]

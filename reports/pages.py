@@ -54,10 +54,10 @@ def write_page(
 def _head(overview: Overview) -> Iterable[str]:
     if overview.lead:
         yield f'<p class="lead">{plain(overview.lead)}</p>'
-    for text in overview.warnings:
-        yield f'<p class="warning"><b>Warning.</b> {plain(text.rstrip("."))}.</p>'
     if overview.verdicts:
         yield f'<div class="verdicts">{"".join(map(_verdict, overview.verdicts))}</div>'
+    for text in overview.warnings:
+        yield f'<p class="warning"><b>Warning.</b> {plain(text.rstrip("."))}.</p>'
 
 
 def _verdict(verdict: Verdict) -> str:
@@ -102,7 +102,7 @@ def _data(items: Sequence[Item], compare: Sequence[tuple[str, str]], sounds: Sou
                 seen(item.id),
                 seen(item.question),
                 choices,
-                list(item.choices).index(item.answer) if item.answer in item.choices else None,
+                list(item.choices).index(str(item.answer)) if item.answer in item.choices else None,
                 [names.at(item.facts.get(name, "")) for name, names in facts.items()],
                 [_finite(item.numbers.get(name)) for name in numbers],
                 -1 if item.audio is None else sounds.places[item.audio.id],

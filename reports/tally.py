@@ -111,10 +111,11 @@ class Tally:
                 right, truth = reply.outcome == OUTCOMES[0], (answer - turn) % len(choices)
                 rows.append((place, shown, truth, option, answer, len(choices), right, text, item))
         columns = list(zip(*rows, strict=True)) if rows else [()] * 9
-        numbers = [np.array(column, np.int64) for column in columns[:6]]
+        numbers: list[Ints] = [np.array(column, np.int64) for column in columns[:6]]
+        question, shown_at, truth_at, picked, right_one, count = numbers
         truths = [str(item.answer).strip().lower() for item in columns[8]]
-        kinds = [kind_of(item) for item in columns[8]]
-        return Picks(*numbers, np.array(columns[6], bool), columns[7], truths, kinds)
+        kinds, right_ones = [kind_of(item) for item in columns[8]], np.array(columns[6], bool)
+        return Picks(question, shown_at, truth_at, picked, right_one, count, right_ones, columns[7], truths, kinds)
 
     def constants(self) -> list[str]:
         """A sentence for every voter and condition whose answers are constant."""
