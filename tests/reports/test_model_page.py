@@ -12,12 +12,14 @@ import pytest
 
 from earwitness.curriculum.evaluation.evaluate import evaluate
 from earwitness.curriculum.table import read_arrow, write_arrow
+from earwitness.datamodules.audio.waves import wav_bytes
 from earwitness.reports.contribution import contribution_section, moves_section
 from earwitness.reports.model_page import write_model_page
 from earwitness.reports.overview import accuracy_section, gain_section, gains, verdicts
 from earwitness.reports.records import Item, Reply
 from earwitness.reports.run_page import build_report
 from earwitness.reports.tally import Tally
+from earwitness.tests.places import ROOT
 
 CHOICES = ("a", "b", "c", "d")
 
@@ -160,6 +162,20 @@ def test_results_whose_questions_are_gone_have_a_page_that_says_so(run, tmp_path
     (tmp_path / "old.json").write_text(json.dumps(content))
     text = Path(build_report(str(tmp_path / "old.json"))["report"]).read_text()
     assert "These results do not say where their answers lie" in text and "With and without the audio" in text
+
+
+def test_the_page_that_the_documentation_makes(tmp_path, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "pages.md").read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("dog.wav").write_bytes(wav_bytes(np.full(16_000 * 6, 0.1, np.float32)))
+    exec(code[1], {})
+    found = data_of("page.html")
+    assert found["clips"] == [{}] and found["items"][0][:4] == [
+        "mine/1",
+        "Which animal is heard?",
+        ["a dog", "a cat"],
+        0,
+    ]
 
 
 def test_a_share_of_many_questions_is_drawn_by_their_identity(run, small):
