@@ -251,19 +251,23 @@ def _weak(tally: Tally) -> str:
     weak, strong = tally.groups.get("label=weak"), tally.groups.get("label=strong")
     if weak is None or strong is None or not tally.paired:
         return ""
-    last = tally.paired[-1]
-    shown = [
-        [float(np.nanmean(_within(tally.of(last, heard), rows))) for heard in ("audio", tally.silent)]
-        for rows in (weak, strong)
-    ]
-    (a, s), (b, t) = shown
-    if not a - s > b - t:
+    said = []
+    for name in tally.paired[1:] or tally.paired:
+        (a, s), (b, t) = (
+            [float(np.nanmean(_within(tally.of(name, heard), rows))) for heard in ("audio", tally.silent)]
+            for rows in (weak, strong)
+        )
+        if a - s > b - t:
+            said.append(
+                f"{plain(name)}: {percent(a)} - {percent(s)} = {100 * (a - s):+.1f} points against "
+                f"{percent(b)} - {percent(t)} = {100 * (b - t):+.1f}"
+            )
+    if not said:
         return ""
-    sums = f"{percent(a)} - {percent(s)} = {100 * (a - s):+.1f} points against {percent(b)} - {percent(t)} = "
     return (
-        '<p class="note"><b>Why the audio contributes more to weak questions</b> than to strong ones: '
-        f"for {plain(last)}, {sums}{100 * (b - t):+.1f}. This is no contradiction. “Weak” says that the voters, other "
-        "models before this training, could do without the audio. The contribution says what this model does better "
-        "with it than without: training on weak questions, heard with their recordings, teaches hearing too, and they "
-        "are often the easier ones to hear.</p>"
+        '<p class="note"><b>Why the audio contributes more to weak questions</b> than to strong ones '
+        f"({'; '.join(said)}). This is no contradiction. “Weak” says that the voters, other models before this "
+        "training, could do without the audio. The contribution says what this model does better with it than without: "
+        "training on weak questions, heard with their recordings, teaches hearing too, and they are often the easier "
+        "ones to hear.</p>"
     )

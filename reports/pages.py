@@ -21,7 +21,7 @@ def write_page(
     items: Sequence[Item] = (),
     compare: Sequence[tuple[str, str]] = (),
     embed_mb: float = 40.0,
-    beside_mb: float = 200.0,
+    beside_mb: float = 100.0,
 ) -> Path:
     """Writes the page; returns where it is.
 
@@ -47,7 +47,9 @@ def write_page(
     if overview.about:
         made = json.dumps(overview.about, indent=1, default=str, ensure_ascii=False)
         parts += [heading("How it was made"), folded("Files, settings and versions", f"<pre>{plain(made)}</pre>")]
-    target.write_text(page_of(overview.title, parts, script, behind, media), encoding="utf-8")
+    scratch = target.with_name(target.name + ".partial")
+    scratch.write_text(page_of(overview.title, parts, script, behind, media), encoding="utf-8")
+    scratch.replace(target)
     return target
 
 
