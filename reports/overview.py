@@ -77,7 +77,7 @@ def _lost(tally: Tally, first: str, last: str) -> Verdict:
     because += (
         "Groups that fell: " + ", ".join(title_of(row.group) for row in fell) if fell else "No group of questions fell"
     )
-    return Verdict("What did it lose?", f"{lost:,} questions", because + ".", "bad" if fell else "plain")
+    return Verdict("What did it lose?", _questions(lost), because + ".", "bad" if fell else "plain")
 
 
 def _of_one(tally: Tally, name: str) -> list[Verdict]:
@@ -88,7 +88,7 @@ def _of_one(tally: Tally, name: str) -> list[Verdict]:
     return [
         _known(tally, name, "audio"),
         Verdict("From hearing?", _points(heard), hears, _tone(heard)),
-        Verdict("What does the audio spoil?", f"{int(((a <= 0.5) & (s > 0.5)).sum()):,} questions", hurts),
+        Verdict("What does the audio spoil?", _questions(int(((a <= 0.5) & (s > 0.5)).sum())), hurts),
     ]
 
 
@@ -105,6 +105,10 @@ def _matched(tally: Tally, *columns: Floats) -> list[Any]:
     """The columns [N], and the recordings, of the questions that all were asked."""
     rows = np.all([~np.isnan(column) for column in columns], axis=0)
     return [*(column[rows] for column in columns), tally.cluster[rows]]
+
+
+def _questions(count: int) -> str:
+    return f"{count:,} question{'' if count == 1 else 's'}"
 
 
 def _points(value: Sequence[float]) -> str:

@@ -84,6 +84,19 @@ def test_luck_is_that_of_the_very_questions():
     assert "set: x, n = 20" in html and "best constant answer 100\u00a0%" in html and "25\u00a0%" in html
 
 
+def test_in_all_orders_no_place_is_better_than_another():
+    """Answers always stand first in the file, and are as many texts as questions; each was asked in all four orders."""
+    items = []
+    for n in range(24):
+        options = (f"right {n}", "b", "c", "d")
+        replies = [Reply("m", "audio", options[1], options[1], "wrong", turn) for turn in range(4)]
+        items.append(Item(f"q/{n}", "Which?", options, options[0], replies=replies))
+    tally = Tally(items)
+    assert tally.constant(tally.groups["all"]) == 0.25
+    first = Tally([Item(**{**vars(one), "replies": one.replies[:1]}) for one in items])
+    assert first.constant(first.groups["all"]) == 1.0
+
+
 def test_a_higher_contribution_of_weak_questions_is_explained(tally):
     """Weak ones all heard: 100 - 25; strong ones half: 50 - 25."""
     html = accuracy_section(tally).html
