@@ -165,6 +165,15 @@ def test_the_files_of_a_run_become_its_questions(run):
         assert picks[0, 0] == picks[1, 1] == (3, -1), "unreadable: no option"
 
 
+def test_a_run_is_found_from_another_folder(run, tmp_path, monkeypatch):
+    """Paths are written from the working folder of the run, here the one above it."""
+    content = json.loads((run / "results.json").read_text())
+    content["files"]["answers"] = {name: f"{run.name}/{name}.arrow" for name in ("bad", "good")}
+    (run / "moved.json").write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    assert len(data_of(build_report(str(run / "moved.json"), "page.html")["report"])["items"]) == 16
+
+
 def test_results_whose_questions_are_gone_have_a_page_that_says_so(run, tmp_path):
     content = json.loads((run / "results.json").read_text())
     content["files"]["answers"]["bad"] = str(tmp_path / "gone.arrow")
