@@ -14,7 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from earwitness.datamodules.batch import Prompts, Sample
 from earwitness.datamodules.questions.question import parse_question
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.adapters import Lora
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.sharding import clip_gradients, shard, whole
 from earwitness.lightning_modules.policy.weights import adapter_weights, merged_weights
 from earwitness.tests.lightning_modules.policy.test_policy import CLIP_OF_ROW, CLIPS, RECORDS

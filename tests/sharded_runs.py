@@ -22,7 +22,8 @@ from earwitness.lightning_modules.callbacks.outputs import ExportPolicy
 from earwitness.lightning_modules.callbacks.silent_probe import SilentProbe
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.adapters import Lora
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.weights import merged_weights
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.rollout.sampling import PolicyEngine

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from earwitness.lightning_modules.policy.adapters import Lora
 from earwitness.lightning_modules.policy.export import policy_weights, write_policy
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.rollout.vllm_engine import VllmEngine
 from earwitness.tests.vllm_rollouts import ROLLOUT, SIZE, gap, keys, perturb, questions
 from earwitness.tests.whole_omni import build_whole

@@ -22,7 +22,8 @@ import torch
 from earwitness.datamodules.batch import Batch, Sample
 from earwitness.datamodules.questions.question import parse_question
 from earwitness.errors import InputError
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.adapters import Lora
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Completions, Rollout, completion_keys
 from earwitness.lightning_modules.rollout.remote import VllmServer
 from earwitness.lightning_modules.rollout.vllm_engine import VllmEngine

@@ -21,8 +21,7 @@ from ...datamodules.batch import Prompts
 from ...datamodules.processors.omni import AUDIO, OmniProcessor
 from ...kernels.linear_logprob import LogProbOutput, linear_logprob
 from ...kernels.numerators import logits as head_logits
-from .adapters import Lora as Lora
-from .adapters import with_lora
+from .adapters import Lora, with_lora
 from .checkpoint import load_thinker
 from .layers import read_completions, take_segments
 from .parts import PARTS, bare, train_parts

@@ -16,7 +16,8 @@ from earwitness.lightning_modules import grpo as grpo_module
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.objectives.correction import Correction
 from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.adapters import Lora
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.ranks import Ranks
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.tests.grpo_parts import Changed, Kept, backwards, flat, mislabelled

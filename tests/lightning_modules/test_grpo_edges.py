@@ -34,7 +34,8 @@ from earwitness.lightning_modules.callbacks.silent_probe import SilentProbe
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.interleaved import Interleaved
 from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.adapters import Lora
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.rollout.sampling import PolicyEngine, sample
 from earwitness.lightning_modules.sft import SFT

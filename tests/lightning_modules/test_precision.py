@@ -16,7 +16,8 @@ from earwitness.errors import InputError
 from earwitness.lightning_modules.base import AccuracyByLabel
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.adapters import Lora
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.precision import Copies, compute_in, forget_copies
 from earwitness.lightning_modules.policy.weights import merged_weights
 from earwitness.lightning_modules.rollout.engine import Rollout

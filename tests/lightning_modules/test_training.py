@@ -15,7 +15,8 @@ from earwitness.datamodules.module import AudioQuestions
 from earwitness.errors import InputError
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.adapters import Lora
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.sft import SFT
 from earwitness.lightning_modules.step.learning_rate import Schedule

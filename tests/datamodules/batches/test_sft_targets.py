@@ -32,7 +32,8 @@ from earwitness.datamodules.questions.answers import (
 from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.datamodules.storage.files import Reading
 from earwitness.errors import InputError
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.adapters import Lora
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.tiny import build_tiny
 from earwitness.lightning_modules.ranks import Ranks
 from earwitness.lightning_modules.sft import SFT

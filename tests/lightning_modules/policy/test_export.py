@@ -16,8 +16,9 @@ from earwitness.commands.cli import main
 from earwitness.datamodules.batch import Prompts, Sample
 from earwitness.datamodules.questions.question import parse_question
 from earwitness.errors import InputError
+from earwitness.lightning_modules.policy.adapters import Lora
 from earwitness.lightning_modules.policy.export import FORMS, export_run, policy_weights, write_policy
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.tests.whole_omni import build_whole
 
 LORA = {"rank": 2, "alpha": 6, "targets": ["q_proj", "v_proj", "up_proj"]}

@@ -9,8 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from earwitness.datamodules.batch import Sample
 from earwitness.datamodules.questions.question import parse_question
+from earwitness.lightning_modules.policy.adapters import Lora
 from earwitness.lightning_modules.policy.flops import ReadingCost, Row
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.tiny import build_tiny
 from earwitness.lightning_modules.rollout.sampling import sample
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from earwitness.errors import InputError
+from earwitness.lightning_modules.policy.adapters import Lora
 from earwitness.lightning_modules.policy.dry_run import Allocated
 from earwitness.lightning_modules.policy.memory import (
     Lengths,
@@ -17,7 +18,7 @@ from earwitness.lightning_modules.policy.memory import (
     sampling_bytes,
     update_bytes,
 )
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.tiny import build_tiny
 
 # From the published config.json of each size.

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from earwitness.errors import InputError
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.adapters import Lora
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.parts import part_of, published, train_parts
 
 NAMES = {  # published, from transformers 5.21 on, its part

@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from earwitness.datamodules.batch import Prompts, Sample
 from earwitness.datamodules.questions.question import parse_question
 from earwitness.errors import InputError
+from earwitness.lightning_modules.policy.adapters import Lora
 from earwitness.lightning_modules.policy.checkpoint import save_thinker, thinker_state
-from earwitness.lightning_modules.policy.omni import PARTS, PLACEHOLDERS, Lora, OmniPolicy
+from earwitness.lightning_modules.policy.omni import PARTS, PLACEHOLDERS, OmniPolicy
 from earwitness.lightning_modules.policy.parts import part_of
 from earwitness.lightning_modules.policy.tiny import build_tiny
 

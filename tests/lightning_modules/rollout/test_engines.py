@@ -25,8 +25,9 @@ from earwitness.commands.cli import main
 from earwitness.datamodules.batch import Batch, Prompts, Sample
 from earwitness.datamodules.questions.question import parse_question
 from earwitness.errors import InputError
+from earwitness.lightning_modules.policy.adapters import Lora
 from earwitness.lightning_modules.policy.checkpoint import thinker_state
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.parts import published
 from earwitness.lightning_modules.policy.tiny import build_tiny
 from earwitness.lightning_modules.policy.weights import (
@@ -174,7 +175,8 @@ torch.distributed.init_process_group("gloo")
 torch.set_num_threads(1)
 from torch.distributed.device_mesh import init_device_mesh
 from earwitness.lightning_modules.policy.checkpoint import thinker_state
-from earwitness.lightning_modules.policy.omni import Lora, OmniPolicy
+from earwitness.lightning_modules.policy.adapters import Lora
+from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.sharding import shard
 from earwitness.errors import InputError
 from earwitness.lightning_modules.policy.weights import adapter_weights, merged_weights
