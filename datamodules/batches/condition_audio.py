@@ -7,7 +7,7 @@ import numpy as np
 from ..audio.signals import noise
 from ..shards.partners import Partners
 from ..shards.reader import Fetched, ShardReader
-from .conditions import Condition, length_of
+from .conditions import Condition, length_of, part_of
 
 
 class ConditionAudio:
@@ -30,6 +30,8 @@ class ConditionAudio:
 
     def key(self, row: int, condition: Condition) -> tuple[str, int]:
         """Equal for rows and conditions that hear the same samples."""
+        if condition.kind == "fragment":
+            return f"fragment {condition.place} {condition.share}", self.reader.clip(row)
         if condition.reads_audio:
             return condition.kind, self.reader.clip(self.heard_row(row, condition))
         length = length_of(condition, self.reader.num_samples(row))
@@ -38,7 +40,9 @@ class ConditionAudio:
     def wave(self, row: int, condition: Condition, fetched: Fetched | None = None) -> np.ndarray:
         """What the row hears: [n] mono float32 at 16 kHz. Raises InputError where its recording cannot be read."""
         if condition.reads_audio:
-            return self.reader.wave(self.heard_row(row, condition), fetched)
+            wave = self.reader.wave(self.heard_row(row, condition), fetched)
+            first, last = part_of(condition, len(wave)) if condition.kind == "fragment" else (0, len(wave))
+            return wave[first:last]
         length = length_of(condition, self.reader.num_samples(row))
         if condition.kind == "silence":
             return np.zeros(length, np.float32)
