@@ -24,13 +24,15 @@ def json_list(name: str, *keys: str) -> Writer:
 
 
 def json_lines(name: str, key: str, nothing: str) -> Writer:
-    """A writer of the file's records as lines of JSON, with the answer under the key; nothing: where none came."""
+    """A writer of the file's records as lines of JSON, with the answer under the key.
+
+    nothing: what stands there where no answer came, or "None", or nothing but white space.
+    """
 
     def write(predicted: Sequence[Predicted]) -> dict[str, str]:
-        lines = [
-            json.dumps({**one.record, key: one.said or nothing}, ensure_ascii=False, default=str) for one in predicted
-        ]
-        return {name: "".join(line + "\n" for line in lines)}
+        said = [nothing if one.said.strip() in ("", "None") else one.said for one in predicted]
+        records = [{**one.record, key: answer} for one, answer in zip(predicted, said, strict=True)]
+        return {name: "".join(json.dumps(each, ensure_ascii=False, default=str) + "\n" for each in records)}
 
     return write
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,7 +190,8 @@ def _packed(
     with (folder / "packing.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two evaluations may want the same
         try:
-            shard(path, str(folder), audio_root, fields=fields, on_bad="quarantine", workers=workers)
+            with redirect_stderr(io.StringIO()):  # which columns nobody packs is not of interest here
+                shard(path, str(folder), audio_root, fields=fields, on_bad="quarantine", workers=workers)
         except InputError as error:
             reason = str(error)
     left_out = folder / "packing.quarantine.jsonl"
