@@ -13,7 +13,7 @@ from .identity import keyed, unit
 Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution, for two-sided 95 % intervals
 
 
-def wilson_interval(successes: float, trials: int, z: float = Z95) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float, z: float = Z95) -> tuple[float, float]:
     """Score interval of a share (Wilson 1927), bounds in [0, 1]; (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0

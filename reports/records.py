@@ -1,4 +1,4 @@
-"""What a page's explorer shows: questions with their facts, their recordings, and what was answered under which condition.
+"""What a page's explorer shows: questions, their facts and recordings, and what was answered under which condition.
 
 `write_page` of `pages.py` takes them; whoever has results of another kind makes these of them.
 """

@@ -5,7 +5,7 @@ Answer tables hold texts; the options stand in the shards. A few thousand questi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def read_picks(path: str | Path, condition: str, sampled: Sampled) -> Picks:
     for row, question in enumerate(number.tolist()):
         choices = sampled.choices[question]
         right = choices.index(sampled.answers[question])
-        picked, text = _picked({n: c[row] for n, c in columns.items() if c is not None}, choices, right)
+        picked, text = picked_option({n: c[row] for n, c in columns.items() if c is not None}, choices, right)
         options.append(picked)
         texts.append(text)
     rotation = np.array(columns["rotation"] or [0] * len(table), np.int64)
@@ -113,10 +113,10 @@ def read_picks(path: str | Path, condition: str, sampled: Sampled) -> Picks:
 _READ = ("answer", "raw", "correct", "scores", "rotation")
 
 
-def _picked(said: dict[str, Any], choices: Sequence[str], right: int) -> tuple[int, str]:
+def picked_option(said: Mapping[str, Any], choices: Sequence[str], right: int) -> tuple[int, str]:
     """The option in an answer, -1 for none, and its text in lower case, else what was said.
 
-    said: the row of the answer table.
+    said: the row of the answer table. right: place of the right option, -1 where it is not known.
     """
     scores, text = said.get("scores"), said.get("answer") or ""
     plain = [_plain(choice) for choice in choices]
@@ -124,7 +124,7 @@ def _picked(said: dict[str, Any], choices: Sequence[str], right: int) -> tuple[i
         option = int(np.nanargmax(scores))
     elif _plain(text) in plain:
         option = plain.index(_plain(text))
-    elif said["correct"]:
+    elif said.get("correct") and right >= 0:
         option = right
     else:
         option = "ABCDEFGHIJKLMNOPQRSTUVWXYZ".find(letter_of(said.get("raw") or text, choices) or "-")
