@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default auto")
     parser.add_argument("--workers", type=int, help="processes that pack recordings")
     parser.add_argument("--cache", help="where packed recordings are kept; default ~/.cache/earwitness")
-    parser.add_argument("--labels", action="append", default=[], metavar="[NAME=]FILE", help="label table of a benchmark")
+    parser.add_argument(
+        "--labels", action="append", default=[], metavar="[NAME=]FILE", help="label table of a benchmark"
+    )
     parser.add_argument("--strong", action="append", default=[], metavar="[NAME=]FILE", help="ids that need the audio")
     parser.add_argument("--weak", action="append", default=[], metavar="[NAME=]FILE", help="ids that do not")
     parser.add_argument("--train-index", action="append", help="index that was trained on, to look for overlap in")
@@ -71,9 +73,8 @@ def run(args: argparse.Namespace) -> None:
     given = [word for word in words if not is_override(word)]
     overrides = [word for word in words if is_override(word)]
     if len(given) != 1:
-        raise InputError(
-            f"name one model, YAML file or folder of results, got {len(given)}{': ' + ', '.join(given) if given else ''}"
-        )
+        named = f": {', '.join(given)}" if given else ""
+        raise InputError(f"name one model, YAML file or folder of results, got {len(given)}{named}")
     from .evaluating import run_evaluation
     from .evaluation_job import JOB, job_of, load_evaluation, named_benchmarks
 
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     results = run_evaluation(job, judge_only=judged)
     if results is not None:
         print(evaluation_text(results))
-        print(f"results: {Path(job.to) / 'results.json'}")
+        print(f"\nresults: {Path(job.to) / 'results.json'}, page: {Path(job.to) / 'report.html'}")
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _put_files(benchmarks: Any, kind: str, words: Sequence[str]) -> None:
-    """Puts [NAME=]FILE words into the benchmarks they are of, all of them without a name; InputError for another name."""
+    """Puts [NAME=]FILE words into the benchmarks that they are of; without a name into all. InputError for another."""
     for word in words:
         name, equals, file = word.partition("=")
         if equals and name not in benchmarks:

@@ -1,12 +1,12 @@
 """An evaluation from its job to its results: open, ask what is missing, judge, write.
 
-    RESULTS/job.json              what was asked for; `earwitness evaluate RESULTS` judges it again
-    RESULTS/results.json          every figure, with what it was made from
-    RESULTS/report.html           the page
-    RESULTS/answers/NAME.arrow    every answer as it was given, one by one in NAME.asked/ while they come
-    RESULTS/outcomes/NAME.arrow   every question's outcome under every rule, for `--compare`
-    RESULTS/predictions/          predictions in the benchmarks' own forms
-    RESULTS/missing/NAME.jsonl    what was not asked or not answered, and why
+RESULTS/job.json              what was asked for; `earwitness evaluate RESULTS` judges it again
+RESULTS/results.json          every figure, with what it was made from
+RESULTS/report.html           the page
+RESULTS/answers/NAME.arrow    every answer as it was given, one by one in NAME.asked/ while they come
+RESULTS/outcomes/NAME.arrow   every question's outcome under every rule, for `--compare`
+RESULTS/predictions/          predictions in the benchmarks' own forms
+RESULTS/missing/NAME.jsonl    what was not asked or not answered, and why
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def run_evaluation(job: EvaluationJob, judge_only: bool = False) -> dict[str, An
     judge_only: nothing is asked. Returns the content of results.json. InputError where something cannot be read, or
     the answers in the folder were given to another question.
     """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     folder = Path(job.to)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: --to must be a folder")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -100,7 +99,6 @@ class Asker:
     def voter(self) -> Any:
         """The model, on this process's device."""
         if self._voter is None:
-            os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
             import torch
 
             from ..lightning_modules.voters.loading import load_voter

@@ -51,9 +51,10 @@ class EvaluationJob:
         benchmarks: name -> `BenchmarkSpec`. to: folder of the results.
         model: its name on a server. key_env, concurrency, body: as of `Endpoint`; body may hold its other arguments.
         conditions: what is heard; none asks without any recording. rotations: orders of the options, or "all".
-        reasoning: ask for the thinking first (style think). style: of the prompt. rule: a further one to judge by, which
+        reasoning: ask for the thinking first (style think). style: of the prompt. rule: a further one to judge by;
             contributions are then measured with; default strict, or letter where the prompt shows letters.
-        max_new_tokens: default 64, 1,024 with reasoning. temperature, system, dtype, attention, seed: as of `OmniVoter`.
+        max_new_tokens: default 64, 1,024 with reasoning.
+        temperature, system, dtype, attention, seed: as of `OmniVoter`.
         batch_size: asks at a time and device. device: auto, cpu or cuda. workers: processes that pack recordings.
         cache: where packed recordings are kept. train_index: indexes to look for the benchmarks' questions in.
         title: of the page.
@@ -141,7 +142,7 @@ class EvaluationJob:
         more = {name: self.body[name] for name in known if name in self.body}
         body = {name: value for name, value in self.body.items() if name not in known}
         assert self.model is not None
-        settings = {"key_env": self.key_env, "system": self.system, "temperature": self.temperature}
+        settings: dict[str, Any] = {"key_env": self.key_env, "system": self.system, "temperature": self.temperature}
         settings |= {"max_tokens": self.tokens, "concurrency": self.concurrency, "body": body}
         return Endpoint(self.checkpoint, self.model, **settings, **more)
 

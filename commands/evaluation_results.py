@@ -26,8 +26,11 @@ from ..datamodules.questions.answers import reading_of
 from ..datamodules.voting.answer_store import AnswerStore
 from ..datamodules.voting.evaluation import EvaluationTasks, Judge
 from ..errors import InputError
+from ..reports.evaluation_page import build_evaluation_page
+from ..reports.records import Item
 from .evaluation_job import BenchmarkSpec, EvaluationJob
 from .evaluation_overlap import overlaps
+from .evaluation_page import items_of, sampled
 
 RESULTS = "results.json"
 _PACKAGES = ("torch", "transformers", "numpy", "pyarrow")
@@ -51,7 +54,8 @@ def write_results(
     facts: what the answers depend on of model and prompt.
     """
     rules = [job.rule] if job.rule else []
-    results, sets = [], []
+    results: list[dict[str, Any]] = []
+    items: list[Item] = []
     for one in answered:
         one.store.finish()
         records = one.store.read()
@@ -63,8 +67,7 @@ def write_results(
         found["predictions"] = _write_predictions(one, judge, records, job, folder / "predictions")
         _write_outcomes(questions, labels, folder / "outcomes" / f"{one.opened.name}.arrow")
         results.append(found)
-        sets.append((one, judge, questions, labels))
-    for found, (one, *_) in zip(results, sets, strict=True):
+        items += items_of(one.opened.name, judge, records, questions, job.main_rule, list(labels.values()))
         if job.train_index:
             found["overlap"] = overlaps(one.opened, job.train_index)
     tests = correct_for_many(results)
@@ -74,10 +77,11 @@ def write_results(
         "tests": tests,
         "benchmarks": results,
     }
-    whole = finite(whole)
+    whole = dict(finite(whole))
     scratch = folder / f"{RESULTS}.partial"
     scratch.write_text(json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n")
     scratch.replace(folder / RESULTS)
+    build_evaluation_page(whole, sampled(items), folder / "report.html")
     return whole
 
 
@@ -108,7 +112,8 @@ def _about(one: Answered, job: EvaluationJob, questions: QuestionSet) -> dict[st
     if job.rule == "mmau" and benchmark.name == "mmsu":
         facts.append("rule mmau ignores the order of words, which inflated published results on MMSU")
     if opened.lists:
-        facts += [f"{count} values of {name} are lists; they count as what they hold" for name, count in opened.lists.items()]  # fmt: skip
+        lists = [f"{count} values of {name} are lists" for name, count in opened.lists.items()]
+        facts.append(f"{', '.join(lists)}; they count as what they hold")
     return {
         "name": opened.name,
         "benchmark": benchmark.name,
@@ -125,7 +130,8 @@ def _about(one: Answered, job: EvaluationJob, questions: QuestionSet) -> dict[st
 def _missing(path: Path, opened: OpenBenchmark) -> dict[str, Any]:
     """What was not asked or not answered: records that are no questions, and failures by condition, with reasons."""
     failures = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    names = dict(zip(opened.reader.numbers["uid"].tolist(), map(opened.reader.key, range(len(opened.reader))), strict=True))
+    reader = opened.reader
+    names = dict(zip(reader.numbers["uid"].tolist(), map(reader.key, range(len(reader))), strict=True))
     counts: dict[str, int] = {}
     for failure in failures:
         counts[failure["condition"]] = counts.get(failure["condition"], 0) + 1
@@ -140,7 +146,7 @@ def _missing(path: Path, opened: OpenBenchmark) -> dict[str, Any]:
 
 
 def given_labels(spec: BenchmarkSpec, opened: OpenBenchmark, questions: QuestionSet) -> dict[str, Texts]:
-    """Origin -> [N] strong, weak or "": from a label table and from lists of ids. InputError where none is of the set."""
+    """Origin -> [N] strong, weak or "": from a label table and from lists of ids. InputError for none."""
     found: dict[str, Texts] = {}
     if spec.labels:
         table = read_arrow(spec.labels)

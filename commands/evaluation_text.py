@@ -11,7 +11,7 @@ _FACETS = 12  # values of a grouping that are printed; results.json has all
 
 
 def evaluation_text(results: Mapping[str, Any]) -> str:
-    """The results of `run_evaluation` as lines: for each benchmark its scores, baselines, contribution and notes."""
+    """The results of `run_evaluation` as lines: of each benchmark its scores, baselines, contribution and notes."""
     blocks = [_benchmark(found, results["tests"]) for found in results["benchmarks"]]
     return "\n\n".join(blocks)
 
@@ -23,7 +23,8 @@ def comparison_text(compared: Mapping[str, Any]) -> str:
         lines.append(
             f"{one['benchmark']}, {one['condition']}, {one['rule']}: {_percent(one['before'])} to "
             f"{_percent(one['after'])} of {one['questions']:,} questions, {_points(one['difference'])}; gained "
-            f"{one['gained']:,}, lost {one['lost']:,}, p {_p(one['p'])}, of {compared['tests']} tests {_p(one['p_holm'])}"
+            f"{one['gained']:,}, lost {one['lost']:,}, p {_p(one['p'])}, of {compared['tests']} tests "
+            f"{_p(one['p_holm'])}"
         )
     return "\n".join(lines)
 
@@ -94,8 +95,9 @@ def _contribution(found: Mapping[str, Any], tests: int) -> list[str]:
             lines.append(f"  audio less the mean of silence and mismatched (S): {_points(one)}")
             continue
         lines.append(
-            f"  audio contributes {_points(one['difference'])} over {name} ({found['rule']}): both right {one['both']:,}, "
-            f"only with audio {one['only_with']:,}, only without {one['only_without']:,}, neither {one['neither']:,}; "
+            f"  audio contributes {_points(one['difference'])} over {name} ({found['rule']}): both right "
+            f"{one['both']:,}, only with audio {one['only_with']:,}, only without {one['only_without']:,}, neither "
+            f"{one['neither']:,}; "
             f"McNemar p {_p(one['p'])}, of {tests} tests {_p(one['p_holm'])}"
         )
     for origin, parts in found["subsets"].items():
@@ -103,14 +105,17 @@ def _contribution(found: Mapping[str, Any], tests: int) -> list[str]:
             shares = ", ".join(f"{name} {_percent(share[0])}" for name, share in part["accuracy"].items())
             lines.append(f"  {label} by {origin} ({part['questions']:,}): {shares}")
         if origin == OWN:
-            lines.append("  (such labels are chosen by the answers they are measured on: luck in silence counts as weak)")
+            lines.append(
+                "  (such labels are chosen by the answers they are measured on: luck in silence counts as weak)"
+            )
     return lines
 
 
 def _orders(found: Mapping[str, Any]) -> list[str]:
     return [
         f"  {one['orders']} orders of the options, {name}: mean {_percent(one['mean'][0])}, same option in all "
-        f"{_percent(one['consistent'][0])}, majority {_percent(one['majority'][0])}, right in all {_percent(one['all'])}"
+        f"{_percent(one['consistent'][0])}, majority {_percent(one['majority'][0])}, right in all "
+        f"{_percent(one['all'])}"
         for name, one in found["orders"].items()
     ]
 

@@ -68,7 +68,9 @@ def corrected(comparisons: list[dict[str, Any]]) -> int:
         tests = [one for one in comparisons if one["rule"] == rule]
         for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
             test["p_holm"] = p
-    return max((sum(one["rule"] == rule for one in comparisons) for rule in {c["rule"] for c in comparisons}), default=0)
+    return max(
+        (sum(one["rule"] == rule for one in comparisons) for rule in {c["rule"] for c in comparisons}), default=0
+    )
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -91,7 +93,9 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
             continue
         for key, what in (("question_hash", "question file"), ("audio_hash", "recordings")):
             if one[key] != other[key]:
-                warnings.append(f"{one['name']}: the {what} differ: {one[key]} and {other[key]}; only shared questions count")
+                warnings.append(
+                    f"{one['name']}: the {what} differ: {one[key]} and {other[key]}; only shared questions count"
+                )
     shared = {one["name"] for one in before["benchmarks"]}
     warnings += [f"{name} is in the second results alone" for name in of_name if name not in shared]
     return warnings

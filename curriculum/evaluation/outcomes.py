@@ -84,8 +84,7 @@ class QuestionSet:
         rotation, question = np.nonzero(asked)
         option, answer, size = heard.option[rotation, question], self.truth[question], count[question]
         shown = places_shown(np.maximum(option, 0), rotation, size, size)
-        texts = [self.choices[q][o].strip().lower() if o >= 0 else "" for q, o in zip(question, option, strict=True)]
-        truths = [self.choices[q][a].strip().lower() if a >= 0 else "" for q, a in zip(question, answer, strict=True)]
+        texts, truths = (self._texts(question, places) for places in (option, answer))
         kinds = self.facets.get("task") or self.facets.get("question_type") or [""] * len(self.keys)
         return Picks(
             question,
@@ -97,5 +96,10 @@ class QuestionSet:
             option == answer,
             texts,
             truths,
-            [kinds[q] for q in question],
+            [kinds[q] for q in question.tolist()],
         )
+
+    def _texts(self, question: Ints, places: Ints) -> list[str]:
+        """The options at places [A] of questions [A], in lower case; "" for none."""
+        pairs = zip(question.tolist(), places.tolist(), strict=True)
+        return [self.choices[q][place].strip().lower() if place >= 0 else "" for q, place in pairs]

@@ -21,6 +21,4 @@ def exact(said: str, answer: str, choices: Sequence[str]) -> bool:
 
 
 INDEX = Benchmark("index", "audiomcq", exact, rule="the option's own text")
-BENCHMARKS = {
-    one.name: one for one in (MMAU, MMAR, MMSU, DCASE2025, DCASE2026, MMAU_PRO, TREA, RULISTENING, INDEX)
-}
+BENCHMARKS = {one.name: one for one in (MMAU, MMAR, MMSU, DCASE2025, DCASE2026, MMAU_PRO, TREA, RULISTENING, INDEX)}

@@ -14,8 +14,8 @@ MMAU = Benchmark(
     matches_words,
     rule=WORDS,
     facts=(
-        "the file was changed after publication (v05.15.25: about a quarter of the questions, one recording in twenty); "
-        "compare numbers of one hash alone",
+        "the file was changed after publication (v05.15.25: about a quarter of the questions, one recording in "
+        "twenty); compare numbers of one hash alone",
         "the scorer leaves out records without a prediction; the exported file has one for every record, so that its "
         "denominator is the whole file and what is missing is wrong",
         "the scorer takes the answer's words in any order: 12 wrong options of test-mini are such re-orderings",

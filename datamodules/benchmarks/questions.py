@@ -214,9 +214,7 @@ def _file_hash(path: str) -> str:
     return whole.hexdigest()[:16]
 
 
-def _facets(
-    benchmark: Benchmark, records: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, list[str]], dict[str, int]]:
+def _facets(benchmark: Benchmark, records: Sequence[Mapping[str, Any]]) -> tuple[dict[str, list[str]], dict[str, int]]:
     """Grouping -> its value of each record, a list as its parts, and how many were lists; without those all lack."""
     facets: dict[str, list[str]] = {}
     lists: dict[str, int] = {}

@@ -108,7 +108,7 @@ def _dcase2026(record: Mapping[str, Any]) -> dict[str, Any]:
 def _mmau_pro(record: Mapping[str, Any]) -> dict[str, Any]:
     paths, choices = record.get("audio_path"), record.get("choices")
     if isinstance(paths, list | tuple):
-        paths = list(paths)[0] if len(paths) == 1 else None
+        paths = next(iter(paths)) if len(paths) == 1 else None
     open_ended = not isinstance(choices, list | tuple) or len(choices) < 2
     return _mmau(record) | {
         "source_dataset": "MMAU-Pro",

@@ -55,7 +55,7 @@ class EvaluationTasks(VoterTasks):
         ]
 
     def record(self, ask: Ask, reply: Reply) -> dict[str, Any]:
-        """The row of the answer table, see `VoterTasks.record`; `heard` is what was heard. No verdict without answer."""
+        """The row of the answer table, see `VoterTasks.record`, and what was `heard`; no verdict without an answer."""
         question = self.reader.question(ask.task.row)
         heard = {"heard": list(ask.sound)}
         if question.answer or reply.error:
@@ -150,12 +150,10 @@ class Judge:
         letter = letter_of(raw, shown, self.lettered)
         if letter:
             option[shift, row] = (ascii_uppercase.index(letter) + shift) % len(shown)
-            if not question.answer:
-                for found in outcomes.values():
-                    found[shift, row] = VERDICTS.index("wrong")
-        elif not question.answer:
-            for found in outcomes.values():
-                found[shift, row] = VERDICTS.index("unreadable" if finished else "unfinished")
+        if not question.answer:
+            read: Verdict = "wrong" if letter else "unreadable" if finished else "unfinished"
+            for judged in outcomes.values():
+                judged[shift, row] = VERDICTS.index(read)
 
     def _official(self, said: Sequence[str], extra: int) -> np.ndarray:
         """[N] what the published scorer says, 1, 0 or DROPPED; all 0 where there is none, or no answers."""

@@ -39,7 +39,7 @@ def together() -> Iterator[Ranks]:
     import torch.distributed as distributed
 
     if "MASTER_ADDR" not in os.environ:
-        from lightning.fabric.plugins.environments import SLURMEnvironment
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
         slurm = SLURMEnvironment(auto_requeue=False)
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = slurm.main_address, str(slurm.main_port)
