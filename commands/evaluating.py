@@ -68,7 +68,7 @@ def run_evaluation(job: EvaluationJob, judge_only: bool = False) -> dict[str, An
                 answered.append(Answered(benchmark, tasks, store))
         if ranks.rank:
             return None
-        _write(folder / JOB, job.record())
+        _write(folder / JOB, {key: value for key, value in job.record().items() if key != "to"})
         return write_results(job, answered, facts, folder)
 
 
