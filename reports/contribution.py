@@ -10,7 +10,7 @@ from ..curriculum.arrays import Bools
 from ..curriculum.evaluation.changes import STATES, bin_edges, in_bins, moves, share_interval
 from .charts import Series, charts, colour_of, columns, groups, lines, percent, stacked
 from .flows import ribbons
-from .overview import accuracy_section, gain_section, pairs_of
+from .overview import pairs_of
 from .page import folded, plain, row_of, table_of
 from .records import OUTCOMES, Section
 from .tally import Tally
@@ -169,15 +169,3 @@ def _outcomes(tally: Tally) -> str:
     ]
     text = "<p>Accuracies are shares of all answers: what is unfinished, unreadable or missing is not right.</p>"
     return table_of(("model", "heard", *OUTCOMES), rows, "Outcomes", left=2) + text
-
-
-def model_sections(tally: Tally) -> list[Section]:
-    """Everything a page says of models from their answers: accuracy, changes, moves, contribution, what is answered."""
-    sections = [accuracy_section(tally)] if tally.paired else []
-    if len(tally.paired) > 1:
-        sections.append(gain_section(tally))
-    return sections + [
-        section
-        for section in (moves_section(tally), contribution_section(tally), answers_section(tally))
-        if section is not None
-    ]

@@ -43,7 +43,7 @@ def verdicts(tally: Tally) -> list[Verdict]:
     """What stands at the top: of several models in the order of training what changed, of one what it knows."""
     names = tally.paired
     if not names:
-        return []
+        return [_known(tally, *asked) for asked in list(tally.right)[:3]]
     if len(names) == 1:
         return _of_one(tally, names[0])
     first, last = names[0], names[-1]
@@ -81,19 +81,23 @@ def _lost(tally: Tally, first: str, last: str) -> Verdict:
 
 def _of_one(tally: Tally, name: str) -> list[Verdict]:
     a, s, cluster = _matched(tally, tally.of(name, "audio"), tally.of(name, tally.silent))
-    every = np.ones(len(tally.items), bool)
     heard = mean_interval(a - s, cluster)
-    above = share_interval(a, cluster)
-    best = tally.constant(every)
-    tone = "good" if above[1] > best else "bad" if above[2] < best else "unclear"
-    because = f"Right with the audio, of {len(a):,} questions; the best constant answer is right on {percent(best)}."
     hears = f"With the audio minus in silence, where it is right on {percent(s.mean())}."
     hurts = f"of {len(a):,} it has right in silence and wrong with the audio."
     return [
-        Verdict("What does it know?", share(above), because, tone),
+        _known(tally, name, "audio"),
         Verdict("From hearing?", _points(heard), hears, _tone(heard)),
         Verdict("What does the audio spoil?", f"{int(((a <= 0.5) & (s > 0.5)).sum()):,} questions", hurts),
     ]
+
+
+def _known(tally: Tally, name: str, condition: str) -> Verdict:
+    """Accuracy under one condition beside the best constant answer, which it must beat to mean anything."""
+    right, cluster = _matched(tally, tally.of(name, condition))
+    value, best = share_interval(right, cluster), tally.constant(~np.isnan(tally.of(name, condition)))
+    tone = "good" if value[1] > best else "bad" if value[2] < best else "unclear"
+    because = f"{name}, {condition}: of {len(right):,} questions; the best constant answer is right on {percent(best)}."
+    return Verdict("What does it know?", share(value), because, tone)
 
 
 def _matched(tally: Tally, *columns: Floats) -> list[Floats]:
@@ -202,6 +206,25 @@ def accuracy_section(tally: Tally) -> Section:
         "With and without the audio",
         charts(figures) + _luck() + _constants(tally) + _weak(tally) + folded("Numbers", numbers),
     )
+
+
+def conditions_section(tally: Tally) -> Section | None:
+    """Accuracy under every condition, mismatched recordings and fragments too; None where the pairs say it all."""
+    if set(tally.conditions) <= {"audio", tally.silent} and len(tally.paired) == len(tally.voters):
+        return None
+    rows = []
+    for group, taken in tally.groups.items():
+        if group.partition("=")[0] not in ("all", *_MAIN):
+            continue
+        for voter, condition in tally.right:
+            right, cluster = _matched(tally, _within(tally.of(voter, condition), taken))
+            if len(right):
+                cells = [plain(title_of(group)), plain(voter), plain(condition), f"{len(right):,}"]
+                rows.append(
+                    row_of([*cells, html_of(share(share_interval(right, cluster))), percent(tally.constant(taken))])
+                )
+    head = ("questions", "model", "heard", "n", "right", "best constant answer")
+    return Section("Every condition", table_of(head, rows, "Accuracy under every condition", left=3))
 
 
 def _luck() -> str:

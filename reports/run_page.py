@@ -11,13 +11,12 @@ from ..curriculum.statistics import holm
 from ..datamodules.shards.reader import ShardReader
 from ..errors import InputError
 from .charts import Pair, charts, dumbbells
-from .contribution import model_sections
-from .overview import TITLES, pairs_of, title_of, verdicts
+from .model_page import write_model_page
+from .overview import TITLES, title_of
 from .page import html_of, plain, points, row_of, share, table_of
 from .pages import write_page
 from .reading import read_items
 from .records import Item, Overview, Section
-from .tally import Tally
 from .training import composition_section, settings_of, training_section
 
 _ON_TERMINALS = ("label=weak", "label=strong", "planted=heard", "planted=leaks")
@@ -35,17 +34,17 @@ def build_report(results: str, out: str | None = None, embed_mb: float = 40.0) -
     content = json.loads(path.read_text(encoding="utf-8"))
     target = Path(out) if out else path.with_name("report.html")
     items, total, reason = _items(content)
-    tally = Tally(items)
-    sections = model_sections(tally) if items else [_accuracies(content), _gains(content)]
-    overview = Overview(
-        content["title"],
-        _lead(content) + (f" {reason}" if reason else _shown(len(items), total)),
-        verdicts(tally),
-        sections=[*sections, *_further(content)],
-        about={"results": str(path), **content.get("files", {})},
-    )
-    names = [name for name in tally.paired if name in content["models"]]
-    write_page(target, overview, _with_votes(items, content), pairs_of(names), embed_mb)
+    lead = _lead(content) + (f" {reason}" if reason else _shown(len(items), total))
+    about = {"results": str(path), **content.get("files", {})}
+    further = _further(content)
+    if items:
+        votes = _with_votes(items, content)
+        write_model_page(target, content["title"], items, lead, (), further, about, votes, embed_mb)
+    else:
+        overview = Overview(
+            content["title"], lead, sections=[_accuracies(content), _gains(content), *further], about=about
+        )
+        write_page(target, overview)
     return {"report": str(target)}
 
 

@@ -63,7 +63,7 @@ def gather(clips: Iterable[Clip], page: Path, embed_mb: float, beside_mb: float)
             continue
         try:
             data = opus_bytes(_wave(clip))
-        except (InputError, OSError) as error:
+        except (OSError, ValueError) as error:  # also InputError, and names that no file can have
             sounds.clips[place] = {"why": seen(f"No recording: {error}")}
             continue
         if len(data) * 4 / 3 <= room:

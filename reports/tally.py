@@ -22,14 +22,15 @@ class Tally:
 
     voters, conditions: in the order they come. right: (voter, condition) -> [N] share of right answers, NaN where it
     was not asked. cluster: [N] numbers that are equal where questions share a recording. silent: the condition without
-    the audio, "" where there is none.
+    the audio, silence before none, "" where there is neither.
     """
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.items = items
         self.voters = list(dict.fromkeys(reply.voter for item in items for reply in item.replies))
         self.conditions = list(dict.fromkeys(reply.condition for item in items for reply in item.replies))
-        self.silent = next((name for name in self.conditions if name.startswith("silence")), "")
+        quiet = [name for name in self.conditions if name.startswith("silence")]
+        self.silent = next(iter([*quiet, *(name for name in self.conditions if name == "none")]), "")
         clips: dict[str, int] = {}
         self.cluster: Ints = np.array(
             [clips.setdefault(item.audio.id if item.audio else f"no {item.id}", len(clips)) for item in items], np.int64
