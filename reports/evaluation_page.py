@@ -6,33 +6,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .contribution import model_sections
-from .overview import verdicts
+from .model_page import write_model_page
 from .page import folded, html_of, plain, points, row_of, share, table_of
 from .pages import write_page
 from .records import Item, Overview, Section
-from .tally import Tally
 
 
 def build_evaluation_page(results: Mapping[str, Any], items: Sequence[Item], path: str | Path) -> Path:
     """Writes the page; returns where it is. results: content of results.json. items: the questions, all or some."""
-    tally = Tally(items)
-    names = ", ".join(found["name"] for found in results["benchmarks"])
-    lead = f"{names}: {sum(found['questions'] for found in results['benchmarks']):,} questions. "
-    lead += "Official is the published scorer's number, strict an exact answer over all questions of the file."
-    sections = [_section(found, results["tests"]) for found in results["benchmarks"]]
-    warnings = [f"{found['name']}: {text}" for found in results["benchmarks"] for text in _warnings(found)]
-    judged = any(item.answer is not None for item in items)
-    about = {"made": results["made"], "files": {f["name"]: _files(f) for f in results["benchmarks"]}}
-    overview = Overview(
-        results["title"],
-        lead,
-        verdicts(tally) if judged else [],
-        warnings,
-        sections + (model_sections(tally) if judged else []),
-        about,
-    )
-    return write_page(path, overview, items)
+    benchmarks = results["benchmarks"]
+    lead = " ".join(map(_lead, benchmarks))
+    lead += " Official is the published scorer's number, strict an exact answer over all questions of the file."
+    warnings = [f"{found['name']}: {text}" for found in benchmarks for text in _warnings(found)]
+    sections = [_section(found, results["tests"]) for found in benchmarks]
+    about = {"made": results["made"], "files": {found["name"]: _files(found) for found in benchmarks}}
+    judged = any("scores" in found for found in benchmarks)
+    if judged:
+        return write_model_page(path, results["title"], items, lead, warnings, sections, about)
+    return write_page(path, Overview(results["title"], lead, (), warnings, sections, about), items)
+
+
+def _lead(found: Mapping[str, Any]) -> str:
+    """The first condition's official and strict number in a sentence."""
+    said = f"{found['name']}, {found['questions']:,} questions"
+    if "scores" not in found:
+        return f"{said}: without answers."
+    condition, scores = next(iter(found["scores"].items()))
+    numbers = []
+    for rule in ("official", "strict") if found["official_rule"] else ("strict",):
+        score = scores[rule]
+        accuracy = "none" if score["accuracy"][0] is None else f"{100 * score['accuracy'][0]:.1f} %"
+        numbers.append(f"{rule} {accuracy} ({score['right']:,} of {score['of']:,})")
+    return f"{said}, heard {condition}: {', '.join(numbers)}."
 
 
 def _warnings(found: Mapping[str, Any]) -> list[str]:
