@@ -11,6 +11,7 @@ RESULTS/missing/NAME.jsonl    what was not asked or not answered, and why
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -47,7 +48,7 @@ def run_evaluation(job: EvaluationJob, judge_only: bool = False) -> dict[str, An
     folder = Path(job.to)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: --to must be a folder")
-    with ended_by_signals(), together() as ranks:
+    with ended_by_signals(), together() as ranks, _alone(folder, ranks):
         opened = _open_all(job, ranks)
         source, facts = _model(job, judge_only)
         asker = Asker(job, ranks, source)
@@ -85,6 +86,27 @@ def ended_by_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _alone(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Inside, no other evaluation writes into the folder; InputError on all ranks where one does."""
+    if ranks.rank:
+        if fault := ranks.gathered("")[0]:
+            raise InputError(fault)
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "evaluation.lock").open("w") as lock:
+        fault = ""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            fault = f"{folder}: another evaluation is writing there; wait for it, or give another folder"
+        ranks.gathered(fault)
+        if fault:
+            raise InputError(fault)
+        yield
 
 
 def _open_all(job: EvaluationJob, ranks: Ranks) -> dict[str, OpenBenchmark]:
