@@ -106,8 +106,8 @@ def test_mmau_pro_counts_only_questions_with_options_about_one_recording(tmp_pat
 
 
 def test_trea_and_rulistening_as_published(tmp_path):
-    text = 'id,question,audio_path,optionA,optionB,optionC,optionD,correct\n0,First?,audios/0.wav,"Door, wood",dog,Dog,cat,B\n'
-    (tmp_path / "order.csv").write_text(text)
+    header = "id,question,audio_path,optionA,optionB,optionC,optionD,correct"
+    (tmp_path / "order.csv").write_text(f'{header}\n0,First?,audios/0.wav,"Door, wood",dog,Dog,cat,B\n')
     trea = open_benchmark("t", BENCHMARKS["trea"], str(tmp_path / "order.csv"), None, tmp_path, heard=False)
     question = trea.reader.question(0)
     assert (question.choices, question.answer) == (("Door, wood", "dog", "Dog", "cat"), "dog")
