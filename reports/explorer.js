@@ -41,7 +41,7 @@ const explorer = (() => {
 
   const audio = conditions.indexOf("audio");
   const quiet = conditions.findIndex((name) => name.startsWith("silence"));
-  const silent = quiet >= 0 ? quiet : conditions.findIndex((name, place) => place !== audio);
+  const silent = quiet >= 0 ? quiet : conditions.indexOf("none");
   const both = audio >= 0 && silent >= 0;
 
   /* heard: right with the audio alone; both: right either way; hurts: right without it alone; neither: never. */

@@ -126,8 +126,14 @@
       if (!replies.length) return;
       const name = outcomes[explorer.outcomeOf(item, v, c)], rights = replies.filter((reply) => reply.outcome === 0).length;
       const words = make("td", { class: "text" });
+      const alike = new Map();
       for (const reply of replies) {
-        const line = make("div", {}, replies.length > 1 ? `${SIGNS[outcomes[reply.outcome]]} ` : null, said("span", reply.picked ?? "no option"));
+        const key = JSON.stringify([reply.outcome, reply.picked, reply.text]);
+        alike.set(key, [reply, (alike.get(key) || [null, 0])[1] + 1]);
+      }
+      for (const [reply, times] of alike.values()) {
+        const line = make("div", {}, replies.length > 1 ? `${SIGNS[outcomes[reply.outcome]]} ` : null,
+          said("span", reply.picked ?? "no option"), times > 1 ? ` × ${times}` : null);
         if (reply.text && reply.text !== reply.picked) line.append(said("q", reply.text, "raw"));
         words.append(line);
       }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import isnan
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def _lost(tally: Tally, first: str, last: str) -> Verdict:
     because += (
         "Groups that fell: " + ", ".join(title_of(row.group) for row in fell) if fell else "No group of questions fell"
     )
-    return Verdict("What did it lose?", f"{lost:,} questions", because + ".", "bad" if fell else "plain")
+    return Verdict("What did it lose?", _questions(lost), because + ".", "bad" if fell else "plain")
 
 
 def _of_one(tally: Tally, name: str) -> list[Verdict]:
@@ -87,7 +88,7 @@ def _of_one(tally: Tally, name: str) -> list[Verdict]:
     return [
         _known(tally, name, "audio"),
         Verdict("From hearing?", _points(heard), hears, _tone(heard)),
-        Verdict("What does the audio spoil?", f"{int(((a <= 0.5) & (s > 0.5)).sum()):,} questions", hurts),
+        Verdict("What does the audio spoil?", _questions(int(((a <= 0.5) & (s > 0.5)).sum())), hurts),
     ]
 
 
@@ -100,10 +101,14 @@ def _known(tally: Tally, name: str, condition: str) -> Verdict:
     return Verdict("What does it know?", share(value), because, tone)
 
 
-def _matched(tally: Tally, *columns: Floats) -> list[Floats]:
+def _matched(tally: Tally, *columns: Floats) -> list[Any]:
     """The columns [N], and the recordings, of the questions that all were asked."""
     rows = np.all([~np.isnan(column) for column in columns], axis=0)
     return [*(column[rows] for column in columns), tally.cluster[rows]]
+
+
+def _questions(count: int) -> str:
+    return f"{count:,} question{'' if count == 1 else 's'}"
 
 
 def _points(value: Sequence[float]) -> str:
@@ -250,19 +255,23 @@ def _weak(tally: Tally) -> str:
     weak, strong = tally.groups.get("label=weak"), tally.groups.get("label=strong")
     if weak is None or strong is None or not tally.paired:
         return ""
-    last = tally.paired[-1]
-    shown = [
-        [float(np.nanmean(_within(tally.of(last, heard), rows))) for heard in ("audio", tally.silent)]
-        for rows in (weak, strong)
-    ]
-    (a, s), (b, t) = shown
-    if not a - s > b - t:
+    said = []
+    for name in tally.paired[1:] or tally.paired:
+        (a, s), (b, t) = (
+            [float(np.nanmean(_within(tally.of(name, heard), rows))) for heard in ("audio", tally.silent)]
+            for rows in (weak, strong)
+        )
+        if a - s > b - t:
+            said.append(
+                f"{plain(name)}: {percent(a)} - {percent(s)} = {100 * (a - s):+.1f} points against "
+                f"{percent(b)} - {percent(t)} = {100 * (b - t):+.1f}"
+            )
+    if not said:
         return ""
-    sums = f"{percent(a)} - {percent(s)} = {100 * (a - s):+.1f} points against {percent(b)} - {percent(t)} = "
     return (
-        '<p class="note"><b>Why the audio contributes more to weak questions</b> than to strong ones: '
-        f"for {plain(last)}, {sums}{100 * (b - t):+.1f}. This is no contradiction. “Weak” says that the voters, other "
-        "models before this training, could do without the audio. The contribution says what this model does better "
-        "with it than without: training on weak questions, heard with their recordings, teaches hearing too, and they "
-        "are often the easier ones to hear.</p>"
+        '<p class="note"><b>Why the audio contributes more to weak questions</b> than to strong ones '
+        f"({'; '.join(said)}). This is no contradiction. “Weak” says that the voters, other models before this "
+        "training, could do without the audio. The contribution says what this model does better with it than without: "
+        "training on weak questions, heard with their recordings, teaches hearing too, and they are often the easier "
+        "ones to hear.</p>"
     )

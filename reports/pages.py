@@ -21,7 +21,7 @@ def write_page(
     items: Sequence[Item] = (),
     compare: Sequence[tuple[str, str]] = (),
     embed_mb: float = 40.0,
-    beside_mb: float = 200.0,
+    beside_mb: float = 100.0,
 ) -> Path:
     """Writes the page; returns where it is.
 
@@ -47,17 +47,19 @@ def write_page(
     if overview.about:
         made = json.dumps(overview.about, indent=1, default=str, ensure_ascii=False)
         parts += [heading("How it was made"), folded("Files, settings and versions", f"<pre>{plain(made)}</pre>")]
-    target.write_text(page_of(overview.title, parts, script, behind, media), encoding="utf-8")
+    scratch = target.with_name(target.name + ".partial")
+    scratch.write_text(page_of(overview.title, parts, script, behind, media), encoding="utf-8")
+    scratch.replace(target)
     return target
 
 
 def _head(overview: Overview) -> Iterable[str]:
     if overview.lead:
         yield f'<p class="lead">{plain(overview.lead)}</p>'
-    for text in overview.warnings:
-        yield f'<p class="warning"><b>Warning.</b> {plain(text.rstrip("."))}.</p>'
     if overview.verdicts:
         yield f'<div class="verdicts">{"".join(map(_verdict, overview.verdicts))}</div>'
+    for text in overview.warnings:
+        yield f'<p class="warning"><b>Warning.</b> {plain(text.rstrip("."))}.</p>'
 
 
 def _verdict(verdict: Verdict) -> str:
@@ -102,7 +104,7 @@ def _data(items: Sequence[Item], compare: Sequence[tuple[str, str]], sounds: Sou
                 seen(item.id),
                 seen(item.question),
                 choices,
-                list(item.choices).index(item.answer) if item.answer in item.choices else None,
+                list(item.choices).index(str(item.answer)) if item.answer in item.choices else None,
                 [names.at(item.facts.get(name, "")) for name, names in facts.items()],
                 [_finite(item.numbers.get(name)) for name in numbers],
                 -1 if item.audio is None else sounds.places[item.audio.id],

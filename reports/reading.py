@@ -39,6 +39,10 @@ def read_items(
     most: more are drawn by the hash of their identity. Raises InputError where a file cannot be read.
     """
     tables = {voter: _replies(path) for voter, path in answers.items()}
+    orders = {
+        voter: 1 + max((record.get("rotation") or 0 for records in of_voter.values() for record in records), default=0)
+        for voter, of_voter in tables.items()
+    }
     table = read_table(reader.path, labels)
     asked = {uid for of_voter in tables.values() for uid in of_voter}
     row_of = {uid: row for row, uid in enumerate(reader.numbers["uid"].tolist()) if uid in asked}
@@ -57,7 +61,7 @@ def read_items(
             if question.uid in truth:
                 facts["planted"] = truth[question.uid]
             replies = [
-                _reply(voter, record, question)
+                _reply(voter, record, question, orders[voter])
                 for voter, of_voter in tables.items()
                 for record in of_voter[question.uid]
             ]
@@ -86,10 +90,10 @@ def _replies(path: str | Path) -> defaultdict[int, list[dict[str, Any]]]:
     return found
 
 
-def _reply(voter: str, record: Mapping[str, Any], question: Question) -> Reply:
+def _reply(voter: str, record: Mapping[str, Any], question: Question, orders: int) -> Reply:
     choices = question.choices
     right = choices.index(question.answer) if question.answer in choices else -1
-    option, _ = picked_option(record, choices, right)
+    option, _ = picked_option(record, choices, right, orders)
     outcome = verdict_in(record) or "missing"
     said = outcome in ("right", "wrong") and option >= 0
     pick = choices[option] if said else None

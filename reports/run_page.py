@@ -31,14 +31,14 @@ def build_report(results: str, out: str | None = None, embed_mb: float = 40.0) -
     path = Path(results)
     if not path.is_file():
         raise InputError(f"{results}: no such results; run the recipe's evaluate step first")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = _with_paths(json.loads(path.read_text(encoding="utf-8")), path)
     target = Path(out) if out else path.with_name("report.html")
     items, total, reason = _items(content)
     lead = _lead(content) + (f" {reason}" if reason else _shown(len(items), total))
     about = {"results": str(path), **content.get("files", {})}
     further = _further(content)
     if items:
-        votes = _with_votes(items, content)
+        votes = _with_votes(items, content, path)
         write_model_page(target, content["title"], items, lead, (), further, about, votes, embed_mb)
     else:
         overview = Overview(
@@ -54,6 +54,23 @@ def show(results: str, report: str | None = None) -> None:
     print(f"\nreport: {report or Path(results).with_name('report.html')}")
 
 
+def _with_paths(content: dict[str, Any], results: Path) -> dict[str, Any]:
+    """The results with paths of files and logs that lead there from here."""
+    files = {
+        key: {name: _found(path, results) for name, path in value.items()} if isinstance(value, dict) else value
+        for key, value in (content.get("files") or {}).items()
+    }
+    files |= {key: _found(value, results) for key, value in files.items() if isinstance(value, str)}
+    logs = {stage: _found(folder, results) for stage, folder in (content.get("logs") or {}).items()}
+    return content | {"files": files, "logs": logs}
+
+
+def _found(name: str, results: Path) -> str:
+    """A path as it was written, from the working folder of then: that is this one, or a folder above the results."""
+    places = (folder / name for folder in (Path(), *results.resolve().parents))
+    return next((str(place) for place in places if place.exists()), name)
+
+
 def _items(content: dict[str, Any]) -> tuple[list[Item], int, str]:
     """The questions with the models' answers, how many there are in all, and why there are none."""
     files = content.get("files")
@@ -67,13 +84,17 @@ def _items(content: dict[str, Any]) -> tuple[list[Item], int, str]:
     return items, total, ""
 
 
-def _with_votes(items: list[Item], content: dict[str, Any]) -> list[Item]:
+def _with_votes(items: list[Item], content: dict[str, Any], results: Path) -> list[Item]:
     """The questions, with what the voters behind their labels answered where their tables are still there."""
     files = content.get("files") or {}
     if not items or not files.get("labels"):
         return items
     try:
-        voters = {one["name"]: one["answers"] for one in read_about(files["labels"])["voters"] if "answers" in one}
+        voters = {
+            one["name"]: _found(one["answers"], results)
+            for one in read_about(files["labels"])["voters"]
+            if "answers" in one
+        }
         voted, _ = read_items(ShardReader(files["index"]), voters)
     except (InputError, OSError, KeyError, TypeError):
         return items

@@ -53,6 +53,8 @@ def gather(clips: Iterable[Clip], page: Path, embed_mb: float, beside_mb: float)
     sounds = Sounds(places, [{} for _ in places], {})
     room, beside = embed_mb * _MB, beside_mb * _MB
     folder = page.with_name(f"{page.stem}.clips")
+    for file in folder.glob("*.ogg"):  # of the page that stood here before
+        file.unlink()
     for name, clip in track(distinct.items(), f"recordings of {page.name}", len(distinct)):
         place = places[name]
         if room <= 0 and (url := _url(clip, page)):

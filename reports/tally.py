@@ -75,7 +75,10 @@ class Tally:
         return found
 
     def constant(self, rows: Bools) -> float:
-        """How often the best constant answer is right among some questions: one place, or one text per kind."""
+        """How often the best constant answer is right among some questions: one place, or one text per kind.
+
+        In all orders of the options every place is right as often; in one order, as often as answers stand there.
+        """
         chosen = [item for item, taken in zip(self.items, rows, strict=True) if taken and item.answer is not None]
         if not chosen:
             return float("nan")
@@ -85,8 +88,8 @@ class Tally:
         of_text = [by_text.get(kind, by_text.get("", 0.0)) for kind in kinds]
         best = 0.0
         for count in {len(item.choices) for item in chosen}:
-            places = Counter(list(i.choices).index(str(i.answer)) for i in chosen if len(i.choices) == count)
-            best += max(places.values())
+            places = np.sum([_shown_at(item) for item in chosen if len(item.choices) == count], axis=0)
+            best += float(places.max())
         return max(best / len(chosen), float(np.mean(of_text)))
 
     def guessing(self, rows: Bools) -> float:
@@ -111,10 +114,11 @@ class Tally:
                 right, truth = reply.outcome == OUTCOMES[0], (answer - turn) % len(choices)
                 rows.append((place, shown, truth, option, answer, len(choices), right, text, item))
         columns = list(zip(*rows, strict=True)) if rows else [()] * 9
-        numbers = [np.array(column, np.int64) for column in columns[:6]]
+        numbers: list[Ints] = [np.array(column, np.int64) for column in columns[:6]]
+        question, shown_at, truth_at, picked, right_one, count = numbers
         truths = [str(item.answer).strip().lower() for item in columns[8]]
-        kinds = [kind_of(item) for item in columns[8]]
-        return Picks(*numbers, np.array(columns[6], bool), columns[7], truths, kinds)
+        kinds, right_ones = [kind_of(item) for item in columns[8]], np.array(columns[6], bool)
+        return Picks(question, shown_at, truth_at, picked, right_one, count, right_ones, columns[7], truths, kinds)
 
     def constants(self) -> list[str]:
         """A sentence for every voter and condition whose answers are constant."""
@@ -132,3 +136,12 @@ class Tally:
 def kind_of(item: Item) -> str:
     """The kind of a question: its type, task or category, "" where none is known."""
     return next((item.facts[name] for name in KINDS if item.facts.get(name)), "")
+
+
+def _shown_at(item: Item) -> Floats:
+    """[K] in which share of the orders that were asked the right option stood at each place."""
+    turns = {reply.rotation for reply in item.replies} or {0}
+    count, answer = len(item.choices), list(item.choices).index(str(item.answer))
+    orders = min(count, 1 + max(turns))
+    shown = [(answer - turn * count // orders) % count for turn in turns]
+    return np.asarray(np.bincount(shown, minlength=count) / len(turns), float)

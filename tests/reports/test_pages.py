@@ -12,6 +12,7 @@ import pytest
 from earwitness.datamodules.audio.encoding import opus_bytes
 from earwitness.datamodules.audio.waves import decode, wav_bytes
 from earwitness.errors import InputError
+from earwitness.reports.model_page import write_model_page
 from earwitness.reports.pages import write_page
 from earwitness.reports.records import Clip, Item, Overview, Reply, Section, Verdict
 from earwitness.tests.reports.browser import Looked, browsing
@@ -175,6 +176,25 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser, page):
     opened.page.locator(".row").nth(2).tap()
     opened.until("document.getElementById('x-item').getBoundingClientRect().top < 120")
     assert opened.page.inner_text("#x-item h3") == "Question 2?" and opened.faults == []
+
+
+def test_a_whole_page_of_models_fits_and_has_names_for_everything(browser, tmp_path):
+    """Pictures, tables and controls; the numbers of who moved lead to their questions: 3, 4, 5 are heard now."""
+    path = write_model_page(tmp_path / "page.html", "Two models", [item(n) for n in range(12)])
+    for width in (1280, 390):
+        opened = Looked(browser, path, viewport={"width": width, "height": 844})
+        page = opened.page
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        pictures = page.locator("svg[role=img]")
+        names = pictures.evaluate_all("all => all.map(one => one.getAttribute('aria-label'))")
+        assert len(names) > 5 and all(re.search(r"\d", name) for name in names)
+        named = "one.labels?.[0]?.innerText || one.innerText || one.ariaLabel"
+        nameless = f"all => all.filter(one => !({named})).length"
+        page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+        assert page.locator("button, select, input, a, [role=listbox]").evaluate_all(nameless) == 0
+        page.click("a[href='#change=0.neither.heard']")
+        opened.until("document.getElementById('x-count').textContent.startsWith('3 of 12')")
+        assert opened.rows() == [f"Question {n}?" for n in (3, 4, 5)] and opened.faults == []
 
 
 @pytest.mark.parametrize("bad", HOSTILE)
