@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import InputError
-from . import export, index, inspect, label, plan, report, run, serve, shard
+from . import evaluate, export, index, inspect, label, plan, report, run, serve, shard
 
 # The configuration of these is a complete file of LightningCLI's, whose parser is heavy and their own.
 TRAINER_COMMANDS = {
@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[ModuleType | None, str]] = {
     "shard": (shard, "pack annotations and recordings into shards, with their index"),
     "inspect": (inspect, "what an index holds: counts, hours, histograms; one sample of it"),
     "label": (label, "ask voters, and make weak/strong labels of their answers without the audio"),
+    "evaluate": (evaluate, "ask a model the questions of benchmarks, with and without the audio, and judge it"),
     "plan": (plan, "show which questions a curriculum would train on, and compare curricula; no model, no GPU"),
     "export": (export, "write a run's policy as a folder that transformers, peft and vLLM load"),
     "serve": (serve, "a vLLM that samples completions; training processes send it their weights"),
@@ -130,7 +131,7 @@ def _run_command(argv: list[str]) -> None:
     """Parses the words and runs the command they name; what it returns is printed as one line."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    more = {"run": "overrides", "plan": "curricula"}.get(args.command)
+    more = {"run": "overrides", "plan": "curricula", "evaluate": "words"}.get(args.command)
     if rest and (more is None or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}{' (values are changed by key=value)' if more else ''}")
     if more and rest:  # argparse ends a list of positionals at the first option; `run demo --dry-run seed=2` is fine

@@ -51,7 +51,7 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, nargs="+", default=(), metavar=shape, help=what)
     parser.set_defaults(encoding="")  # of text files, which only `shard` reads
     parser.add_argument("--answer", help="how answers are written: text, letter, index (from 0), index1, none")
-    parser.add_argument("--layout", default="audiomcq", help="a benchmark's: mmau, mmar, mmsu, dcase2025, dcase2026")
+    parser.add_argument("--layout", default="audiomcq", help="a benchmark's: mmau, mmar, mmsu, dcase2025, ...")
 
 
 def _fields(args: argparse.Namespace) -> dict[str, Any]:

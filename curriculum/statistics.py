@@ -80,6 +80,34 @@ def cluster_error(values: Floats, cluster: Ints) -> float:
     return float(np.sqrt((sums**2).sum()) / len(values))
 
 
+def cluster_share(values: Floats, cluster: Ints) -> tuple[float, float, float]:
+    """A mean of [N] values in [0, 1] with its 95 % interval (mean, low, high), those of one cluster being dependent.
+
+    cluster: [N], as of `cluster_error`. It is Wilson's interval for as many independent values as have that standard
+    error, at most N; with no spread at all, as many as there are clusters. (nan, 0, 1) without values.
+    """
+    values = np.asarray(values, float)
+    if not len(values):
+        return float("nan"), 0.0, 1.0
+    mean, error = float(values.mean()), cluster_error(values, cluster)
+    independent = float(len(np.unique(cluster)))
+    if error > 0:
+        independent = min(float(len(values)), mean * (1 - mean) / error**2)
+    return (mean, *wilson_interval(mean * independent, independent))
+
+
+def cluster_mean(values: Floats, cluster: Ints) -> tuple[float, float, float]:
+    """A mean of [N] values, such as differences, with its normal 95 % interval (mean, low, high).
+
+    cluster: [N], as of `cluster_error`. NaN without values.
+    """
+    values = np.asarray(values, float)
+    if not len(values):
+        return float("nan"), float("nan"), float("nan")
+    mean, error = float(values.mean()), cluster_error(values, cluster)
+    return mean, mean - Z95 * error, mean + Z95 * error
+
+
 def cluster_bootstrap(
     values: Floats, cluster: Ints, seed: int = 0, draws: int = 10_000, level: float = 0.95
 ) -> tuple[float, float, float]:

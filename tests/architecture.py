@@ -44,7 +44,7 @@ ROOMS = {
         module
         training voting
         batches
-        corpora processors
+        benchmarks corpora processors
         shards
         batch
         questions storage
