@@ -17,12 +17,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..configs.files import read_yaml
+from ..configs.files import read_yaml, shipped_file
 from ..configs.overrides import value_in
 from ..configs.typed import OBJECT, Loose, arguments, known_keys, placed, value_of
 from ..errors import InputError
 
 _ONLY_CHECKED = ("logger", "strategy", "plugins", "profiler", "accelerator")  # making them may touch disk or devices
+
+
+_FLAGS = ("fresh",)  # options without a value
 
 
 class UsageError(InputError):
@@ -64,7 +67,7 @@ def merged(words: Sequence[str]) -> dict[str, Any]:
     rest = iter(words[1:])
     for word in rest:
         key, mark, given = word.lstrip("-").partition("=")
-        value = given if mark else next(rest, None)
+        value = "true" if key in _FLAGS and not mark else given if mark else next(rest, None)
         if not word.startswith("-") or value is None:
             raise InputError(f"{word} needs a value" if word.startswith("-") else f"unrecognized argument {word!r}")
         if key in ("config", "c"):
@@ -76,6 +79,27 @@ def merged(words: Sequence[str]) -> dict[str, Any]:
             parsed = value_in(value)
             _set(config, key.split("."), parsed if isinstance(parsed, (dict, list)) else value)
     return _loose(OmegaConf.to_container(OmegaConf.create(config), resolve=True))  # type: ignore[no-any-return]
+
+
+def with_shipped(words: Sequence[str]) -> list[str]:
+    """The words of a command line, the name of a shipped file behind `--config` made its path: `--config sft`.
+
+    UsageError where there is neither a file nor a shipped one of that name.
+    """
+    found = list(words)
+    for place, word in enumerate(found):
+        key, mark, given = word.partition("=")
+        if key not in ("--config", "-c") or (not mark and place + 1 == len(found)):
+            continue
+        try:
+            path = str(shipped_file(given if mark else found[place + 1], ""))
+        except InputError as error:
+            raise UsageError(f"{key}: {error}") from None
+        if mark:
+            found[place] = f"{key}={path}"
+        else:
+            found[place + 1] = path
+    return found
 
 
 def _loose(value: Any) -> Any:

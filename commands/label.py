@@ -26,11 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Writes the label table; returns counts."""
-    if len(args.votes) == 1 and args.votes[0].endswith((".yaml", ".yml")):
+    if len(args.votes) == 1 and (args.votes[0].endswith((".yaml", ".yml")) or args.votes[0] == "label"):
+        from ..configs.files import shipped_file
         from .label_job import load_job
         from .labelling import run_job
 
-        return run_job(load_job(args.votes[0]), args.dry_run)
+        return run_job(load_job(str(shipped_file(args.votes[0], ""))), args.dry_run)
     from ..curriculum.contribution.labels import label, published_labels
 
     if args.dry_run or not args.out or bool(args.votes) == args.published or (args.published and not args.index):
