@@ -135,4 +135,6 @@ def _run_command(argv: list[str]) -> None:
     assert module is not None
     counts = module.run(args)
     if counts is not None:
-        print(", ".join(f"{name} {value}" for name, value in counts.items()))
+        print(", ".join(f"{name} {value}" for name, value in counts.items()), flush=True)
+    if (hint := getattr(module, "following", lambda _: None)(args)) is not None:
+        print(f"next: {hint}", file=sys.stderr)

@@ -7,6 +7,7 @@ InputError of a class that it makes is lost among them. What it refuses is read 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -71,9 +72,9 @@ def merged(words: Sequence[str]) -> dict[str, Any]:
         if not word.startswith("-") or value is None:
             raise InputError(f"{word} needs a value" if word.startswith("-") else f"unrecognized argument {word!r}")
         if key in ("config", "c"):
-            if not Path(value).is_file():
+            if not value.startswith("{") and not Path(value).is_file():
                 raise InputError(f"{value}: no such file")
-            both = OmegaConf.merge(config, read_yaml(Path(value)))
+            both = OmegaConf.merge(config, json.loads(value) if value.startswith("{") else read_yaml(Path(value)))
             config = OmegaConf.to_container(both)  # type: ignore[assignment]
         else:
             parsed = value_in(value)
@@ -81,25 +82,49 @@ def merged(words: Sequence[str]) -> dict[str, Any]:
     return _loose(OmegaConf.to_container(OmegaConf.create(config), resolve=True))  # type: ignore[no-any-return]
 
 
-def with_shipped(words: Sequence[str]) -> list[str]:
-    """The words of a command line, the name of a shipped file behind `--config` made its path: `--config sft`.
+def readable(words: Sequence[str]) -> list[str]:
+    """The words of a command line as jsonargparse understands them.
 
-    UsageError where there is neither a file nor a shipped one of that name.
+    The name of a shipped file behind `--config` becomes its path: `--config sft`. A value `null` becomes a file of its
+    own, for `--model.init_args.policy.lora null` would be taken for the name of a class. UsageError where there is
+    neither a file nor a shipped one of that name.
     """
-    found = list(words)
-    for place, word in enumerate(found):
+    found: list[str] = []
+    rest = iter(words)
+    for word in rest:
         key, mark, given = word.partition("=")
-        if key not in ("--config", "-c") or (not mark and place + 1 == len(found)):
+        if not key.startswith("-") or (not mark and key.lstrip("-") in _FLAGS):
+            found.append(word)
             continue
-        try:
-            path = str(shipped_file(given if mark else found[place + 1], ""))
-        except InputError as error:
-            raise UsageError(f"{key}: {error}") from None
-        if mark:
-            found[place] = f"{key}={path}"
+        value = given if mark else next(rest, None)
+        if value is None:
+            found.append(word)
+        elif key in ("--config", "-c") and not value.startswith("{"):
+            try:
+                found += [key, str(shipped_file(value, ""))]
+            except InputError as error:
+                raise UsageError(f"{key}: {error}") from None
+        elif value == "null" and "." in key:
+            found += ["--config", _file_of_null(found, key.lstrip("-").split("."))]
         else:
-            found[place + 1] = path
+            found += [word] if mark else [word, value]
     return found
+
+
+def _file_of_null(words: Sequence[str], parts: list[str]) -> str:
+    """JSON of a configuration with null at the end of a path; what the words before make an object gets init_args."""
+    node: Any = merged(words)
+    whole: list[str] = []
+    for part in parts:
+        if isinstance(node, dict) and "class_path" in node and part not in OBJECT:
+            whole.append("init_args")
+            node = node.get("init_args")
+        whole.append(part)
+        node = node.get(part) if isinstance(node, dict) else None
+    text = "null"
+    for part in reversed(whole):
+        text = f"{{{json.dumps(part)}: {text}}}"
+    return text
 
 
 def _loose(value: Any) -> Any:

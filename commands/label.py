@@ -39,3 +39,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.published:
         return published_labels(args.index, args.out)
     return label(args.votes, args.out, args.at_least, args.index, max_unreadable=args.max_unreadable)
+
+
+def following(args: argparse.Namespace) -> str | None:
+    """The command that comes after this one."""
+    if args.dry_run:
+        return None
+    if len(args.votes) == 1 and args.votes[0].endswith((".yaml", ".yml")):
+        from .label_job import load_job
+
+        job = load_job(args.votes[0])
+        index, labels = job.index, f"{job.out}/labels.arrow"
+    else:
+        index, labels = args.index or "INDEX", args.out
+    return f"earwitness plan weak_to_strong --index {index} --labels {labels}"

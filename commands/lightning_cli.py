@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..lightning_modules.callbacks.progress import progress_bar
 from . import continuing
 from .checks import check_questions, missing_path, trainer_reads
-from .explain import UsageError, merged, reason, with_shipped
+from .explain import UsageError, merged, readable, reason
 from .run_facts import RunFacts, texts_of, with_tensorboard
 
 jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -48,7 +48,7 @@ class EarwitnessCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str], parse_only: bool = False) -> None:
-        self.words, self.parse_only = with_shipped(args), parse_only
+        self.words, self.parse_only = readable(args), parse_only
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,
