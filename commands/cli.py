@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import InputError
-from . import evaluate, export, index, inspect, label, plan, report, run, serve, shard
+from . import evaluate, export, index, init, inspect, label, plan, report, run, serve, shard, show, tiny
 
 # The configuration of these is a complete file of LightningCLI's, whose parser is heavy and their own.
 TRAINER_COMMANDS = {
@@ -26,6 +26,7 @@ TRAINER_COMMANDS = {
 COMMANDS: dict[str, tuple[ModuleType | None, str]] = {
     "run": (run, "run a recipe: corpus, votes, labels, stages, evaluation, report"),
     **{name: (None, what) for name, what in TRAINER_COMMANDS.items()},
+    "init": (init, "a working folder whose files fit together, from own questions to answers"),
     "index": (index, "check WebDataset tars and write their index"),
     "shard": (shard, "pack annotations and recordings into shards, with their index"),
     "inspect": (inspect, "what an index holds: counts, hours, histograms; one sample of it"),
@@ -34,6 +35,8 @@ COMMANDS: dict[str, tuple[ModuleType | None, str]] = {
     "plan": (plan, "show which questions a curriculum would train on, and compare curricula; no model, no GPU"),
     "export": (export, "write a run's policy as a folder that transformers, peft and vLLM load"),
     "serve": (serve, "a vLLM that samples completions; training processes send it their weights"),
+    "show": (show, "print a shipped file, or list them"),
+    "tiny": (tiny, "a tiny random model in the published layout, to try a chain of commands without a GPU"),
     "report": (report, "write the HTML report of a finished run again"),
 }
 
@@ -69,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     EARWITNESS_TRACEBACK bad input ends in its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if os.getcwd() not in sys.path:  # functions of the user's, beside his files; behind everything that is installed
+        sys.path.append(os.getcwd())
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started this
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
@@ -140,4 +146,6 @@ def _run_command(argv: list[str]) -> None:
     assert module is not None
     counts = module.run(args)
     if counts is not None:
-        print(", ".join(f"{name} {value}" for name, value in counts.items()))
+        print(", ".join(f"{name} {value}" for name, value in counts.items()), flush=True)
+    if (hint := getattr(module, "following", lambda _: None)(args)) is not None:
+        print(f"next: {hint}", file=sys.stderr)

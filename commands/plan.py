@@ -68,3 +68,11 @@ def run(args: argparse.Namespace) -> None:
             if len(curricula) == 1 or str(error).startswith(curriculum):
                 raise
             raise InputError(f"{curriculum}: {error}") from error
+
+
+def following(args: argparse.Namespace) -> str | None:
+    """The command that comes after this one."""
+    if args.memory or args.compare or args.synthetic:
+        return None
+    labels = f" --paths.labels {args.labels}" if args.labels else ""
+    return f"earwitness fit --config sft{labels} (earwitness show sft is the file)"

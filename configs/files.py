@@ -32,6 +32,33 @@ def find_file(name: str) -> Path:
     raise InputError(f"{name}: no such file; {nearest(name, known, 'shipped curricula are')}")
 
 
+def shipped_files(kind: str = "*") -> dict[str, Path]:
+    """Name -> file of everything that is shipped: `sft`, `curricula/weak_to_strong`, `recipes/demo`, `launch/slurm`.
+
+    kind: a folder below `configs/`, "" for the files of trainer commands and jobs, all by default.
+    """
+    here = Path(__file__).parent
+    found = {str(path.relative_to(here).with_suffix("")): path for path in sorted(here.rglob("*.*"))}
+    suffixes = {".yaml", ".sh", ".txt", ".md"}
+    wanted = {name: path for name, path in found.items() if path.suffix in suffixes}
+    return {name: path for name, path in wanted.items() if kind in ("*", name.rpartition("/")[0])}
+
+
+def shipped_file(name: str, kind: str = "*") -> Path:
+    """The path that is given where it is a file, else the shipped file of that name, its folder included or not.
+
+    InputError where there is none; it names a near one, or all.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    files = shipped_files(kind)
+    short = {known.rpartition("/")[2]: path for known, path in reversed(files.items())}
+    found = files.get(name.removesuffix(".yaml")) or short.get(name.removesuffix(".yaml"))
+    if found is None:
+        raise InputError(f"{name}: no such file; {nearest(name, files, 'shipped are')}")
+    return found
+
+
 def read_yaml(path: Path) -> DictConfig:
     """The mapping in a YAML file, its interpolations still open; InputError where it holds none."""
     try:

@@ -184,6 +184,7 @@ def test_a_command_line_that_is_none_is_one_line_and_exit_code_2(words: list[str
 def test_what_the_trainer_refuses_and_a_path_that_is_not_there_are_one_line(tmp_path, capsys) -> None:
     (tmp_path / "shards").mkdir()
     words = ["fit", "--config", GRPO, "--paths.data", str(tmp_path), "--paths.model", "Qwen/Qwen2.5-Omni-7B"]
+    words += ["--paths.labels", str(tmp_path / "labels.arrow")]
     assert refused(words, capsys) == (1, f"error: data.init_args.index: {tmp_path}/shards/index.arrow is not there\n")
     for name in ("shards/index.arrow", "labels.arrow"):
         (tmp_path / name).touch()
