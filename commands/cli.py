@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from .. import __version__
+from ..boundary.words import say
 from ..errors import InputError
 from . import export, index, inspect, label, plan, report, run, serve, shard
 
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as error:
         if os.environ.get("EARWITNESS_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         _end(getattr(error, "exit_code", 1))
     except BrokenPipeError:
         if not _nobody_reads():  # another pipe, to a process or a server
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except SystemExit as end:  # argparse prints its help and leaves
         _end(end.code)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        say("interrupted; the same command continues", file=sys.stderr)
         _end(130)
 
 
@@ -129,4 +130,4 @@ def _run_command(argv: list[str]) -> None:
     assert module is not None
     counts = module.run(args)
     if counts is not None:
-        print(", ".join(f"{name} {value}" for name, value in counts.items()))
+        say(", ".join(f"{name} {value}" for name, value in counts.items()))

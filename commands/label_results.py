@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..boundary.words import say
 from ..curriculum.contribution.jury import parse_rule
 from ..curriculum.contribution.jury_report import describe_jury
 from ..curriculum.contribution.labels import label, read_about
@@ -53,7 +54,7 @@ def finish_job(job: LabelJob, questions: Questions, answers: Mapping[str, str]) 
     jury = describe_jury(tallies, table, parse_rule(job.rule), job.condition, job.bootstrap, picks)
     jury["verdicts"] = {name: read_verdicts(path) for name, path in answers.items()}
     for warning in jury["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", file=sys.stderr)
     jury |= {"title": job.title, "about": read_about(labels), "index": job.index}
     if job.judge is not None:
         jury["categories"] = _categories(job.judge, questions.reader, labels)

@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..boundary.words import say
 from ..curriculum.contribution.verdicts import Readable, check_table
 from ..curriculum.table import read_table
 from ..datamodules.questions.answers import reading_of
@@ -80,7 +81,7 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
         missing = set(store.missing([task.id for task in tasks]))
         todo = [task for task in tasks if task.id in missing]
         if dry_run:
-            print(f"{voter.name}: {_priced(price(voter_tasks, todo, voter.price), len(tasks) - len(todo))}")
+            say(f"{voter.name}: {_priced(price(voter_tasks, todo, voter.price), len(tasks) - len(todo))}")
             continue
         if not _rank():
             _say(judge_again(voter.name, voter_tasks, store, described))
@@ -106,7 +107,7 @@ def _as_it_began(voter: VoterSpec, folder: Path) -> VoterSpec:
     if before == voter.prompting.rotations:
         return voter
     if not _rank():
-        print(f"{voter.name}: goes on as it began, with rotations: {before}", file=sys.stderr)
+        say(f"{voter.name}: goes on as it began, with rotations: {before}", file=sys.stderr)
     return replace(voter, prompting=replace(voter.prompting, rotations=before))
 
 
@@ -188,7 +189,7 @@ def _ask(
 def _say(line: str) -> None:
     """Prints a line beside the progress; nothing for ""."""
     if line:
-        print(line, file=sys.stderr, flush=True)
+        say(line, file=sys.stderr, flush=True)
 
 
 def _rank() -> int:
@@ -205,6 +206,6 @@ def _write_failures(path: Path, failures: Iterable[Mapping[str, Any]]) -> None:
     if lines:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(lines)
-        print(f"some requests failed, see {path}; the same command asks them again", file=sys.stderr)
+        say(f"some requests failed, see {path}; the same command asks them again", file=sys.stderr)
     else:
         path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from ..boundary.words import say
 from ..configs.files import read_yaml
 from ..errors import InputError
 from ..lightning_modules.policy.adapters import Lora
@@ -37,12 +38,12 @@ def show_memory(
     reference = grpo and float((model.get("objective") or {}).get("beta", 0.0)) > 0
     adam = "Adam" in str((model.get("optimizer") or {}).get("class_path", "AdamW"))
     found = measured(_config_of(checkpoint), policy, lengths)
-    print(f"{checkpoint}: {_said(lengths, policy, gpus)}; GB per GPU")
-    print(f"{'strategy':<10}" + "".join(f"{name:>12}" for name in _PARTS))
+    say(f"{checkpoint}: {_said(lengths, policy, gpus)}; GB per GPU")
+    say(f"{'strategy':<10}" + "".join(f"{name:>12}" for name in _PARTS))
     for strategy in strategies:
         memory = memory_of(found, gpus, strategy, reference, 2 if adam else 1)
-        print(f"{strategy:<10}" + _row(memory) + ("" if memory.total < 1e9 * room_gb else f"   more than {room_gb:g}"))
-    print("total: the most at any moment; vLLM on the same GPU, buckets of DDP and the CUDA context come on top")
+        say(f"{strategy:<10}" + _row(memory) + ("" if memory.total < 1e9 * room_gb else f"   more than {room_gb:g}"))
+    say("total: the most at any moment; vLLM on the same GPU, buckets of DDP and the CUDA context come on top")
 
 
 def _row(memory: Memory) -> str:

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import __version__
+from ..boundary.words import say
 from ..configs.files import read_yaml
 from ..configs.plugins import function_named, nearest
 from ..configs.typed import arguments, mapping
@@ -98,14 +99,14 @@ def run_recipe(recipe: str, overrides: Sequence[str] = (), dry_run: bool = False
         step.fingerprint = chain.hexdigest()
         if not step.done:  # what a step that is done read may be gone by now
             step.check_paths(written)
-    print(f"{spec.get('name', origin)}: {len(steps)} steps into {spec['out']}/", flush=True)
+    say(f"{spec.get('name', origin)}: {len(steps)} steps into {spec['out']}/", flush=True)
     if dry_run:
-        print("\n".join(f"  {name}: {step.verb}" for name, step in steps.items()))
+        say("\n".join(f"  {name}: {step.verb}" for name, step in steps.items()))
         return
     started = time.monotonic()
     for number, step in enumerate(steps.values(), 1):
         step.run(f"[{number:>2}/{len(steps)}] {step.name:<18}")
-    print(f"finished in {time.monotonic() - started:.0f} s", flush=True)
+    say(f"finished in {time.monotonic() - started:.0f} s", flush=True)
     for step in steps.values():
         if step.verb == "build_report":
             from ..reports.run_page import show
@@ -172,9 +173,9 @@ class Step:
         """Runs the step unless it is done, and records that it is; head: how its printed lines begin."""
         before = self._recorded()
         if self.done:
-            print(f"{head} done before    {_shown(before['result'])}", flush=True)
+            say(f"{head} done before    {_shown(before['result'])}", flush=True)
             return
-        print(f"{head} {self.verb} ...", flush=True)
+        say(f"{head} {self.verb} ...", flush=True)
         begin = time.monotonic()
         if before.get("started") != self.fingerprint:
             self._move_aside()
@@ -186,7 +187,7 @@ class Step:
             result = self.function(**self.given)
         seconds = time.monotonic() - begin
         _write(self.record, {"fingerprint": self.fingerprint, "seconds": round(seconds, 1), "result": result})
-        print(f"{head} {seconds:6.1f} s       {_shown(result)}", flush=True)
+        say(f"{head} {seconds:6.1f} s       {_shown(result)}", flush=True)
 
     def _move_aside(self) -> None:
         """Checkpoints of other arguments are not continued. Done before this start is recorded: no kill mixes them."""
@@ -198,7 +199,7 @@ class Step:
         folder = checkpoints_folder(self.spec)
         aside = None if folder is None else moved_aside(folder)
         if aside is not None:
-            print(f"  {folder} is of another configuration of this step, and now {aside}", flush=True)
+            say(f"  {folder} is of another configuration of this step, and now {aside}", flush=True)
 
     def _train(self) -> None:
         """Runs a trainer verb: in this process for one device, in one of its own for more, as launchers fork it.

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ...boundary.words import say
 from ...errors import InputError
 from ..arrays import Floats, Hashes, Ints, Texts
 from ..table import read_arrow, write_arrow
@@ -102,7 +103,7 @@ def label(
     if lacking and not allow_missing:
         raise InputError(f"{lacking} questions lack votes; run the voters over the whole index, or allow_missing")
     if unread:
-        print(f"{unread} questions get no label: votes that could decide are unfinished or unreadable", file=sys.stderr)
+        say(f"{unread} questions get no label: votes that could decide are unfinished or unreadable", file=sys.stderr)
     known: dict[str, Any] = {"format": _FORMAT, "rule": chosen.describe(), "condition": condition, "index": content}
     paths = {name: str(path) for name, path in tables.items() if not isinstance(path, Mapping)}
     known |= {"voters": [{"name": name, "answers": path} for name, path in paths.items()], **_software()}

@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
+from ...boundary.words import say
 from ...curriculum.identity import hash64
 from ...errors import InputError
 from ...progress import track
@@ -163,7 +164,7 @@ def _report_notes(notes: list[str], folder: Path) -> int:
     _write_lines(notes, folder / "packing.notes.txt")
     if notes:
         more = f", and {len(notes) - 1:,} more in {folder / 'packing.notes.txt'}" if len(notes) > 1 else ""
-        print(f"{notes[0]}{more}", file=sys.stderr)
+        say(f"{notes[0]}{more}", file=sys.stderr)
     return len(notes)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ...boundary.words import say
 from ...curriculum.identity import hash64
 from ...errors import InputError
 from .ranges import Shard
@@ -59,7 +60,7 @@ class ShardCache:
             known, self.full = self.full, True
             if not known:
                 why = error.strerror or type(error).__name__
-                print(f"{self.folder}: takes no more shards ({why}); they are read by byte range", file=sys.stderr)
+                say(f"{self.folder}: takes no more shards ({why}); they are read by byte range", file=sys.stderr)
             return None
 
     def _downloaded(self, path: Path, shard: Shard, download: Callable[[str], None]) -> str | None:

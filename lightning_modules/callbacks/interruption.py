@@ -15,6 +15,7 @@ import lightning as L
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ...boundary.words import say
 from .checkpoints import Checkpoints
 
 
@@ -82,7 +83,7 @@ class Interruption(L.Callback):
         name, step = signal.Signals(number).name, trainer.datamodule.position  # type: ignore[attr-defined]
         if trainer.is_global_zero:
             what = f"saved {saved}; the same command continues" if saved else "nothing is saved"
-            print(f"{name} after step {step}: {what}", file=sys.stderr, flush=True)
+            say(f"{name} after step {step}: {what}", file=sys.stderr, flush=True)
             if number != signal.SIGTERM:
                 _requeue()
         environment = getattr(trainer.strategy, "cluster_environment", None)
@@ -115,4 +116,4 @@ def _requeue() -> None:
         said = "is queued again" if not done.returncode else f"could not be queued again: {done.stderr.strip()}"
     except OSError as error:
         said = f"could not be queued again: {error}"
-    print(f"SLURM job {job} {said}", file=sys.stderr, flush=True)
+    say(f"SLURM job {job} {said}", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...boundary.words import say
 from ...datamodules.batch import Prompts
 from ...datamodules.processors.omni import OmniProcessor
 from ...errors import InputError
@@ -160,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         except InputError as error:
             return self._refuse(409, str(error))
         except Exception as error:  # vLLM may raise anything; the client is to hear of it, and the server to live on
-            traceback.print_exc()
+            say(traceback.format_exc(), file=sys.stderr)
             return self._refuse(500, f"{type(error).__name__}: {error}")
         return self._send(200, answer)
 
@@ -199,10 +200,10 @@ def serve(checkpoint: str, engine: VllmEngine, host: str = "127.0.0.1", port: in
     except OSError as error:
         raise InputError(f"serve: cannot listen at {host}:{port} ({error.strerror}); set --host and --port") from None
     if not token and not host.startswith("127."):
-        print(
+        say(
             f"anyone who reaches {host} can use this server; set {TOKEN_VARIABLE}, here and for training",
             file=sys.stderr,
         )
     engine.open(checkpoint, engine.dtype)
-    print(f"serving {checkpoint} at http://{host}:{server.server_port}", flush=True)
+    say(f"serving {checkpoint} at http://{host}:{server.server_port}", flush=True)
     server.serve_forever()
