@@ -10,6 +10,8 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 GB = 1 << 30
@@ -24,7 +26,7 @@ def limited(act: Callable[[], Any], grows: int = GB, seconds: float = 60) -> Any
     process = os.fork()
     if not process:
         faulthandler.disable()
-        there = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        there = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (there + grows, resource.getrlimit(resource.RLIMIT_AS)[1]))
         try:
             said = pickle.dumps((True, act()))
@@ -36,10 +38,8 @@ def limited(act: Callable[[], Any], grows: int = GB, seconds: float = 60) -> Any
     os.set_blocking(reads, False)
     until, data, status = time.monotonic() + seconds, b"", None
     while status is None:
-        try:
+        with suppress(BlockingIOError):
             data += os.read(reads, 1 << 20)
-        except BlockingIOError:
-            pass
         ended, code = os.waitpid(process, os.WNOHANG)
         if ended:
             status = os.waitstatus_to_exitcode(code)
@@ -48,11 +48,9 @@ def limited(act: Callable[[], Any], grows: int = GB, seconds: float = 60) -> Any
             os.waitpid(process, 0)
             raise AssertionError(f"not done after {seconds} s")
         time.sleep(0.005)
-    try:
+    with suppress(BlockingIOError):
         while part := os.read(reads, 1 << 20):
             data += part
-    except BlockingIOError:
-        pass
     os.close(reads)
     assert status == 0 and data, f"the process ended with {status}"
     right, result = pickle.loads(data)

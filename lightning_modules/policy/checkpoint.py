@@ -111,7 +111,7 @@ def check_tensors(checkpoint: str | Path, config: Any) -> None:
         for name, (shape, _) in headers(folder).items()
         if not is_speech(name)
     }
-    wanted = _thinker_shapes(config)
+    wanted = thinker_shapes(config)
     tied = {"lm_head.weight"} if getattr(config.get_text_config(), "tie_word_embeddings", False) else set()
     _refuse(checkpoint, "missing", sorted(wanted.keys() - found.keys() - tied))
     _refuse(checkpoint, "unknown to its config.json", sorted(found.keys() - wanted.keys()))
@@ -119,7 +119,7 @@ def check_tensors(checkpoint: str | Path, config: Any) -> None:
     _refuse(checkpoint, "of another shape than its config.json says", wrong)
 
 
-def _thinker_shapes(config: Any) -> dict[str, list[int]]:
+def thinker_shapes(config: Any) -> dict[str, list[int]]:
     """The shape of every tensor of a thinker, by published name; nothing is allocated."""
     import copy
 

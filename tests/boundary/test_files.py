@@ -89,8 +89,12 @@ def test_locks_are_never_links(tmp_path):
 
 
 def test_one_process_writes_into_a_folder(tmp_path):
-    with alone_in(tmp_path / "out", "packing"):
-        with pytest.raises(InputError, match="another process is packing there"), alone_in(tmp_path / "out", "packing"):
-            pass
-    with alone_in(tmp_path / "out", "packing"):
+    out = tmp_path / "out"
+    with (
+        alone_in(out, "packing"),
+        pytest.raises(InputError, match="another process is packing there"),
+        alone_in(out, "packing"),
+    ):
+        pass
+    with alone_in(out, "packing"):
         pass

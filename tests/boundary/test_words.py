@@ -48,11 +48,13 @@ def test_no_value_is_markup():
     hostile = "<script>alert(1)</script><img src=x onerror='x()'>\"' onload=\"y()\x1b"
     for value in (hostile, {"a": hostile}, [hostile], 1.5, None):
         tags = Tags()
-        tags.feed(f'<p title="{html(value)}" class=\'{html(value)}\'>{html(value)}</p>')
+        tags.feed(f"<p title=\"{html(value)}\" class='{html(value)}'>{html(value)}</p>")
         assert [tag for tag, _ in tags.seen] == ["p"] and set(tags.seen[0][1]) == {"title", "class"}
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "...", "../x", "/etc/passwd", "a/b", "a\\b", "a\nb", "\x00", "x" * 300])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "...", "../x", "/etc/passwd", "a/b", "a\\b", "a\nb", "\x00", "x" * 300]
+)
 def test_names_stay_in_their_folder(name, tmp_path):
     made = file_name(name)
     assert (tmp_path / f"{made}").parent == tmp_path and made not in ("", ".", "..") and len(made) <= 61

@@ -750,7 +750,7 @@ class TestServers:
             client.timeout_s = 60
             client.sync(policy)
             client.timeout_s, asked = 0.3, []
-            server.served.complete = lambda *message: asked.append(time.sleep(0.8)) or ({}, {})
+            server.served.complete = lambda *message: asked.append(1) or time.sleep(0.8) or ({}, {})
             with pytest.raises(InputError, match=r"no answer within engine.timeout_s: 0\.3; raise it"):
                 client.complete(batch, ROLLOUT, keys(batch))
         assert len(asked) == 1
