@@ -7,6 +7,7 @@ it leads to is left alone.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,7 +16,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, AnyStr, BinaryIO
 
 from ..errors import InputError
 
@@ -30,14 +31,19 @@ def open_regular(path: str | Path, follow: bool = True) -> BinaryIO:
     follow: whether a symbolic link at the end of the path leads on; links that lead to no file are refused either way.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+        return os.fdopen(regular(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW)), "rb")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be opened ({why})") from None
+
+
+def regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
+    """The descriptor of a regular file, which waits for nobody; OSError for anything else. flags: as of `os.open`."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InputError(f"{path}: not a regular file; pipes, devices and folders are not read")
-    return os.fdopen(descriptor, "rb")
+        raise OSError(errno.EINVAL, "not a regular file; pipes, devices and folders are not read")
+    return descriptor
 
 
 def read_bytes(path: str | Path, most: int, follow: bool = True) -> bytes:
@@ -64,6 +70,16 @@ def bounded(stream: Any, most: int, where: str) -> bytes:
         parts.append(part)
         left -= len(part)
     raise InputError(f"{where}: more than {most:,} bytes came")
+
+
+def bounded_lines(stream: IO[AnyStr], most: int, where: str) -> Iterator[AnyStr]:
+    """The lines of a stream, of bytes or of text; InputError, with the line's number, for one longer than `most`."""
+    number = 0
+    while line := stream.readline(most + 1):
+        number += 1
+        if len(line) > most:
+            raise InputError(f"{where}:{number}: a line of more than {most:,} letters")
+        yield line
 
 
 def read_text(path: str | Path, most: int = TEXT_BYTES) -> str:
@@ -121,12 +137,7 @@ def write_text(path: str | Path, text: str, private: bool = False) -> None:
 
 def open_to_append(path: str | Path) -> BinaryIO:
     """A regular file, made where there is none, open for reading and appending; OSError for a link or a pipe."""
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(f"{path}: not a regular file")
-    return os.fdopen(descriptor, "a+b")
+    return os.fdopen(regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW), "a+b")
 
 
 @contextmanager

@@ -64,17 +64,16 @@ def _arrow(path: Path) -> pa.Table:
 def _parquet(path: Path, size: int) -> pa.Table:
     """Texts are read as numbers of a dictionary first: how long they are in all is known before they stand alone."""
     schema = open_parquet(path).schema_arrow
-    texts = [field.name for field in schema if _is_text(field.type)]
     parts, held = [], 0
-    for batch in pq.ParquetFile(path, read_dictionary=texts, **_THRIFT).iter_batches(4096):
+    for batch in open_parquet(path, shared=True).iter_batches(4096):
         parts.append(batch)
-        held += sum(_stands_alone(column) for column in batch.columns)
+        held += sum(unpacked_bytes(column) for column in batch.columns)
         if held > allowance(size):
             raise InputError(f"{path}: unpacks to more than {allowance(size):,} bytes, unlike any table of its size")
     return pa.Table.from_batches(parts).cast(schema) if parts else schema.empty_table()
 
 
-def _stands_alone(column: pa.Array) -> int:
+def unpacked_bytes(column: pa.Array) -> int:
     """Bytes that a column takes whose values share nothing."""
     if not pa.types.is_dictionary(column.type):
         return int(column.nbytes)
@@ -89,8 +88,11 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def open_parquet(path: str | Path) -> pq.ParquetFile:
-    """A Parquet file whose footer declares no more than a file of its size can hold; InputError otherwise."""
+def open_parquet(path: str | Path, shared: bool = False) -> pq.ParquetFile:
+    """A Parquet file whose footer declares no more than a file of its size can hold; InputError otherwise.
+
+    shared: texts come as numbers of a dictionary, so that those that are alike are in memory once.
+    """
     try:
         with open_regular(path) as file:
             size = file.seek(0, 2)
@@ -101,7 +103,8 @@ def open_parquet(path: str | Path) -> pq.ParquetFile:
             columns = [part.column(number) for number in range(part.num_columns)]
             unpacked += max(sum(max(column.total_uncompressed_size, 0) for column in columns), 0)
         _within(max(unpacked, about.num_rows * max(1, about.num_columns)), about.num_rows, Path(path), size)
-        return found
+        texts = [field.name for field in found.schema_arrow if _is_text(field.type)]
+        return pq.ParquetFile(path, read_dictionary=texts, **_THRIFT) if shared and texts else found
     except InputError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError, MemoryError) as error:
@@ -140,7 +143,7 @@ def _check_texts(name: str, column: pa.ChunkedArray, path: Path, most: int) -> N
         if pa.types.is_dictionary(chunk.type):
             if chunk.dictionary.null_count:
                 raise InputError(f"{path}: column {name!r:.80} has a value in its dictionary that is missing")
-            total += _stands_alone(chunk)
+            total += unpacked_bytes(chunk)
         else:  # a view: two numbers and the beginning of its text, 16 bytes a row
             total += sum(int(size) for size in np.frombuffer(chunk.buffers()[1], np.int32)[::4]) if len(chunk) else 0
     if total > 16 * most:

@@ -117,8 +117,10 @@ def build_index(
     if not len(rows):
         raise InputError(f"{redacted(shards)}: the shards hold no question that can be used")
     _say_what_is_unused(fields, scans, redacted(shards))
+    if redacted(root) != root:
+        say(f"{redacted(root)}: the index keeps no credentials; give the address as reading.shards", file=sys.stderr)
     about = {
-        "root": "" if not remote and target.resolve().parent == Path(root).resolve() else root,
+        "root": "" if not remote and target.resolve().parent == Path(root).resolve() else redacted(root),
         "shards": {name: [shard.size, shard.etag] for name, shard in known.items()},
     }
     write_index(_in_order(rows), about | {"fields": fields.record()}, target)

@@ -1,4 +1,7 @@
-"""Files that others may write: bounded, regular, whole, and never through a link."""
+"""Files that others may write: bounded, regular, whole, and never through a link.
+
+What may take memory runs in a forked process.
+"""
 
 from __future__ import annotations
 

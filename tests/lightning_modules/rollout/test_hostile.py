@@ -1,4 +1,7 @@
-"""A rollout server among neighbours: silent, slow, greedy and lying ones; and a client whose server is one of them."""
+"""A rollout server among neighbours: silent, slow, greedy and lying ones; and a client whose server is one of them.
+
+What may take memory runs in a forked process.
+"""
 
 from __future__ import annotations
 
