@@ -8,7 +8,7 @@ found everywhere. The path of a folder that is there is no secret, and what is w
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 _SHORT = 6
@@ -43,9 +43,14 @@ def hidden_in(node: Any) -> Any:
         return hidden(node)
     if isinstance(node, Mapping):
         return {hidden(name) if isinstance(name, str) else name: hidden_in(value) for name, value in node.items()}
-    if isinstance(node, Sequence) and not isinstance(node, bytes | bytearray):
-        return [hidden_in(each) for each in node]
+    if type(node) in (list, tuple):
+        return type(node)(hidden_in(each) for each in node)
     return node
+
+
+def names() -> list[str]:
+    """The variables that were read, by name."""
+    return sorted(set(_KNOWN.values()))
 
 
 def _mark(name: str) -> str:

@@ -59,7 +59,8 @@ def bounded(stream: Any, most: int, where: str) -> bytes:
 
     stream: anything with `read(size)`. InputError that begins with `where` for more, or where reading fails.
     """
-    parts, left = [], most + 1
+    parts: list[bytes] = []
+    left = most + 1
     while left > 0:
         try:
             part = stream.read(min(left, 1 << 20))
@@ -154,23 +155,44 @@ def locked(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def alone_in(folder: str | Path, what: str) -> Iterator[None]:
-    """A context in which no other process writes `what` into the folder; InputError at once where one does.
+    """A context in which no other process does `what` in the folder; InputError at once where one does.
 
-    Where the file system has no locks, nothing is known of others.
+    what: a word like "packing". Where the file system has no locks, nothing is known of others.
     """
     folder = Path(folder)
+    path = folder / f".{what}.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open_to_append(folder / ".lock")
+        lock = _locked_now(path)
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            why = f"another process is {what} there; wait for it, or name another folder"
+            raise InputError(f"{folder}: {why}") from None
         raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{folder}: another process is {what} there; wait for it, or give another folder"
-            ) from None
-        except OSError:
-            pass
+    try:
         yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.close()
+
+
+def _locked_now(path: Path) -> BinaryIO:
+    """The open lock file, held by this process alone, children not included; OSError where another one holds it."""
+    while True:
+        lock = open_to_append(path)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                lock.close()
+                raise
+        with suppress(OSError):  # whoever held it may have removed it meanwhile: then another one is the lock now
+            if os.path.samestat(os.stat(path), os.fstat(lock.fileno())):
+                return lock
+        lock.close()
+
+
+def open_new(path: str | Path) -> BinaryIO:
+    """An empty file in the place of whatever is there, open for writing; a link is removed and not followed."""
+    Path(path).unlink(missing_ok=True)
+    return os.fdopen(regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW), "w+b")

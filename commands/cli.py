@@ -6,12 +6,13 @@ import argparse
 import os
 import select
 import sys
+import traceback
 from collections.abc import Sequence
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import NoReturn
 
 from .. import __version__
-from ..boundary.words import say
+from ..boundary.words import plain, say
 from ..errors import InputError
 from . import export, index, inspect, label, plan, report, run, serve, shard
 
@@ -42,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends with 2 and says what was wrong, and where all arguments are listed."""
-        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"error: {plain(message)}; see `{self.prog} --help`\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     EARWITNESS_TRACEBACK bad input ends in its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    sys.excepthook = _trace
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started this
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
@@ -85,6 +87,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         say("interrupted; the same command continues", file=sys.stderr)
         _end(130)
+
+
+def _trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints the traceback of a fault; what stands in it may be anybody's words."""
+    say("".join(traceback.format_exception(kind, error, trace)), file=sys.stderr, end="")
 
 
 def _nobody_reads() -> bool:

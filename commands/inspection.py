@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..boundary.words import plain, say
+from ..boundary.files import write_bytes
+from ..boundary.words import file_name, plain, say
 from ..curriculum.table import Categorical, read_table
 from ..datamodules.audio.levels import CANCELLED_DB, LEVELS, Meter
 from ..datamodules.questions.prompts import question_text
@@ -61,7 +62,7 @@ def inspect_index(
     known = {name: values[~np.isnan(values)] for name, values in levels.items() if not np.isnan(values).all()}
     # A pair of dollars would be set as a formula, or fail to be one.
     shown = {name: {value.replace("$", r"\$"): n for value, n in counts.items()} for name, counts in counted.items()}
-    (folder / "inspect.png").write_bytes(corpus(seconds, shown, known))
+    write_bytes(folder / "inspect.png", corpus(seconds, shown, known))
     say(f"\nwritten: {folder / 'inspect.png'}")
 
 
@@ -98,9 +99,8 @@ def _show_sample(reader: ShardReader, key: str, folder: Path) -> None:
     question = reader.question(row)
     data = reader.sound(row)
     wave = reader.wave(row)  # an error rather than a file that cannot be played
-    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in key)[:60]
-    path = folder / f"{name}.{reader.text('audio_ext', row)}"
-    path.write_bytes(data)
+    path = folder / f"{file_name(key)}.{reader.text('audio_ext', row)}"
+    write_bytes(path, data)
     say(f"{key}  ({reader.text('split', row)}, {question.question_type}, {reader.num_samples(row) / 16_000:.2f} s)")
     levels = Meter().levels(wave)
     say(f"peak {levels.peak_db:.1f} dB, RMS {levels.rms_db:.1f} dB, {levels.silent_share:.0%} digital silence")

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..boundary.files import write_bytes, write_text
 from ..boundary.words import say
 from ..configs.files import find_file, read_curriculum, read_yaml, resolved
 from ..configs.overrides import overridden, split_name
@@ -39,10 +40,10 @@ def show_plan(
     described = describe(Plan(parse_curriculum(spec), training_rows(index, labels)))
     say("\n".join(lines(described)))
     folder = _folder(out, path.stem)
-    (folder / "plan.json").write_text(json.dumps(described, indent=1))
+    write_text(folder / "plan.json", json.dumps(described, indent=1))
     from ..reports.figures import composition_over_time
 
-    (folder / "plan.png").write_bytes(composition_over_time(described))
+    write_bytes(folder / "plan.png", composition_over_time(described))
     say(f"\nwritten: {folder / 'plan.json'}, {folder / 'plan.png'}")
 
 
@@ -79,7 +80,7 @@ def show_comparison(
     sheet = compare(_changed(arms, overrides), training_rows(index, labels), match or "none")
     say("\n".join(comparison_lines(sheet)))
     folder = _folder(out, "-".join(Path(split_name(name)[0]).stem for name in curricula)[:80])
-    (folder / "compare.json").write_text(json.dumps(sheet, indent=1))
+    write_text(folder / "compare.json", json.dumps(sheet, indent=1))
     say(f"\nwritten: {folder / 'compare.json'}")
 
 

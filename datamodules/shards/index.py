@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...boundary.files import write_text
 from ...boundary.words import say
 from ...curriculum.table import read_arrow, write_arrow
 from ...errors import InputError
@@ -212,8 +213,7 @@ def _report(faults: list[Fault], target: Path) -> None:
         path.unlink(missing_ok=True)
         return
     lines = [json.dumps(vars(fault), ensure_ascii=False) for fault in faults]
-    # Half a letter in a file's name becomes its JSON escape.
-    path.write_text("\n".join(lines) + "\n", "utf-8", "backslashreplace")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def write_index(table: pa.Table, about: Mapping[str, Any], path: str | Path) -> None:

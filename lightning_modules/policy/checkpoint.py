@@ -5,7 +5,6 @@ vLLM and transformers' own classes read what `save_thinker` writes; a checkpoint
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import reduce
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ...boundary.files import read_json
 from ...errors import InputError
 from .files import (
     Weights,
@@ -213,8 +213,8 @@ def _with_speech(weights: Weights, source: Path | None, speech: bool) -> Iterato
 def _complete_processor(path: Path, source: Path | None) -> None:
     """Adds the source's settings, and the published ones for images, which processors of the whole model need."""
     kept = source / path.name if source is not None else path
-    known = json.loads(kept.read_text()) if kept.is_file() else {}
-    write_json(path, _IMAGES | known | json.loads(path.read_text()))
+    known = read_json(kept) if kept.is_file() else {}
+    write_json(path, _IMAGES | known | read_json(path))
 
 
 def _copy_settings(source: Path | None, out: Path) -> None:
@@ -234,7 +234,7 @@ def _full_config(thinker_config: Any, source: Path | None) -> dict[str, Any]:
     from transformers import Qwen2_5OmniConfig
 
     if source is not None and (source / "config.json").is_file():
-        config: dict[str, Any] = json.loads((source / "config.json").read_text())
+        config: dict[str, Any] = read_json(source / "config.json")
         if config.get("model_type") == "qwen2_5_omni":
             return config | {"architectures": config.get("architectures") or _ARCHITECTURES}  # vLLM asks for it
     # The talker is neither trained nor saved; its default ids lie outside a small vocabulary, which loaders report.

@@ -44,7 +44,7 @@ class ServedEngine:
         shapes: of the model's tensors by name; updates of others are refused. None: they are not known.
     """
 
-    actions = ("complete", "begin", "part", "commit")
+    actions: tuple[str, ...] = ("complete", "begin", "part", "commit")
 
     def __init__(self, engine: Any, identity: dict[str, str], shapes: Shapes | None = None) -> None:
         self.engine, self.identity, self.shapes = engine, identity, shapes

@@ -92,12 +92,19 @@ def test_locks_are_never_links(tmp_path):
 
 
 def test_one_process_writes_into_a_folder(tmp_path):
-    out = tmp_path / "out"
-    with (
-        alone_in(out, "packing"),
-        pytest.raises(InputError, match="another process is packing there"),
-        alone_in(out, "packing"),
-    ):
+    """Others are told at once; nothing is left behind, and a lock that a killed process left holds nobody up."""
+
+    def act() -> str:
+        with pytest.raises(InputError) as refused, alone_in(tmp_path / "out", "packing"):
+            pass
+        return str(refused.value)
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".packing.lock").touch()
+    with alone_in(tmp_path / "out", "packing"):
+        assert "another process is packing there" in limited(act)
+    assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "out" / ".packing.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match="cannot be written"), alone_in(tmp_path / "out", "packing"):
         pass
-    with alone_in(out, "packing"):
-        pass
+    assert not (tmp_path / "precious").exists()

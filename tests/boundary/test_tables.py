@@ -1,4 +1,4 @@
-"""Tables of strangers: whatever they declare or point at, the answer is one sentence, in little memory (of a forked process)."""
+"""Tables of strangers: whatever they declare, the answer is one sentence, in little memory (of a forked process)."""
 
 from __future__ import annotations
 
