@@ -112,7 +112,7 @@ def test_a_labelling_job_keeps_and_shows_no_value_of_the_environment(small, tmp_
         server.say = lambda asked: "A"
         endpoint = {"url": server.url, "model": "m", "key_env": "LAB_KEY", "system": "${oc.env:LAB_NOTE}"}
         job = {"index": small.index, "out": str(tmp_path / "out"), "bootstrap": 50, "title": "by ${oc.env:LAB_KEY}"}
-        job |= {"conditions": ["silence:0.1"], "condition": "silence:0.1", "pool": {"split": "val"}, "rule": "any"}
+        job |= {"conditions": ["silence:0.1"], "condition": "silence:0.1", "pool": {"split": "val"}}
         job |= {"voters": [{"name": "one", "endpoint": endpoint, "style": "letters", "rule": "letter", "rotations": 1}]}
         (tmp_path / "job.yaml").write_text(json.dumps(job | {"max_unreadable": 1.0}))
         run_job(load_job(str(tmp_path / "job.yaml")), dry_run=True)
@@ -207,11 +207,11 @@ class TestLinks:
     def test_of_two_runs_in_one_folder_the_second_is_told(self, small, tmp_path):
         from earwitness.boundary.files import alone_in
 
-        code = (
-            f"from earwitness.datamodules.shards.packing import shard; shard({small.annotations!r}, {str(tmp_path)!r})"
-        )
+        code = "import sys; from earwitness.datamodules.shards.packing import shard; shard(*sys.argv[1:])"
         with alone_in(tmp_path, "packing"):
-            ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+            ended = subprocess.run(
+                [sys.executable, "-c", code, small.annotations, str(tmp_path)], capture_output=True, text=True
+            )
         assert ended.returncode and "another process is packing there" in ended.stderr
         assert list(tmp_path.iterdir()) == []
 
