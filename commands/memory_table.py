@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from ..boundary.words import say
 from ..configs.files import read_yaml
+from ..datamodules.processors.model_files import check_model_files
 from ..errors import InputError
 from ..lightning_modules.policy.adapters import Lora
 from ..lightning_modules.policy.memory import STRATEGIES, Lengths, Memory, measured, memory_of
@@ -89,6 +90,7 @@ def _batch_size(spec: dict[str, Any]) -> int | None:
 def _config_of(checkpoint: str) -> Any:
     from transformers import AutoConfig
 
+    check_model_files(checkpoint)
     try:
         config: Any = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

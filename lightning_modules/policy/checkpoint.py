@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ...boundary.files import read_json
+from ...datamodules.processors.model_files import check_model_files
 from ...errors import InputError
 from .files import (
     Weights,
@@ -91,6 +92,7 @@ def thinker_config(checkpoint: str | Path) -> Any:
     folder = Path(checkpoint)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(f"{checkpoint}: no config.json there; a checkpoint folder in the published layout is needed")
+    check_model_files(checkpoint)
     try:
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

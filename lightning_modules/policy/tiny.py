@@ -166,7 +166,7 @@ def build_tiny(
 
     extractor_class: Any = WhisperFeatureExtractor
     if processor_from is not None:
-        tokenizer = AutoTokenizer.from_pretrained(processor_from)
+        tokenizer = AutoTokenizer.from_pretrained(processor_from, trust_remote_code=False)
     else:
         texts = []
         for question, *_ in read_annotations(annotations):
