@@ -20,10 +20,8 @@ from earwitness.errors import InputError
 from earwitness.lightning_modules.policy.checkpoint import load_thinker, thinker_config
 from earwitness.tests.limits import limited
 
-LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
-GROWS = (
-    "{% set ns = namespace(x='x' * 99999) %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}"
-)
+LOOPS = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
+GROWS = "{% set n = namespace(x='x' * 99999) %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"
 BAD = {
     "loops": LOOPS,
     "grows": GROWS,
