@@ -42,8 +42,8 @@ $(NEW)/installed: $(VENV)/installed
 test-new: $(NEW)/installed
 	@PYTHONPATH=.typing $(NEW)/bin/python -m pytest $(NEW_TESTS) $(ARGS)
 
-# vLLM's CPU build pins its torch and more, so constraints.txt is not for it: it lives in an environment of its own, with earwitness in it: an engine inside the
-# training process is tested there. The CUDA builds of torchaudio and torchcodec, which it pulls, break transformers.
+# vLLM's CPU build pins its torch and more, so constraints.txt is not for it: it lives in an environment of its own, with
+# earwitness in it: an engine inside the training process is tested there. The CUDA builds of torchaudio and torchcodec, which it pulls, break transformers.
 VLLM := .venv-vllm
 $(VLLM)/installed: pyproject.toml
 	@test -x $(VLLM)/bin/python || { echo "creating $(VLLM)"; $(PYTHON) -m venv $(VLLM); }

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
 
-from ...boundary.files import locked
+from ...boundary.files import locked, open_regular
 from ...boundary.words import say
 from ...curriculum.identity import hash64
 from ...errors import InputError
@@ -72,7 +72,7 @@ class ShardCache:
                     return None
                 scratch.touch(exist_ok=False)  # counts with its whole size from now on
             download(str(scratch))
-            with open(scratch, "rb") as file:
+            with open_regular(scratch, follow=False) as file:
                 os.fsync(file.fileno())
             with self._locked("room"):  # or who counts meanwhile may see it under neither name
                 scratch.replace(path)
