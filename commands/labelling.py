@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ..boundary.environment import hidden, names
-from ..boundary.files import write_text
+from ..boundary.files import alone_in, write_text
 from ..boundary.words import say
 from ..curriculum.contribution.verdicts import Readable, check_table
 from ..curriculum.table import read_table
@@ -67,6 +67,14 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
         raise InputError(f"{folder}: out must be a folder")
     for voter in job.voters:
         _check_checkpoint(voter, job.conditions)
+    if dry_run or _rank():
+        return _ask_voters(job, questions, dry_run)
+    with alone_in(folder, "labelling"):
+        return _ask_voters(job, questions, dry_run)
+
+
+def _ask_voters(job: LabelJob, questions: Questions, dry_run: bool) -> dict[str, Any]:
+    folder = Path(job.out)
     job = replace(job, voters=[_as_it_began(voter, folder) for voter in job.voters])
     answers: dict[str, str] = {}
     totals: list[dict[str, int]] = []
@@ -85,8 +93,8 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
         missing = set(store.missing([task.id for task in tasks]))
         todo = [task for task in tasks if task.id in missing]
         if dry_run:
-            say(f"{voter.name}: {_where(voter)}")
-            say(f"{voter.name}: {_priced(price(voter_tasks, todo, voter.price), len(tasks) - len(todo))}")
+            takes = _priced(price(voter_tasks, todo, voter.price), len(tasks) - len(todo))
+            say(f"{voter.name}: {takes}; {_where(voter)}")
             continue
         if not _rank():
             _say(judge_again(voter.name, voter_tasks, store, described))

@@ -117,7 +117,7 @@ def test_a_labelling_job_keeps_and_shows_no_value_of_the_environment(small, tmp_
         (tmp_path / "job.yaml").write_text(json.dumps(job | {"max_unreadable": 1.0}))
         run_job(load_job(str(tmp_path / "job.yaml")), dry_run=True)
         said = capsys.readouterr().out
-        assert f"one: sends questions and recordings to {server.url}, with the key in LAB_KEY" in said
+        assert f"; sends questions and recordings to {server.url}, with the key in LAB_KEY" in said
         assert "of the environment it reads LAB_KEY, LAB_NOTE" in said and not (tmp_path / "out").exists()
         run_job(load_job(str(tmp_path / "job.yaml")))
         run_job(load_job(str(tmp_path / "job.yaml")))  # what was hidden is not a change
