@@ -16,11 +16,11 @@ help:
 	@echo "make bench   what planning, data and log-probs cost on this machine"
 	@echo "make gpu     on a GPU, without network: kernel tests, benchmark, figures (PYTHON=, RESULTS=)"
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; set PYTHON=")'
 	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing earwitness and what it needs into $(VENV) (once, a few minutes)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -e '.[dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
 SEED ?= 1
@@ -42,8 +42,8 @@ $(NEW)/installed: $(VENV)/installed
 test-new: $(NEW)/installed
 	@PYTHONPATH=.typing $(NEW)/bin/python -m pytest $(NEW_TESTS) $(ARGS)
 
-# vLLM's CPU build pins its torch, so it lives in an environment of its own, with earwitness in it: an engine inside the
-# training process is tested there. The CUDA builds of torchaudio and torchcodec, which it pulls, break transformers.
+# vLLM's CPU build pins its torch and more, so constraints.txt is not for it: it lives in an environment of its own, with
+# earwitness in it: an engine inside the training process is tested there. The CUDA builds of torchaudio and torchcodec, which it pulls, break transformers.
 VLLM := .venv-vllm
 $(VLLM)/installed: pyproject.toml
 	@test -x $(VLLM)/bin/python || { echo "creating $(VLLM)"; $(PYTHON) -m venv $(VLLM); }

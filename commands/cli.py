@@ -7,11 +7,13 @@ import errno
 import os
 import select
 import sys
+import traceback
 from collections.abc import Sequence
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import NoReturn
 
 from .. import __version__
+from ..boundary.words import plain, say
 from ..errors import InputError
 from . import evaluate, export, index, init, inspect, label, plan, report, run, serve, shard, show, tiny
 
@@ -49,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends with 2 and says what was wrong, and where all arguments are listed."""
-        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"error: {plain(message)}; see `{self.prog} --help`\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if os.getcwd() not in sys.path:  # functions of the user's, beside his files; behind everything that is installed
         sys.path.append(os.getcwd())
+    sys.excepthook = _trace
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started this
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
@@ -84,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as error:
         if os.environ.get("EARWITNESS_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         _end(getattr(error, "exit_code", 1))
     except BrokenPipeError:
         if not _nobody_reads():  # another pipe, to a process or a server
@@ -99,8 +102,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     except SystemExit as end:  # argparse prints its help and leaves
         _end(end.code)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        say("interrupted; the same command continues", file=sys.stderr)
         _end(130)
+
+
+def _trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints the traceback of a fault; what stands in it may be anybody's words."""
+    say("".join(traceback.format_exception(kind, error, trace)), file=sys.stderr, end="")
 
 
 def _nobody_reads() -> bool:
@@ -146,6 +154,6 @@ def _run_command(argv: list[str]) -> None:
     assert module is not None
     counts = module.run(args)
     if counts is not None:
-        print(", ".join(f"{name} {value}" for name, value in counts.items()), flush=True)
+        say(", ".join(f"{name} {value}" for name, value in counts.items()))
     if (hint := getattr(module, "following", lambda _: None)(args)) is not None:
-        print(f"next: {hint}", file=sys.stderr)
+        say(f"next: {hint}", file=sys.stderr)

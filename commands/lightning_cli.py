@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 
+from ..boundary.words import say
 from ..errors import InputError
 from ..lightning_modules.callbacks.progress import progress_bar
 from ..lightning_modules.connections import lost
@@ -133,7 +134,7 @@ class EarwitnessCLI(LightningCLI):
         self.config_init[self.subcommand]["ckpt_path"] = start.checkpoint
         if self.trainer.is_global_zero:
             for sentence in start.said:
-                print(sentence, flush=True)
+                say(sentence, flush=True)
 
     def _resolve_checkpoint(self) -> None:
         given = self.config_init[self.subcommand].get("ckpt_path")

@@ -8,7 +8,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from ..boundary.words import say
 from ..configs.files import read_yaml
+from ..datamodules.processors.model_files import check_model_files
 from ..errors import InputError
 from ..lightning_modules.policy.adapters import Lora
 from ..lightning_modules.policy.memory import STRATEGIES, Lengths, Memory, measured, memory_of
@@ -37,8 +39,8 @@ def show_memory(
     reference = grpo and float((model.get("objective") or {}).get("beta", 0.0)) > 0
     adam = "Adam" in str((model.get("optimizer") or {}).get("class_path", "AdamW"))
     architecture = _config_of(checkpoint)
-    print(f"{checkpoint}: {_said(lengths, policy, gpus)}; GB per GPU")
-    print(f"{'strategy':<10}" + "".join(f"{name:>12}" for name in _PARTS))
+    say(f"{checkpoint}: {_said(lengths, policy, gpus)}; GB per GPU")
+    say(f"{'strategy':<10}" + "".join(f"{name:>12}" for name in _PARTS))
     options = _sharding(spec)
     for strategy in strategies:
         sharded = strategy == "fsdp2"
@@ -47,8 +49,8 @@ def show_memory(
         parts = int(options.get("shard_over") or gpus) if sharded else gpus
         how = str(options.get("gather", "auto")), bool(options.get("cpu_offload"))
         memory = memory_of(found, parts, reference, 2 if adam else 1, *how)
-        print(f"{strategy:<10}" + _row(memory) + ("" if memory.total < 1e9 * room_gb else f"   more than {room_gb:g}"))
-    print("total: the most at any moment; vLLM on the same GPU, buckets of DDP and the CUDA context come on top")
+        say(f"{strategy:<10}" + _row(memory) + ("" if memory.total < 1e9 * room_gb else f"   more than {room_gb:g}"))
+    say("total: the most at any moment; vLLM on the same GPU, buckets of DDP and the CUDA context come on top")
 
 
 def _row(memory: Memory) -> str:
@@ -101,6 +103,7 @@ def _batch_size(spec: dict[str, Any]) -> int | None:
 def _config_of(checkpoint: str) -> Any:
     from transformers import AutoConfig
 
+    check_model_files(checkpoint)
     try:
         config: Any = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

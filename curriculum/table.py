@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ..boundary.files import replacing
+from ..boundary.tables import read_table as read_checked
 from ..errors import InputError
 from .arrays import Bools, Hashes, Ints
 
@@ -109,7 +110,7 @@ class Table:
 def read_arrow(path: str | Path) -> pa.Table:
     """An Arrow (.arrow) or Parquet (.parquet) file as a table; the Arrow file is memory-mapped.
 
-    Raises InputError where there is no such file, or it is of neither format.
+    Raises InputError where there is no such file, it is of neither format, or holds or declares what it cannot.
     """
     path = Path(path)
     if path.is_dir():
@@ -117,24 +118,17 @@ def read_arrow(path: str | Path) -> pa.Table:
     if not path.is_file():
         raise InputError(f"{path}: not found; write it with `earwitness shard` or `earwitness label`")
     try:
-        if path.suffix == ".parquet":
-            return pq.read_table(path)
-        with pa.memory_map(str(path)) as source:
-            return pa.ipc.open_file(source).read_all()
-    except pa.ArrowInvalid as error:
+        return read_checked(path)
+    except InputError as error:
         way = "rebuild it" if path.suffix in (".arrow", ".parquet") else "`earwitness shard` and `label` write tables"
-        raise InputError(f"{path}: not a readable table ({error}); {way}") from error
+        raise InputError(f"{error}; {way}") from error
 
 
 def write_arrow(table: pa.Table, path: str | Path, compression: str | None = None) -> None:
     """Writes beside the target and renames, so that a reader never sees half a table."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".partial")
     options = pa.ipc.IpcWriteOptions(compression=compression)
-    with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, table.schema, options=options) as writer:
+    with replacing(path) as file, pa.ipc.new_file(file, table.schema, options=options) as writer:
         writer.write_table(table)
-    scratch.replace(path)
 
 
 def _column(column: pa.ChunkedArray) -> Categorical | np.ndarray | None:

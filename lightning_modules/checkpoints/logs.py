@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from ...boundary.files import open_regular, write_text
 
 
 def versions_of(loggers: Iterable[Logger]) -> dict[str, Any]:
@@ -61,7 +64,7 @@ class _Continued(ExperimentWriter):
         super().__init__(log_dir)
         path = Path(self.metrics_file_path)
         if path.is_file():
-            with open(path, newline="", encoding="utf-8") as file:
+            with io.TextIOWrapper(open_regular(path), "utf-8", newline="") as file:
                 self.metrics_keys = next(csv.reader(file), [])
 
     def _check_log_dir_exists(self) -> None:
@@ -72,12 +75,11 @@ class _Continued(ExperimentWriter):
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
-        with open(path, newline="", encoding="utf-8") as file:
+        with io.TextIOWrapper(open_regular(path), "utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
         rows = [row for row in rows if row.get("step", "").isdigit() and int(row["step"]) < step]
-        scratch = path.with_name(path.name + ".partial")
-        with open(scratch, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(rows)
-        scratch.replace(path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=self.metrics_keys)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, text.getvalue())

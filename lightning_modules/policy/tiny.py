@@ -169,7 +169,7 @@ def build_tiny(
 
     extractor_class: Any = WhisperFeatureExtractor
     if processor_from is not None:
-        tokenizer = AutoTokenizer.from_pretrained(processor_from)
+        tokenizer = AutoTokenizer.from_pretrained(processor_from, trust_remote_code=False)
     else:
         texts = []
         for question in _questions(annotations):

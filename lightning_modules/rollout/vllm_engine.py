@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from ...boundary.files import write_text
 from ...curriculum.identity import hash64
 from ...datamodules.batch import Batch, Prompts
 from ...errors import InputError
@@ -198,7 +199,7 @@ class VllmEngine(Engine):
         folder = tempfile.TemporaryDirectory(prefix="earwitness-adapter-")
         (part,) = chunks(weights, 1 << 62)
         save_file(part, Path(folder.name) / "adapter_model.safetensors", {"format": "pt"})
-        (Path(folder.name) / "adapter_config.json").write_text(json.dumps(config))
+        write_text(Path(folder.name) / "adapter_config.json", json.dumps(config))
         self._adapter = LoRARequest(f"policy-{self._num_adapters}", self._num_adapters, folder.name), folder
         if not self._llm.llm_engine.add_lora(self._adapter[0]):
             raise ValueError("vLLM did not take the adapter")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from ...boundary.environment import variable
 from ...curriculum.identity import hash64
 from ...datamodules.audio.waves import wav_bytes
 from ...datamodules.storage.address import joined, redacted
@@ -80,7 +80,7 @@ class Endpoint:
 
     def _key(self) -> str:
         """The API key, "" without one."""
-        return os.environ.get(self.key_env, "").strip() if self.key_env else ""
+        return variable(self.key_env) if self.key_env else ""
 
     def ask_all(self, asks: Iterable[Ask], take: Callable[[Ask, Reply], None], answered_before: bool = False) -> None:
         """Asks everything and hands each reply to `take` as it comes, in any order.

@@ -10,6 +10,8 @@ from collections import deque
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from ...boundary.words import say
+
 _LESS = 0.75  # of the requests at a time that are left after a refusal
 _SAY_AGAIN_S = 60.0
 
@@ -118,5 +120,5 @@ class Patience:
             self.stop = f"{wanted}, the last said: {error}; raise patience_s"
         elif moment - self._said > _SAY_AGAIN_S:
             self._said = moment
-            print(f"{self.where}: {error:.200}; waiting, up to {self.patience_s:,g} s", file=sys.stderr, flush=True)
+            say(f"{self.where}: {error:.200}; waiting, up to {self.patience_s:,g} s", file=sys.stderr, flush=True)
         return self._resume
