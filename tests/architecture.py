@@ -42,11 +42,12 @@ ROOMS = {
     """,
     "datamodules": """
         module
-        training voting
+        training voting building
         batches
         corpora processors
         shards
         batch
+        asking sources
         questions storage
         audio
     """,
