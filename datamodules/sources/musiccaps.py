@@ -12,9 +12,9 @@ from .tables import number_of, one_of, rows_of
 
 # What its captions say that nobody can hear: how good the recording is, and where the music may be played.
 _UNHEARD = re.compile(
-    r"\b(?:recording|audio|sound) quality\b|\b(?:low|poor|bad|average|good|high)[ -]quality\b|\bof (?:low|poor) quality\b"
+    r"\b(?:recording|audio|sound) quality\b|\b(?:low|poor|bad|average|good|high)[ -]quality\b"
     r"|\b(?:amateur|home|phone|field) recording\b|\bquality of the (?:recording|audio|sound)\b"
-    r"|\b(?:may|might|could|can|would|may also|could also|can also) (?:very well )?be (?:playing|played|used|heard|part of)"
+    r"|\b(?:may|might|could|can|would)(?: also)?(?: very well)? be (?:playing|played|used|heard|part of)"
     r"|\b(?:sounds|feels) like (?:something|it) (?:you|that)\b|\bsuitable for\b|\bwould (?:fit|suit)\b",
     re.IGNORECASE,
 )

@@ -37,7 +37,7 @@ def test_identities_are_unique_and_the_same_again(reader):
 
 @pytest.mark.parametrize("reader", READERS)
 def test_an_item_is_whole(reader):
-    """Texts in the right encoding, a licence and a split each, types that can be asked, and JSON that brings it back."""
+    """Texts in the right encoding, a licence and a split, types that can be asked; JSON brings it back."""
     for item in read(reader)[0]:
         texts = [*item.texts, *map(str, item.facts.values())]
         assert all(text and text == text.strip() for text in item.texts) and item.names

@@ -417,7 +417,7 @@ def test_a_message_that_was_cut_before_any_content_is_an_unfinished_empty_answer
 
 def test_an_answer_is_read_up_to_a_limit(server, monkeypatch):
     """Of 64 MB no more than a few are read, and the job goes on."""
-    monkeypatch.setattr("earwitness.lightning_modules.voters.chat.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("earwitness.datamodules.asking.chat.MOST_BYTES", 1 << 20)
     server.say = lambda asked: "A" * (64 << 20) if asked.number == 1 else "A"
     found = replies(endpoint(server, retries=0), 3)
     assert found[1].error.startswith("not an answer of chat completions (ValueError: more than 1 MB")
