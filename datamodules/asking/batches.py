@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,91 +21,70 @@ from .runner import Request, store
 _URL = "/v1/chat/completions"
 
 
-def export_requests(requests: Iterable[Request], folder: Path, lines: int = 5_000) -> list[Path]:
+def export_requests(requests: Iterable[Request], folder: Path, role: str, lines: int = 5_000) -> list[Path]:
     """Writes requests as `folder/part-00000.jsonl`, ..., `lines` each, in place of those of an earlier export.
 
-    Returns the files. The last appears when all are whole.
+    role: of the ledger that the answers belong to; it stands in every `custom_id`. Returns the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("part-*.jsonl*"):
-        if ".out" not in old.name:
+    for old in folder.glob("part-[0-9]*.jsonl"):
+        if re.fullmatch(r"part-\d+", old.stem):
             old.unlink()
     parts: list[Path] = []
-    batch: list[str] = []
-    names: dict[str, str] = {}
+    seen: set[str] = set()
 
-    def write() -> None:
+    def fresh() -> Iterator[Request]:
+        for request in requests:
+            if request.key not in seen:
+                seen.add(request.key)
+                yield request
+
+    wanted = fresh()
+    while batch := list(islice(wanted, lines)):
         path = folder / f"part-{len(parts):05d}.jsonl"
-        scratch = path.with_suffix(".jsonl.partial")
-        scratch.write_text("".join(batch), "utf-8", "replace")
+        scratch = path.with_suffix(".partial")
+        with scratch.open("w", encoding="utf-8", errors="replace") as file:
+            for request in batch:
+                line = {"custom_id": f"{role}.{request.attempt}.{request.key}", "method": "POST", "url": _URL}
+                file.write(json.dumps(line | {"body": request.body}, ensure_ascii=False) + "\n")
         scratch.replace(path)
         parts.append(path)
-        batch.clear()
-
-    for request in requests:
-        if request.key in names:
-            continue
-        names[request.key] = f"{request.attempt} {request.name}"
-        line = {"custom_id": request.key, "method": "POST", "url": _URL, "body": request.body}
-        batch.append(json.dumps(line, ensure_ascii=False) + "\n")
-        if len(batch) == lines:
-            write()
-    if batch:
-        write()
-    (folder / "asked.json").write_text(json.dumps(names, ensure_ascii=False), "utf-8", "replace")
     return parts
 
 
-def import_results(files: Iterable[Path], ledgers: dict[str, Ledger]) -> Counter[str]:
-    """Adds the answers in result files to the ledgers; returns what became of the lines.
+def import_results(files: Iterable[Path], ledgers: Mapping[str, Ledger]) -> Counter[str]:
+    """Adds the answers in result files to the ledgers by their role; returns what became of the lines.
 
-    ledgers: folder name of an export -> its ledger; a result goes where its key was exported. What failed there, and a
-    line that was cut off, stays to be asked again. Raises InputError for a file that is none of results.
+    What failed there, and a line that was cut off, stays to be asked again. Raises InputError for a file that is none
+    of results.
     """
     counts: Counter[str] = Counter()
-    homes = _homes(ledgers)
     for path in files:
         if not path.is_file():
             raise InputError(f"{path}: no such file of results")
-        data = path.read_bytes()
-        lines = data.split(b"\n")
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                last = number == len(lines)
-                counts[_import(line, f"{path}:{number}", last, ledgers, homes)] += 1
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    counts[_import(line, f"{path}:{number}", ledgers)] += 1
     for ledger in ledgers.values():
         ledger.sync()
     return counts
 
 
-def _homes(ledgers: dict[str, Ledger]) -> dict[str, tuple[str, int, str]]:
-    """key -> (ledger, attempt, name) of all that was exported beside the ledgers."""
-    homes: dict[str, tuple[str, int, str]] = {}
-    for name, ledger in ledgers.items():
-        asked = ledger.path.parent.parent.parent / "export" / name / "asked.json"
-        if asked.is_file():
-            for key, text in json.loads(asked.read_text("utf-8")).items():
-                attempt, _, who = text.partition(" ")
-                homes[key] = (name, int(attempt), who)
-    return homes
-
-
-def _import(
-    line: bytes, where: str, last: bool, ledgers: dict[str, Ledger], homes: dict[str, tuple[str, int, str]]
-) -> str:
+def _import(line: bytes, where: str, ledgers: Mapping[str, Ledger]) -> str:
     """What became of a line of results: stored, stored before, failed, cut off, or of another job."""
     try:
         result: Any = json.loads(line)
     except ValueError:
-        if last:
+        if not line.endswith(b"\n"):
             return "cut off"
         raise InputError(f"{where}: not a line of results (JSON)") from None
-    key = result.get("custom_id") if isinstance(result, dict) else None
-    if not isinstance(key, str) or "response" not in result:
+    identity = result.get("custom_id") if isinstance(result, dict) else None
+    if not isinstance(identity, str) or "response" not in result:
         raise InputError(f"{where}: not a line of results; it needs custom_id and response")
-    if key not in homes:
+    found = re.fullmatch(r"(\w+)\.(\d{1,3})\.([0-9a-f]{32})", identity)
+    if found is None or found[1] not in ledgers:
         return "of another job"
-    name, attempt, who = homes[key]
     response = result["response"] or {}
     if result.get("error") or response.get("status_code", 200) != 200:
         return "failed"
@@ -111,4 +92,10 @@ def _import(
         completion = completion_of(response["body"])
     except MALFORMED:
         return "failed"
-    return "stored" if store(ledgers[name], key, who, attempt, completion) else "stored before"
+    stored = store(ledgers[found[1]], found[3], path_name(where), int(found[2]), completion)
+    return "stored" if stored else "stored before"
+
+
+def path_name(where: str) -> str:
+    """The file and line of a place, without folders."""
+    return where.rpartition("/")[2]

@@ -23,6 +23,7 @@ _PRICES = ("input_million", "output_million")
 class Want(NamedTuple):
     """What is wanted of a model about one thing: who it is about, the messages, and the form of the answer.
 
+    schema: {} for any text; the value is then `text`, and `letters` where their log-probs were asked for.
     check: raises Unusable for an answer that has the form and cannot be used.
     """
 
@@ -91,8 +92,9 @@ class Model(ChatEndpoint):
             "temperature": max(self.temperature, 0.3 if number else 0.0),
             "max_tokens": want.max_tokens,
             "seed": hash64("attempt", number) % 2**31,
-            "response_format": response_format(want.about, want.schema),
         }
+        if want.schema:
+            body["response_format"] = response_format(want.about, want.schema)
         if self.letter_logprobs:
             body |= {"logprobs": True, "top_logprobs": 20}
         body |= self.body
@@ -171,12 +173,12 @@ class Asker:
                 self.take(request, completion)
                 advance()
 
-            first = self.needs(wants)
-            if first and not self.model.url:
-                raise InputError(f"{self.model.model} has no url, and {first} is not answered; give one, or --export")
-            if first:
-                self.model.ask_all(requests(), take, answered_before=len(self.ledger) > 0)
-                self.ledger.sync()
+            if not self.model.url:
+                if first := next(self.missing(wants()), None):
+                    raise InputError(f"{self.model.model} has no url, and {first.name} is not answered; use --export")
+                break
+            self.model.ask_all(requests(), take, answered_before=len(self.ledger) > 0)
+            self.ledger.sync()
             if spent:
                 raise InputError("the money limit is reached; answers so far are kept, raise limit.money to go on")
             if not asked:
@@ -187,11 +189,6 @@ class Asker:
                 f"{len(self.failed)} requests to {self.model.model} failed, the first about {name}: {why}; "
                 "answers so far are kept, the same command asks them again"
             )
-
-    def needs(self, wants: Callable[[], Iterable[Want]]) -> str:
-        """The name of the first that is to be asked, "" where none is."""
-        request = next(iter(self.missing(wants())), None)
-        return request.name if request else ""
 
     def take(self, request: Request, completion: Completion) -> None:
         """Stores a completion; one with an error is remembered as failed."""
@@ -219,6 +216,10 @@ def read_answer(answer: Mapping[str, Any], want: Want) -> dict[str, Any]:
     """
     said = answer["text"] if answer["text"].strip() else answer.get("reasoning", "")
     said = said.rpartition("</think>")[2]
+    if not want.schema:
+        if not answer["text"].strip() and not answer.get("letters"):
+            raise Unusable("empty answer")
+        return {"text": answer["text"], "letters": answer.get("letters", {}), "finished": answer["finished"]}
     try:
         value = parsed(said, want.schema)
     except Unusable as fault:

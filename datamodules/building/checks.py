@@ -27,9 +27,11 @@ _FORM = re.compile(
     r"|(?:right|correct|wrong|incorrect|false) (?:answer|option)s?)(?: ?[a-d1-4])?"
 )
 _UNDETERMINED = re.compile(
-    r"\b(?:can ?not|can't|could not|impossible to|unable to|not possible to) (?:be )?(?:determine|tell|say|know|identif)\w*"
+    r"\b(?:can ?not|can't|could not|impossible to|unable to|not possible to) "
+    r"(?:be )?(?:determine|tell|say|know|identif)\w*"
     r"|\bnot (?:enough|sufficient) (?:information|detail)|\binsufficient (?:information|detail)"
-    r"|\bnot (?:specified|mentioned|stated|given|indicated|provided)\b|\b(?:none|all|any|both|neither) of (?:the|these)\b"
+    r"|\bnot (?:specified|mentioned|stated|given|indicated|provided)\b"
+    r"|\b(?:none|all|any|both|neither) of (?:the|these)\b"
     r"|\bboth [a-d] and [a-d]\b|^(?:it is )?(?:unknown|unclear|uncertain|undetermined|unspecified)\.?$",
     re.IGNORECASE,
 )
@@ -41,86 +43,13 @@ _TALK = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W_]+")
-_COMMON = frozenset(
-    [
-        "the",
-        "and",
-        "are",
-        "was",
-        "were",
-        "what",
-        "which",
-        "who",
-        "whom",
-        "how",
-        "when",
-        "where",
-        "why",
-        "does",
-        "did",
-        "has",
-        "have",
-        "had",
-        "this",
-        "that",
-        "these",
-        "those",
-        "there",
-        "their",
-        "with",
-        "from",
-        "into",
-        "over",
-        "for",
-        "not",
-        "can",
-        "could",
-        "would",
-        "will",
-        "should",
-        "you",
-        "your",
-        "its",
-        "being",
-        "been",
-        "than",
-        "then",
-        "they",
-        "them",
-        "one",
-        "some",
-        "any",
-        "most",
-        "more",
-        "best",
-        "following",
-        "likely",
-        "main",
-        "primary",
-        "type",
-        "kind",
-        "question",
-        "answer",
-        "option",
-        "sound",
-        "sounds",
-        "audio",
-        "hear",
-        "heard",
-        "recording",
-        "clip",
-        "piece",
-        "listen",
-        "listening",
-        "describe",
-        "describes",
-        "following",
-        "present",
-        "happening",
-        "during",
-        "identify",
-    ]
-)
+_COMMON_WORDS = """
+the and are was were what which who whom how when where why does did has have had this that these those there their with
+from into over for not can could would will should you your its being been than then they them one some any most more
+best following likely main primary type kind question answer option sound sounds audio hear heard recording clip piece
+listen listening describe describes present happening during identify
+"""
+_COMMON = frozenset(_COMMON_WORDS.split())
 
 
 def normal(text: str) -> str:

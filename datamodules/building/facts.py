@@ -10,7 +10,7 @@ from .draft import Draft
 
 _TIME = re.compile(
     r"\W*(?:at|about|around|after|for|approximately|roughly|from)?\s*(\d+(?:\.\d+)?)\s*"
-    r"(?:s|secs?|seconds?)?(?:\s*(?:-|–|to|and|until)\s*(\d+(?:\.\d+)?))?\s*(s|secs?|seconds?|times?)?\W*",
+    r"(?:s|secs?|seconds?)?(?:\s*(?:[-\u2013]|to|and|until)\s*(\d+(?:\.\d+)?))?\s*(s|secs?|seconds?|times?)?\W*",
     re.IGNORECASE,
 )
 _LENGTH = re.compile(r"\bhow long\b|\bdurations?\b|\blasts?\b|\blength\b", re.IGNORECASE)
