@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import InputError
-from . import export, index, inspect, label, plan, report, run, serve, shard
+from . import build, export, index, inspect, label, plan, report, run, serve, shard
 
 # The configuration of these is a complete file of LightningCLI's, whose parser is heavy and their own.
 TRAINER_COMMANDS = {
@@ -25,6 +25,7 @@ TRAINER_COMMANDS = {
 COMMANDS: dict[str, tuple[ModuleType | None, str]] = {
     "run": (run, "run a recipe: corpus, votes, labels, stages, evaluation, report"),
     **{name: (None, what) for name, what in TRAINER_COMMANDS.items()},
+    "build": (build, "questions from captions of public data sets, by language models, checked and graded"),
     "index": (index, "check WebDataset tars and write their index"),
     "shard": (shard, "pack annotations and recordings into shards, with their index"),
     "inspect": (inspect, "what an index holds: counts, hours, histograms; one sample of it"),

@@ -75,12 +75,8 @@ def _canaries(caught: Mapping[str, Any]) -> str:
 
 
 def _cost(cost: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = [
-        row_of(
-            [escape(role), escape(row["model"]), *(f"{row[k]:,}" for k in ("answers", "prompt", "completion", "money"))]
-        )
-        for role, row in cost.items()
-    ]
+    names = ("answers", "prompt", "completion", "money")
+    rows = [row_of([escape(role), escape(row["model"]), *(f"{row[n]:,}" for n in names)]) for role, row in cost.items()]
     return table_of(("role", "model", "answers", "tokens in", "tokens out", "money"), rows)
 
 

@@ -1,4 +1,4 @@
-"""What a build writes: questions in AudioMCQ's layout as JSONL, Parquet and a hub folder, grades and provenance by uid."""
+"""What a build writes: questions in AudioMCQ's layout (JSONL, Parquet, hub folder), grades and provenance by uid."""
 
 from __future__ import annotations
 

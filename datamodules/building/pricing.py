@@ -15,6 +15,7 @@ _ANSWER = {"question": 90, "reasoning": 110, "simple": 50, "repair": 220, "grade
 _ANSWER |= {"probe again": 4}
 _SHARE = {"repair": 0.05, "rewrite": 0.3, "probe again": 0.3}  # of the drafts that are asked about at all
 _SAMPLE = 200
+_SENTENCE = "a sentence of about a hundred letters that says what there is to hear in the recording, and why"
 
 
 def prices(pipeline: Pipeline) -> list[dict[str, Any]]:
@@ -90,8 +91,6 @@ def _example(draft: Draft) -> Draft:
     draft.answer = draft.answer or "a dog barking twice in the distance"
     draft.wrong = draft.wrong or ["a bell ringing three times slowly"] * 3
     draft.type = draft.type or draft.item.types[0]
-    draft.chain = draft.chain or dict.fromkeys(
-        CHAIN, "a sentence of about a hundred letters that says what there is to hear"
-    )
-    draft.analysis = draft.analysis or "A sentence of about a hundred letters that says what there is to hear, and why."
+    draft.chain = draft.chain or dict.fromkeys(CHAIN, _SENTENCE)
+    draft.analysis = draft.analysis or _SENTENCE
     return draft
