@@ -11,9 +11,7 @@ from ..errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("job", help="YAML file of the job, see configs/build.yaml")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="requests, tokens, money and hours; asks and writes nothing"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="requests, tokens, money and hours; asks nothing")
     parser.add_argument("--export", action="store_true", help="writes what is to be asked next as OpenAI batch files")
     parser.add_argument("--import", dest="results", nargs="+", metavar="FILE", help="adds result files of such batches")
     parser.add_argument("--part-lines", type=int, default=5_000, help="requests in a batch file")

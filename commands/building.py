@@ -118,9 +118,8 @@ def _ask(pipeline: Pipeline, step: Step) -> None:
     with counter(f"{step.name}: asking the {step.role}", open_) as advance:
         asker.ask(wants, _at_most(advance, open_))
     money = sum(role["money"] for role in cost_of(pipeline.askers).values())
-    print(
-        f"{step.name}: {len(asker.ledger):,} answers of the {step.role}, {money:,.2f} in money so far", file=sys.stderr
-    )
+    told = f"{step.name}: {len(asker.ledger):,} answers of the {step.role}, {money:,.2f} in money so far"
+    print(told, file=sys.stderr)
 
 
 def _at_most(advance: Callable[[], None], count: int) -> Callable[[], None]:

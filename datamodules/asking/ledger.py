@@ -143,7 +143,8 @@ class Ledger:
         if key in self:
             return False
         assert self._file is not None and self.lock is not None
-        counts = {"key": key, "in": max(0, prompt_tokens), "out": max(0, completion_tokens)}
+        asked, said = max(0, prompt_tokens), max(0, completion_tokens)
+        counts = {"key": key, "in": asked, "out": said}
         line = (json.dumps(counts | dict(answer), ensure_ascii=False) + "\n").encode("utf-8", "replace")
         done = 0
         try:
@@ -154,8 +155,8 @@ class Ledger:
             raise InputError(f"{self.path}: cannot be written ({error.strerror}); the same command continues") from None
         self._new[int(key[:16], 16)] = self._end
         self._end += len(line)
-        count, asked, said = self.tokens
-        self.tokens = Tokens(count + 1, asked + counts["in"], said + counts["out"])
+        count, prompt, completion = self.tokens
+        self.tokens = Tokens(count + 1, prompt + asked, completion + said)
         if time.monotonic() - self._synced > _SYNC_S:
             self.sync()
         if len(self._new) >= _NEW:

@@ -31,8 +31,10 @@ def funnel_of(stages: Stages) -> list[dict[str, Any]]:
                 row = groups[by].setdefault(value, {"in": 0, "kept": 0})
                 row["in"] += count
                 row["kept"] += 0 if reason else count
-        row = {"stage": name, "in": entry["in"], "kept": entry["kept"], "dropped": dict(dropped.most_common())}
-        found.append(row | {f"by_{by}": values for by, values in groups.items()})
+        found.append(
+            {"stage": name, "in": entry["in"], "kept": entry["kept"], "dropped": dict(dropped.most_common())}
+            | {f"by_{by}": values for by, values in groups.items()}
+        )
     return found
 
 

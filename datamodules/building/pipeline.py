@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from ...errors import InputError
 from ..asking.runner import Asker, State, Want
+from ..sources.audio_files import recordings_stamp
 from . import canaries, probe
 from .asking import Prompts, with_answer
 from .balance import balanced, by_length, without_surplus
@@ -129,13 +130,15 @@ class Pipeline:
 
     def _read(self) -> Step:
         sources = self.sources
-        how = [[vars(spec), spec.stamps()] for spec in sources.specs]
+        how = [[vars(spec), spec.stamps(), recordings_stamp(sources.audio_root, spec.audio)] for spec in sources.specs]
         depends = [how, sources.audio_root, sources.deny, sources.quarantine]
 
         def read(drafts: Iterable[Draft]) -> Kept:
             yield from sources.read(drafts)
             found = {"counts": sources.counts, "missing": len(sources.missing), "faults": sources.faults}
-            (self.stages.folder / "sources.json").write_text(json.dumps(found | {"notes": sources.notes}, indent=1))
+            scratch = self.stages.folder / "sources.partial"
+            scratch.write_text(json.dumps(found | {"notes": sources.notes}, indent=1))
+            scratch.replace(self.stages.folder / "sources.json")
             lines = "".join(f"{line}\n" for line in sources.missing)
             (self.stages.folder / "missing.tsv").write_text(lines, "utf-8", "replace")
 

@@ -70,9 +70,9 @@ class Sources:
         for spec in self.specs:
             found = Found(faults=self.faults if self.quarantine else None)
             items = read_source(spec.reader, spec.annotations, found, spec.options)
-            wanted = (item for item in items if item.split in spec.splits)
+            wanted: Iterable[Item] = (item for item in items if item.split in spec.splits)
             if spec.at_most is not None:
-                wanted = iter(sorted(wanted, key=lambda item: hash64("at most", item.uid))[: spec.at_most])
+                wanted = sorted(wanted, key=lambda item: hash64("at most", item.uid))[: spec.at_most]
             files, count = AudioFiles(self.audio_root, spec.audio), 0
             for item in wanted:
                 count += 1

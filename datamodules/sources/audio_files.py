@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...curriculum.identity import hash64
 from ...errors import InputError
 from ..audio.kinds import EXTENSIONS
 
@@ -47,6 +48,16 @@ class AudioFiles:
             for key, path in self.paths.items():
                 self.folded.setdefault(key.casefold(), path)
         return next((self.folded[key.casefold()] for key in wanted if key.casefold() in self.folded), "")
+
+
+def recordings_stamp(root: str | Path, folder: str = "") -> str:
+    """A mark of the names of all files below `root / folder`: another one where a recording came or went."""
+    total, count = 0, 0
+    for place, _, names in os.walk(Path(root) / folder):
+        for name in names:
+            total ^= hash64(place, name)
+            count += 1
+    return f"{count} {total:016x}"
 
 
 def _ends(name: str) -> bool:
