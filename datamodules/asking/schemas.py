@@ -56,9 +56,7 @@ def parsed(reply: str, schema: Schema) -> dict[str, Any]:
         value = json.loads(body)
     except (ValueError, RecursionError):
         raise Unusable("not JSON") from None
-    checked = _checked(value, schema)
-    if not isinstance(checked, dict):
-        raise Unusable("not an object")
+    checked: dict[str, Any] = _checked(value, schema)
     return checked
 
 
@@ -66,7 +64,9 @@ def _checked(value: Any, schema: Schema) -> Any:
     """The value where it is what the schema says, texts stripped."""
     kind = schema["type"]
     if kind == "object":
-        if not isinstance(value, dict) or set(value) != set(schema["required"]):
+        if not isinstance(value, dict):
+            raise Unusable("not an object")
+        if set(value) != set(schema["required"]):
             raise Unusable("other fields than asked for")
         return {name: _checked(value[name], inner) for name, inner in schema["properties"].items()}
     if kind == "array":

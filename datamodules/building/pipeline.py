@@ -195,7 +195,8 @@ class Pipeline:
 
         def wants(drafts: Iterable[Draft]) -> Iterator[Want]:
             yield from (self.prompts.grade(draft) for draft in drafts)
-            yield from (want for _, want in self.canaries())
+            if "repair" in self.stages.done:  # a dry run asks before
+                yield from (want for _, want in self.canaries())
 
         def make(drafts: Iterable[Draft]) -> Kept:
             for draft in drafts:

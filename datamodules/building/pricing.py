@@ -14,7 +14,7 @@ from .pipeline import Pipeline, Step
 _ANSWER = {"question": 90, "reasoning": 110, "simple": 50, "repair": 220, "grade": 90, "probe": 4, "rewrite": 50}
 _ANSWER |= {"probe again": 4}
 _SHARE = {"repair": 0.05, "rewrite": 0.3, "probe again": 0.3}  # of the drafts that are asked about at all
-_SAMPLE = 200
+_SAMPLE, _REQUEST = 200, 2_000
 _SENTENCE = "a sentence of about a hundred letters that says what there is to hear in the recording, and why"
 
 
@@ -31,7 +31,7 @@ def prices(pipeline: Pipeline) -> list[dict[str, Any]]:
             stages.skip(step.name, step.depends)
             known = stages.count()
             continue
-        if step.wants is None and finished and _asked_before(stages.last):
+        if step.wants is None and finished:
             stages.run(step.name, step.depends, step.make)
             known = stages.count()
             continue
@@ -45,11 +45,6 @@ def prices(pipeline: Pipeline) -> list[dict[str, Any]]:
             found.append(_entry(step, asker, requests, letters / 4, pipeline.rules.calls == "two"))
             finished = False
     return found
-
-
-def _asked_before(last: str) -> bool:
-    """Whether a stage that asks nothing can be made: the stages before it are whole."""
-    return bool(last)
 
 
 def _each(step: Step, pipeline: Pipeline) -> float:
@@ -70,9 +65,9 @@ def _open(asker: Asker, wants: Iterable[Want]) -> tuple[int, float]:
 
 
 def _letters(wants: Iterator[Want]) -> float:
-    """Letters of an average request."""
+    """Letters of an average request; of an ordinary one where no example is asked about."""
     sizes = [sum(len(message["content"]) for message in want.messages) for want in islice(wants, _SAMPLE)]
-    return sum(sizes) / max(1, len(sizes))
+    return sum(sizes) / len(sizes) if sizes else _REQUEST
 
 
 def _entry(step: Step, asker: Asker, requests: int, tokens: float, merged: bool) -> dict[str, Any]:
