@@ -71,7 +71,51 @@ def many_clips(root: Path, count: int) -> list[dict[str, Any]]:
     return [{"reader": "clotho", "annotations": str(folder), "audio": "many"}]
 
 
-def write_job(root: Path, url: str, sources: list[dict[str, Any]], **more: Any) -> Path:
+def two_a_clip(root: Path, count: int) -> list[dict[str, Any]]:
+    """A source in the format of AudioCaps: so many clips with two captions each."""
+    folder = root / "annotations" / "two"
+    folder.mkdir(parents=True)
+    rows = ["audiocap_id,youtube_id,start_time,caption"]
+    for number in range(2 * count):
+        video = f"clip{number // 2:07d}"
+        rows.append(f"{number},{video},30,the {THINGS[number % 16]} {DOES[number % 15]} {number} times outside")
+        tone(root / "audio" / "two" / f"{video}_30.wav", video, 0.1)
+    (folder / "train.csv").write_text("\n".join(rows) + "\n")
+    return [{"reader": "audiocaps", "annotations": str(folder), "audio": "two"}]
+
+
+def events(root: Path, count: int) -> list[dict[str, Any]]:
+    """A source in the format of TACOS: so many clips with one event that occurs twice."""
+    folder = root / "annotations" / "events"
+    folder.mkdir(parents=True)
+    strong, weak = ["filename,text,onset,offset"], ["filename,text"]
+    for number in range(count):
+        text = f"{THINGS[number % 16]} {number} {DOES[number % 15]}"
+        strong += [f"{number}.mp3,{text},{1.5 + number % 3},{4.25}", f"{number}.mp3,{text},20.5,22.0"]
+        weak.append(f"{number}.mp3,a {text}")
+        tone(root / "audio" / "events" / f"{number}.wav", text, 0.1)
+    (folder / "annotations_strong.csv").write_text("\n".join(strong) + "\n")
+    (folder / "annotations_weak.csv").write_text("\n".join(weak) + "\n")
+    (folder / "metadata.csv").write_text("filename,freesound_id,license\n")
+    return [{"reader": "tacos", "annotations": str(folder), "audio": "events"}]
+
+
+def voices(root: Path, count: int) -> list[dict[str, Any]]:
+    """A source in the format of SpeechCraft: so many utterances with labels and a transcript."""
+    folder = root / "annotations" / "voices"
+    folder.mkdir(parents=True)
+    told = {}
+    for number in range(count):
+        labels = (
+            f"age:Adult\tgender:{('male', 'female')[number % 2]}\tpitch:high\temotion:{('sad', 'happy')[number % 2]}"
+        )
+        told[f"voice_{number}"] = {"labels": labels, "description": f"Voice {number} says {THINGS[number % 16]} twice."}
+        tone(root / "audio" / "voices" / f"voice_{number}.wav", str(number), 0.1)
+    (folder / "labels.json").write_text(json.dumps(told))
+    return [{"reader": "speechcraft", "annotations": str(folder), "audio": "voices"}]
+
+
+def write_job(root: Path, url: str, sources: list[dict[str, Any]], /, **more: Any) -> Path:
     """The file of a job over the sources; every model is at the one address."""
     model = {"url": url, "model": "scripted", "concurrency": 8, "retries": 6, "timeout_s": 20, "patience_s": 30}
     job = {"out": str(root / "out"), "audio_root": str(root / "audio"), "sources": sources}

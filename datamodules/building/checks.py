@@ -31,7 +31,7 @@ _UNDETERMINED = re.compile(
     r"(?:be )?(?:determine|tell|say|know|identif)\w*"
     r"|\bnot (?:enough|sufficient) (?:information|detail)|\binsufficient (?:information|detail)"
     r"|\bnot (?:specified|mentioned|stated|given|indicated|provided)\b"
-    r"|\b(?:none|all|any|both|neither) of (?:the|these)\b"
+    r"|\b(?:none|all|any|both|neither) of (?:the (?:above|options|other options|choices)|these|them)\W*$"
     r"|\bboth [a-d] and [a-d]\b|^(?:it is )?(?:unknown|unclear|uncertain|undetermined|unspecified)\.?$",
     re.IGNORECASE,
 )
