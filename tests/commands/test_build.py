@@ -156,16 +156,15 @@ def test_from_sources_to_trained_steps(built, tmp_path, server, small):
     labels, grades = str(tmp_path / "labels" / "labels.arrow"), str(built / "out" / "grades.arrow")
     table = read_table(shards / "index.arrow", [labels, grades])
     assert len(table.where({"label": "weak"})) >= 8 and len(table.where({"label": "strong"})) >= 8
-    assert len(table.where({"grade_least": {"min": 5}, "label": "weak"})) == len(table.where({"label": "weak"}))
-    arms = [
-        "plan",
-        "weak_to_strong",
+    assert min(table.columns["grade_least"]) == 5
+    arm = [
         "stages.sft.batch_size=4",
+        "stages.sft.pool={label: weak, grade_least: {min: 4}}",
         "stages.grpo.batch_size=2",
-        "stages.grpo.budget.steps=2",
     ]
-    main([*arms, "--index", str(shards / "index.arrow"), "--labels", labels, grades, "--out", str(tmp_path / "plan")])
-    given = ["--data.init_args.index", str(shards / "index.arrow"), "--data.init_args.labels", labels]
+    tables = ["--index", str(shards / "index.arrow"), "--labels", labels, "--labels", grades]
+    main(["plan", "weak_to_strong", *arm, *tables, "--out", str(tmp_path / "plan")])
+    given = ["--data.init_args.index", str(shards / "index.arrow"), "--data.init_args.labels", f"[{labels},{grades}]"]
     given += ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--trainer.limit_val_batches", "0"]
     curriculum = "--data.init_args.training.curriculum"
     for name in ("sft", "grpo"):
