@@ -14,7 +14,16 @@ import earwitness
 from earwitness.tests.architecture import FOLDERS
 from earwitness.tests.places import ROOT
 
-TEXTS = ["README.md", "docs/scale.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", ".ci/run", "pyproject.toml"]
+TEXTS = [
+    "README.md",
+    "docs/scale.md",
+    "docs/build.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "Makefile",
+    ".ci/run",
+    "pyproject.toml",
+]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
 DOTTED = re.compile(r"\bearwitness(?:\.[A-Za-z_]\w*)+(?::\w+)?")
 CLASS_PATH = re.compile(r"\bclass_path: *[\"']?([\w.]+)")

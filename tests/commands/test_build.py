@@ -15,11 +15,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from earwitness.commands.build_job import BuildJob
 from earwitness.commands.cli import main
 from earwitness.commands.trainer import main as trainer_main
 from earwitness.curriculum.identity import hash64
 from earwitness.curriculum.table import read_arrow, read_table
 from earwitness.datamodules.building.checks import CHECKS
+from earwitness.datamodules.building.pipeline import Rules
 from earwitness.datamodules.questions.annotations import read_annotations
 from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.tests.build_parts import (
@@ -538,3 +540,25 @@ def test_parts_of_whole_recordings_are_cut_in_packing(server, tmp_path):
     reader = ShardReader(str(tmp_path / "shards" / "index.arrow"))
     assert len(reader) == 2 and len(reader.wave(0)) == 160_000 and abs(reader.wave(0)).min(initial=1) < 0.3
     assert (abs(reader.wave(0)) > 0.1).mean() > 0.5
+
+
+@needs_samples
+def test_the_shipped_job_runs_as_it_is_shipped(server, tmp_path, capsys):
+    """With other paths and addresses alone; every type of question is there."""
+    import yaml
+
+    sample_sources(tmp_path)
+    text = (ROOT / "configs" / "build.yaml").read_text()
+    text = text.replace("data/captions", str(tmp_path / "annotations")).replace("data/audio", str(tmp_path / "audio"))
+    text = re.sub(r"http://localhost:\d+/v1", server.url, text).replace("runs/build", str(tmp_path / "out"))
+    (tmp_path / "build.yaml").write_text(text)
+    main(["build", str(tmp_path / "build.yaml"), "--dry-run"])
+    assert "probe (probe)" in capsys.readouterr().out
+    main(["build", str(tmp_path / "build.yaml")])
+    found = funnel(tmp_path)
+    assert found["probe"]["all"]["probed"] == found["composition"]["questions"] >= 15
+    assert all(built > 0 for built, _ in found["composition"]["by_type"].values())
+    assert server.seen[0].body["chat_template_kwargs"] == {"enable_thinking": False}
+    fields = {*BuildJob.__dataclass_fields__}
+    assert fields == set(yaml.safe_load(text)), "every key is shown"
+    assert set(yaml.safe_load(text)["rules"]) == {*Rules.__dataclass_fields__} - {"closed_tags"}

@@ -36,9 +36,8 @@ pytestmark = [
 def address():
     """It is asked while it loads too: 503 until then."""
     command = [PYTHON or sys.executable, str(TESTS / "llm_server.py")]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as p:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, **pipes) as p:
         line = p.stdout.readline().strip()
         yield f"{line}/v1"
         p.kill()
