@@ -144,7 +144,7 @@ def serve(port, drawn: bool) -> None:
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        port.send(site._server.sockets[0].getsockname()[1])
+        port.send(runner.addresses[0][1])
         await asyncio.sleep(3_600)
 
     asyncio.run(run())

@@ -53,11 +53,14 @@ def run_build(job: BuildJob, results: list[str] | None = None, part_lines: int |
         exported: dict[str, Any] = {}
 
         def before(step: Step) -> None:
+            missing = pipeline.askers[step.role].missing(pipeline.wants(step)())
             if part_lines is None:
                 if results is None or pipeline.askers[step.role].model.url:
                     _ask(pipeline, step)
+                elif count := sum(1 for _ in missing):  # whoever imports without an address goes on by --export
+                    exported.update(stage=step.name, open=count)
+                    raise _Exported
                 return
-            missing = pipeline.askers[step.role].missing(pipeline.wants(step)())
             parts = export_requests(missing, out / "export" / step.role, step.role, part_lines)
             if parts:
                 exported.update(stage=step.name, parts=len(parts), folder=str(parts[0].parent))

@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from ...errors import InputError
 from ..storage.address import joined, redacted
 from .addresses import Addresses
 from .chat import MALFORMED, Completion, NoLogprobs, parse_completion, read_body, what_to_change
-from .endpoint import ChatEndpoint
 from .patience import now, told_seconds
 
 _TRANSIENT = (200, 408, 409, 425, 500, 502, 504)  # 200: an answer that is none
@@ -22,8 +21,40 @@ _REFUSED = (400, 413, 422)
 _FIRST = 3  # questions asked one by one, as long as none was answered
 
 
+class Asking(Protocol):
+    """What the client needs of an endpoint, see `ChatEndpoint`."""
+
+    model: str
+    key_env: str | None
+    letter_logprobs: bool
+    concurrency: int
+    retries: int
+    timeout_s: float
+    give_up: int
+    patience_s: float
+
+    @property
+    def urls(self) -> list[str]:
+        """The addresses as a list."""
+
+    def key(self) -> str:
+        """The API key, or an empty text."""
+
+    def request(self, ask: Any) -> dict[str, Any]:
+        """The body of a request."""
+
+    def hears(self, ask: Any) -> bool:
+        """Whether a recording is in it."""
+
+    def taken(self, ask: Any, completion: Completion) -> Any:
+        """What is handed on for a completion."""
+
+    def pause(self, attempt: int, ask: Any) -> float:
+        """Seconds before another attempt."""
+
+
 async def ask_all(
-    endpoint: ChatEndpoint, asks: Iterable[Any], take: Callable[[Any, Any], None], answered_before: bool
+    endpoint: Asking, asks: Iterable[Any], take: Callable[[Any, Any], None], answered_before: bool
 ) -> None:
     """Asks everything, see `ChatEndpoint.ask_all`."""
     import aiohttp
@@ -51,7 +82,7 @@ async def ask_all(
 class _Client:
     """One run of `ask_all` over an open session."""
 
-    def __init__(self, endpoint: ChatEndpoint, session: Any, addresses: Addresses, state: _State) -> None:
+    def __init__(self, endpoint: Asking, session: Any, addresses: Addresses, state: _State) -> None:
         self.endpoint, self.session, self.addresses, self.state = endpoint, session, addresses, state
 
     async def ask(self, ask: Any) -> tuple[Any, Completion]:
@@ -140,7 +171,7 @@ class _State:
     the address that `stop` is about.
     """
 
-    def __init__(self, endpoint: ChatEndpoint, answered_before: bool) -> None:
+    def __init__(self, endpoint: Asking, answered_before: bool) -> None:
         self.endpoint, self.give_up, self.answered_before = endpoint, endpoint.give_up, answered_before
         self.proven: set[bool] = set()
         self.failures, self.stop, self.trying = 0, "", False

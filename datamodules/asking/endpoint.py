@@ -13,6 +13,7 @@ from ...curriculum.identity import hash64
 from ...errors import InputError
 from ..storage.address import redacted
 from .chat import Completion
+from .client import ask_all
 
 
 @dataclass
@@ -103,8 +104,6 @@ class ChatEndpoint:
         so that a question it refuses counts as that question's fault. InputError where it cannot go on; replies until
         then have been taken.
         """
-        from .client import ask_all
-
         asyncio.run(ask_all(self, asks, take, answered_before))
 
     def _pause(self, attempt: int, ask: Any) -> float:

@@ -271,8 +271,10 @@ def _each(want: Callable[[Draft], Want]) -> Callable[[Iterable[Draft]], Iterator
 
 
 def _given_up(state: State) -> str:
-    """Why a draft has no usable answer: what was wrong with the last."""
-    return f"unparsable: {state.faults[-1]}" if state.faults else "unparsable: not asked"
+    """Why a draft has no usable answer: what was wrong with the last. InputError where one is still to be asked for."""
+    if state.request is not None:
+        raise InputError(f"{state.request.name}: is not answered yet; the same command asks again")
+    return f"unparsable: {state.faults[-1]}"
 
 
 def stage_folder(out: str | Path) -> Path:
