@@ -43,6 +43,7 @@ _TALK = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W_]+")
+_HOW = re.compile(r"\bhow \w+", re.IGNORECASE)  # "How fast?" does not say: fast
 _COMMON_WORDS = """
 the and are was were what which who whom how when where why does did has have had this that these those there their with
 from into over for not can could would will should you your its being been than then they them one some any most more
@@ -92,7 +93,7 @@ def _no_question(draft: Draft) -> bool:
 
 def _given_away(draft: Draft) -> bool:
     """The question holds all that the answer says and none of a wrong option's own words."""
-    said, asked = stems(draft.answer), stems(draft.question)
+    said, asked = stems(draft.answer), stems(_HOW.sub("", draft.question))
     if not said or not said <= asked:
         return False
     return not any((own := stems(option) - said) and own <= asked for option in draft.wrong)
