@@ -171,8 +171,10 @@ def _finish(job: BuildJob, pipeline: Pipeline, out: Path) -> dict[str, Any]:
     page = build_page(funnel, [*examples, *_dropped(stages, job)], out / "report.html")
     if not composition.count:
         print("no question is left; the report says which stage dropped them and why", file=sys.stderr)
-    read = funnel["stages"][0]["in"] if funnel["stages"] else 0
-    return {"items": read, "questions": composition.count, "funnel": str(out / "funnel.json"), "report": str(page)}
+    found = funnel["sources"]
+    counts = {"items": funnel["stages"][0]["in"], "malformed": len(found["faults"]), "missing": found["missing"]}
+    files = {"funnel": str(out / "funnel.json"), "report": str(page)}
+    return {**{name: count for name, count in counts.items() if count}, "questions": composition.count, **files}
 
 
 def _dropped(stages: Stages, job: BuildJob) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ from .ledger import Ledger, key_of
 from .schemas import Schema, Unusable, parsed, response_format
 
 _PRICES = ("input_million", "output_million")
+_REFUSED, _BY_SERVER = 0.2, "refused"  # the greatest share of requests; what stands in the ledger
 
 
 class Want(NamedTuple):
@@ -85,10 +86,14 @@ class Model(ChatEndpoint):
 
     def attempt(self, want: Want, number: int) -> Request:
         """An attempt at a want, counted from 0: the same request in every run."""
-        system = [{"role": "system", "content": self.system}] if self.system else []
+        messages = want.messages
+        if self.system and messages[0]["role"] == "system":  # some templates take no second one
+            messages = [{"role": "system", "content": f"{self.system}\n\n{messages[0]['content']}"}, *messages[1:]]
+        elif self.system:
+            messages = [{"role": "system", "content": self.system}, *messages]
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": system + want.messages,
+            "messages": messages,
             "temperature": max(self.temperature, 0.3 if number else 0.0),
             "max_tokens": want.max_tokens,
             "seed": hash64("attempt", number) % 2**31,
@@ -128,6 +133,7 @@ class Asker:
         self.model, self.ledger, self.spend = model, ledger, spend
         self.faults: Counter[str] = Counter()  # of answers that could not be used, in this run
         self.failed: dict[str, str] = {}  # who got no answer in the last round -> why
+        self.refused: list[tuple[Request, Completion]] = []  # in the last round
 
     def state(self, want: Want) -> State:
         """Where a want stands by what the ledger holds."""
@@ -157,7 +163,7 @@ class Asker:
         failed after all retries; what was answered is kept.
         """
         for _ in range(self.model.attempts):
-            asked, self.failed = 0, {}
+            asked, self.failed, self.refused = 0, {}, []
             spent = False
 
             def requests() -> Iterator[Request]:
@@ -178,6 +184,7 @@ class Asker:
                     raise InputError(f"{self.model.model} has no url, and {first.name} is not answered; use --export")
                 break
             self.model.ask_all(requests(), take, answered_before=len(self.ledger) > 0)
+            self._settle_refusals(asked)
             self.ledger.sync()
             if spent:
                 raise InputError("the money limit is reached; answers so far are kept, raise limit.money to go on")
@@ -190,8 +197,22 @@ class Asker:
                 "answers so far are kept, the same command asks them again"
             )
 
+    def _settle_refusals(self, asked: int) -> None:
+        """Stores that a server refused a few requests, as those that are too long; InputError where it refused many."""
+        if len(self.refused) > max(3, _REFUSED * asked):
+            raise InputError(
+                f"{self.model.model} refused {len(self.refused)} of {asked} requests, the first about "
+                f"{self.refused[0][0].name}: {self.refused[0][1].error}"
+            )
+        for request, completion in self.refused:
+            said = Completion(reason=f"{_BY_SERVER}: {completion.error}")
+            store(self.ledger, request.key, request.name, request.attempt, said)
+
     def take(self, request: Request, completion: Completion) -> None:
-        """Stores a completion; one with an error is remembered as failed."""
+        """Stores a completion; one with an error is remembered as failed, or as refused."""
+        if completion.refused:
+            self.refused.append((request, completion))
+            return
         if completion.error:
             self.failed[request.name] = completion.error
             return
@@ -214,6 +235,8 @@ def read_answer(answer: Mapping[str, Any], want: Want) -> dict[str, Any]:
 
     Some servers put the object where the reasoning goes: it is looked for there too, behind the end of the thinking.
     """
+    if answer["reason"].startswith(_BY_SERVER):
+        raise Unusable("refused by the server")
     said = answer["text"] if answer["text"].strip() else answer.get("reasoning", "")
     said = said.rpartition("</think>")[2]
     if not want.schema:

@@ -23,7 +23,7 @@ class Stages:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._about = folder / "stages.json"
-        self._before: dict[str, Any] = json.loads(self._about.read_text()) if self._about.is_file() else {}
+        self._before = _read(self._about)
         self.done: dict[str, dict[str, Any]] = {}  # of this run
         self.last = ""
 
@@ -90,3 +90,11 @@ class Stages:
                 record = json.loads(line)
                 reason = record.pop("dropped")
                 yield Draft.of(record), reason
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What is remembered of stages; nothing where the file is missing or damaged, so that they are made again."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}

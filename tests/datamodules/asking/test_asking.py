@@ -111,6 +111,18 @@ def test_busy_answers_cost_no_attempt_and_no_retry(server, tmp_path, monkeypatch
     assert len(server.seen) == 20 + 30 and one.ledger.tokens.answers == 20
 
 
+def test_a_request_that_a_server_refuses_is_given_up_and_many_stop_the_job(server, tmp_path):
+    """As one that is longer than its model takes; the others are answered, and nothing is asked for ever."""
+    server.say = lambda asked: json.dumps(GOOD)
+    server.fail("400", 99, lambda asked: "Question 7?" in content(asked))
+    one = asker(server.url, tmp_path / "few")
+    assert ask(one, 20) == [None if number == 7 else GOOD for number in range(20)]
+    assert one.state(want(7)).faults == ["refused by the server"] * 3
+    server.fail("400", 99, lambda asked: "Question 1" in content(asked))
+    with pytest.raises(InputError, match="m refused 1. of 20 requests, the first about item 1"):
+        ask(asker(server.url, tmp_path / "many"), 20)
+
+
 def test_two_addresses_share_the_work_and_one_that_is_gone_is_left_alone(server, tmp_path):
     with serving() as other:
         for each in (server, other):
