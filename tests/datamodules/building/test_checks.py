@@ -9,6 +9,7 @@ from earwitness.datamodules.building.canaries import KINDS, canaries
 from earwitness.datamodules.building.checks import Repeats, fault_of, talks_of_captions
 from earwitness.datamodules.building.draft import Draft, structured, told
 from earwitness.datamodules.building.facts import times_in
+from earwitness.datamodules.building.probe import asked_of, chosen
 from earwitness.datamodules.building.reading import unique
 from earwitness.datamodules.sources.item import Item
 
@@ -142,6 +143,26 @@ def test_canaries_are_the_drafts_with_one_fault():
         assert (draft.answer, draft.wrong) != ("A dog", ["A cat", "A cow", "A hen"]) or changed
     assert all(draft.answer == "A dog" and draft.wrong == ["A cat", "A cow", "A hen"] for draft in drafts)
     assert list(canaries(drafts, 0.0, 400)) == [] and len(list(canaries(drafts[:10], 0.01, 10))) >= 8
+
+
+@pytest.mark.parametrize(
+    ("value", "right"),
+    [
+        ({"text": "B", "letters": {}, "finished": True}, True),
+        ({"text": "(A) A cat", "letters": {}, "finished": True}, False),
+        ({"text": "I do not know", "letters": {}, "finished": True}, False),
+        ({"text": "A", "letters": {"A": -1.0, "B": -0.5, "E": -0.1}, "finished": True}, True),
+        ({"text": "B", "letters": {"C": -0.5, "B": -0.9}, "finished": True}, False),
+    ],
+)
+def test_a_probe_is_read_as_a_voter_is(value, right):
+    """By what it says, or by the log-probs of the letters that were shown."""
+    assert chosen(value, "A dog", ("A cat", "A dog", "A cow", "A hen")) is right
+
+
+def test_a_probe_shows_the_right_option_once_in_every_place():
+    places = [asked.shown.index("A dog") for asked in asked_of(sound(), 4)]
+    assert sorted(places) == [0, 1, 2, 3]
 
 
 def test_the_most_telling_lengths_go():
