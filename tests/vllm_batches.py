@@ -18,7 +18,10 @@ from earwitness.tests.build_parts import lines_of, many_clips, write_job
 from earwitness.tests.vllm_server import environment, write_shim
 
 PYTHON = os.environ.get("VLLM_PYTHON", "")
-pytestmark = pytest.mark.skipif(not PYTHON, reason="VLLM_PYTHON names no interpreter with vLLM; use make test-vllm")
+pytestmark = [
+    pytest.mark.timeout(1_500),
+    pytest.mark.skipif(not PYTHON, reason="VLLM_PYTHON names no interpreter with vLLM; use make test-vllm"),
+]
 
 
 def run_batch(part: Path, results: Path, checkpoint: str, folder: Path) -> None:
@@ -27,7 +30,7 @@ def run_batch(part: Path, results: Path, checkpoint: str, folder: Path) -> None:
     command += ["--model", checkpoint, "--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "2048"]
     command += ["--limit-mm-per-prompt", '{"audio": 0, "image": 0, "video": 0}', "--enforce-eager"]
     env = environment(write_shim(folder / "shim"))
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1_200)
     assert done.returncode == 0 and results.is_file(), done.stderr[-3_000:]
 
 
