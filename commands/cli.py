@@ -15,7 +15,7 @@ from typing import NoReturn
 from .. import __version__
 from ..boundary.words import plain, say
 from ..errors import InputError
-from . import evaluate, export, index, init, inspect, label, plan, report, run, serve, shard, show, tiny
+from . import build, evaluate, export, index, init, inspect, label, plan, report, run, serve, shard, show, tiny
 
 # The configuration of these is a complete file of LightningCLI's, whose parser is heavy and their own.
 TRAINER_COMMANDS = {
@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[ModuleType | None, str]] = {
     "run": (run, "run a recipe: corpus, votes, labels, stages, evaluation, report"),
     **{name: (None, what) for name, what in TRAINER_COMMANDS.items()},
     "init": (init, "a working folder whose files fit together, from own questions to answers"),
+    "build": (build, "questions from captions of public data sets, by language models, checked and graded"),
     "index": (index, "check WebDataset tars and write their index"),
     "shard": (shard, "pack annotations and recordings into shards, with their index"),
     "inspect": (inspect, "what an index holds: counts, hours, histograms; one sample of it"),

@@ -187,7 +187,7 @@ def _ask(
                 if reply.error:
                     failures.append({**ask.task.id._asdict(), "error": reply.error})
                 else:
-                    record = voter_tasks.record(ask, reply)
+                    record = voter_tasks.record(ask, reply) | {"prompt_tokens": reply.prompt_tokens}
                     store.append([record])
                     readable.add(record)
                 counts["input_tokens"] += reply.prompt_tokens
@@ -210,6 +210,8 @@ def _ask(
         whole = Readable(voter.name, most, store.read())  # of all processes
         _say(whole.line())
         whole.check(ways_out)
+        if voter.endpoint is not None and (spent := store.tokens())[0]:
+            _say(f"{voter.name}: {spent[0]:,} tokens in and {spent[1]:,} out, of all runs")
         store.finish()
     return counts
 

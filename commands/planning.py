@@ -24,7 +24,7 @@ from ..errors import InputError
 def show_plan(
     curriculum: str,
     index: str | None,
-    labels: str | None = None,
+    labels: list[str] | None = None,
     out: str | None = None,
     overrides: Sequence[str] = (),
 ) -> None:
@@ -50,7 +50,7 @@ def show_plan(
 def show_comparison(
     curricula: Sequence[str],
     index: str | None,
-    labels: str | None = None,
+    labels: list[str] | None = None,
     out: str | None = None,
     match: str | None = None,
     overrides: Sequence[str] = (),
@@ -84,13 +84,13 @@ def show_comparison(
     say(f"\nwritten: {folder / 'compare.json'}")
 
 
-def training_rows(index: str | None, labels: str | None) -> Table:
+def training_rows(index: str | None, labels: list[str] | None) -> Table:
     """The rows of a table that may be trained on: the split "train" where the table has splits.
 
     Without an index, a made-up table with AudioMCQ's published counts.
     """
     if index is None and labels is not None:
-        raise InputError(f"{labels}: the made-up table has labels of its own; give --index, or leave --labels out")
+        raise InputError(f"{labels[0]}: the made-up table has labels of its own; give --index, or leave --labels out")
     if index is None:
         return audiomcq_table()
     table = read_table(index, labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,11 +152,11 @@ def _column(column: pa.ChunkedArray) -> Categorical | np.ndarray | None:
     return numbers
 
 
-def read_table(index: str | Path, labels: str | Path | None = None) -> Table:
-    """The index's columns, joined by uid with a label table where one is given.
+def read_table(index: str | Path, labels: str | Path | Sequence[str | Path] | None = None) -> Table:
+    """The index's columns, joined by uid with a label table where one is given, or with several.
 
-    Rows that the label table does not mention carry a missing value (code -1, or NaN), never a guess. Raises InputError
-    for files without usable uids, and for a label table of another corpus.
+    Rows that a label table does not mention carry a missing value (code -1, or NaN), never a guess. Raises InputError
+    for files without usable uids, for a label table of another corpus, and for a column that two of them have.
     """
     source = read_arrow(index)
     uid = _uid(source, index)
@@ -166,8 +166,13 @@ def read_table(index: str | Path, labels: str | Path | None = None) -> Table:
             value = _column(source.column(name))
             if value is not None:
                 columns[name] = value
-    if labels is not None:
-        columns |= _joined(uid, read_arrow(labels), labels)
+    homes: dict[str, str | Path] = {}
+    for path in [labels] if isinstance(labels, str | Path) else labels or ():
+        joined = _joined(uid, read_arrow(path), path)
+        if twice := next((name for name in joined if name in homes), None):
+            raise InputError(f"{path}: column {twice!r} is in {homes[twice]} too; leave one of the tables out")
+        homes |= dict.fromkeys(joined, path)
+        columns |= joined
     return Table(uid, columns)
 
 

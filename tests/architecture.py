@@ -44,11 +44,12 @@ ROOMS = {
     """,
     "datamodules": """
         module
-        training voting
+        training voting building
         batches
         benchmarks corpora processors
         shards
         batch
+        asking sources
         questions storage
         audio
     """,

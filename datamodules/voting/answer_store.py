@@ -69,14 +69,24 @@ class AnswerStore:
     def read(self) -> list[dict[str, Any]]:
         """The records of all processes; of two with one identity the first. InputError for a damaged line."""
         records: dict[AnswerId, dict[str, Any]] = {}
-        for path in sorted(self.folder.glob("rank*.jsonl")):
-            for number, line in enumerate(_whole_lines(path), 1):
-                try:
-                    record = json.loads(line)
-                    records.setdefault(answer_id(record), record)
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-                    raise InputError(f"{path}:{number}: not a stored answer; remove the line to ask again") from None
+        for identity, record in self._lines():
+            records.setdefault(identity, record)
         return list(records.values())
+
+    def _lines(self) -> Iterator[tuple[AnswerId, dict[str, Any]]]:
+        """(identity, record) of every whole line, one in memory at a time."""
+        for path in sorted(self.folder.glob("rank*.jsonl")):
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if not line.endswith(b"\n"):  # cut off
+                        break
+                    try:
+                        record = json.loads(line)
+                        identity = answer_id(record)
+                    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+                        told = f"{path}:{number}: not a stored answer; remove the line to ask again"
+                        raise InputError(told) from None
+                    yield identity, record
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Appends records and syncs them to disk; half a surrogate pair, which no file can hold, becomes "?"."""
@@ -93,7 +103,7 @@ class AnswerStore:
 
     def missing(self, wanted: Iterable[AnswerId]) -> list[AnswerId]:
         """The wanted answers that are not stored yet, in their order."""
-        done = {answer_id(record) for record in self.read()}
+        done = {identity for identity, _ in self._lines()}
         return [identity for identity in wanted if identity not in done]
 
     def finish(self) -> int:
@@ -117,6 +127,14 @@ class AnswerStore:
                     f"{self.folder}: {name} was asked with {key} {before.get(key)!r}, now it is {now.get(key)!r}; "
                     "remove the folder to ask anew, or give the voter another name"
                 )
+
+    def tokens(self) -> tuple[int, int]:
+        """Tokens of all prompts and of all answers, whichever run asked; lines of before tokens were kept count 0."""
+        asked = said = 0
+        for _, record in self._lines():
+            asked += record.get("prompt_tokens") or 0
+            said += record.get("num_tokens") or 0
+        return asked, said
 
     def described(self) -> dict[str, Any]:
         """What was written down of how the voter is asked and judged; {} where nothing was."""
