@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if error.errno not in _DISK or os.environ.get("EARWITNESS_TRACEBACK"):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}; make room, and start the same command again", file=sys.stderr)
+        say(f"error: {where}{error.strerror}; make room, and start the same command again", file=sys.stderr)
         _end(1)
     except SystemExit as end:  # argparse prints its help and leaves
         _end(end.code)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..boundary.files import read_text, write_text
+from ..boundary.words import say
 from ..configs.files import shipped_file
 from ..errors import InputError
 
@@ -73,9 +75,9 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{folder / there[0]} is there already; give another folder, or move it away")
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    print(f"{folder}: {', '.join(files)}")
-    print(f"next: cd {folder}, and the commands of its README.md one by one")
+        write_text(folder / name, text)
+    say(f"{folder}: {', '.join(files)}")
+    say(f"next: cd {folder}, and the commands of its README.md one by one")
 
 
 def working_files(annotations: str, device: str) -> dict[str, str]:
@@ -93,7 +95,7 @@ def working_files(annotations: str, device: str) -> dict[str, str]:
 
 def _changed(name: str, changes: Mapping[str, str]) -> str:
     """A shipped file with its places changed, and its own comments' paths to shipped files too."""
-    text = shipped_file(name, "").read_text(encoding="utf-8")
+    text = read_text(shipped_file(name, ""))
     return _replaced(text, changes, name).replace("configs/", "")
 
 

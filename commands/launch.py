@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from ..boundary.words import say
+
 
 def lightning_main(argv: Sequence[str] | None = None) -> Any:
     """`lightning run [--devices N] [--num-nodes N ...] [--] fit --config FILE`.
@@ -60,7 +62,7 @@ def _launched(words: Sequence[str], silent_s: float) -> None:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = failure.exitcode
-        print(f"error: rank {rank} ended with code {code}, see above; with it all processes of this node", file=sys.stderr)
+        say(f"error: rank {rank} ended with code {code}, see above; with it all processes of this node", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
     except SignalException as error:
         sys.exit(128 + error.sigval)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ..boundary.files import read_text
+from ..boundary.words import say
 from ..configs.files import shipped_file, shipped_files
 
 
@@ -15,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints the file, or one line for each that there is."""
     if args.name is not None:
-        print(shipped_file(args.name).read_text(encoding="utf-8"), end="")
+        say(read_text(shipped_file(args.name)), end="")
         return
     for name, path in shipped_files().items():
-        first = next((line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")), "")
-        print(f"{name:<32} {first.removeprefix('# ')}")
+        first = next((line for line in read_text(path).splitlines() if line.startswith("# ")), "")
+        say(f"{name:<32} {first.removeprefix('# ')}")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from ...curriculum.identity import hash64
 from ...boundary.environment import variable
+from ...curriculum.identity import hash64
 from ...errors import InputError
 from ..storage.address import redacted
 from .chat import Completion

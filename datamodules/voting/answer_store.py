@@ -76,17 +76,13 @@ class AnswerStore:
     def _lines(self) -> Iterator[tuple[AnswerId, dict[str, Any]]]:
         """(identity, record) of every whole line, one in memory at a time."""
         for path in sorted(self.folder.glob("rank*.jsonl")):
-            with path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if not line.endswith(b"\n"):  # cut off
-                        break
-                    try:
-                        record = json.loads(line)
-                        identity = answer_id(record)
-                    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-                        told = f"{path}:{number}: not a stored answer; remove the line to ask again"
-                        raise InputError(told) from None
-                    yield identity, record
+            for number, line in enumerate(_whole_lines(path), 1):
+                try:
+                    record = json.loads(line)
+                    identity = answer_id(record)
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+                    raise InputError(f"{path}:{number}: not a stored answer; remove the line to ask again") from None
+                yield identity, record
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Appends records and syncs them to disk; half a surrogate pair, which no file can hold, becomes "?"."""

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from ...boundary.words import say
 from ...datamodules.voting.answer_store import write_answers
 from ...errors import InputError
 from ..policy.export import FORMS, check_export, policy_weights, write_policy
@@ -48,7 +49,7 @@ class ExportPolicy(L.Callback):
             try:
                 write_policy(_while_wanted(weights, trainer), pl_module.net, self.folder, self.form)
             except _Unwanted:
-                print(f"{self.folder} is not written; the same command exports what is saved", file=sys.stderr)
+                say(f"{self.folder} is not written; the same command exports what is saved", file=sys.stderr)
             except InputError as error:
                 failed = str(error)
         if pl_module.net.sharded:  # gathering needs all ranks, to the end
