@@ -119,7 +119,8 @@ def _where(voter: VoterSpec) -> str:
 
 def _sent_to(endpoint: Endpoint) -> str:
     key = f"with the key in {endpoint.key_env}" if endpoint.key_env else "without a key"
-    return f"sends questions and recordings to {", ".join(map(redacted, endpoint.urls))}, {key}"
+    where = ", ".join(map(redacted, endpoint.urls))
+    return f"sends questions and recordings to {where}, {key}"
 
 
 def _store(folder: Path, voter: VoterSpec) -> AnswerStore:
