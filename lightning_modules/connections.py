@@ -56,4 +56,4 @@ def lost(error: BaseException) -> str | None:
         then = (
             "all processes start anew from the last checkpoint once every node is there, which is waited for 10 minutes"
         )
-    return f"the connection to a process{where} is lost ({why}): it ended, or its host is silent; see what it said last; {then}"
+    return f"the connection to a process{where} is lost ({why}): it ended, or its host is silent; {then}"

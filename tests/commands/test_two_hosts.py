@@ -1,4 +1,4 @@
-"""Two hosts, which are network namespaces joined by a cable: they train what one trains, also when one of them is lost."""
+"""Two hosts, network namespaces joined by a cable: they train what one trains, also when one of them is lost."""
 
 from __future__ import annotations
 
