@@ -7,13 +7,15 @@ import errno
 import os
 import select
 import sys
+import traceback
 from collections.abc import Sequence
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import NoReturn
 
 from .. import __version__
+from ..boundary.words import plain, say
 from ..errors import InputError
-from . import export, index, inspect, label, plan, report, run, serve, shard
+from . import build, evaluate, export, index, init, inspect, label, plan, report, run, serve, shard, show, tiny
 
 # The configuration of these is a complete file of LightningCLI's, whose parser is heavy and their own.
 TRAINER_COMMANDS = {
@@ -26,13 +28,18 @@ TRAINER_COMMANDS = {
 COMMANDS: dict[str, tuple[ModuleType | None, str]] = {
     "run": (run, "run a recipe: corpus, votes, labels, stages, evaluation, report"),
     **{name: (None, what) for name, what in TRAINER_COMMANDS.items()},
+    "init": (init, "a working folder whose files fit together, from own questions to answers"),
+    "build": (build, "questions from captions of public data sets, by language models, checked and graded"),
     "index": (index, "check WebDataset tars and write their index"),
     "shard": (shard, "pack annotations and recordings into shards, with their index"),
     "inspect": (inspect, "what an index holds: counts, hours, histograms; one sample of it"),
     "label": (label, "ask voters, and make weak/strong labels of their answers without the audio"),
+    "evaluate": (evaluate, "ask a model the questions of benchmarks, with and without the audio, and judge it"),
     "plan": (plan, "show which questions a curriculum would train on, and compare curricula; no model, no GPU"),
     "export": (export, "write a run's policy as a folder that transformers, peft and vLLM load"),
     "serve": (serve, "a vLLM that samples completions; training processes send it their weights"),
+    "show": (show, "print a shipped file, or list them"),
+    "tiny": (tiny, "a tiny random model in the published layout, to try a chain of commands without a GPU"),
     "report": (report, "write the HTML report of a finished run again"),
 }
 
@@ -45,7 +52,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends with 2 and says what was wrong, and where all arguments are listed."""
-        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"error: {plain(message)}; see `{self.prog} --help`\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     EARWITNESS_TRACEBACK bad input ends in its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if os.getcwd() not in sys.path:  # functions of the user's, beside his files; behind everything that is installed
+        sys.path.append(os.getcwd())
+    sys.excepthook = _trace
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started this
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
@@ -77,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as error:
         if os.environ.get("EARWITNESS_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         _end(getattr(error, "exit_code", 1))
     except BrokenPipeError:
         if not _nobody_reads():  # another pipe, to a process or a server
@@ -92,8 +103,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     except SystemExit as end:  # argparse prints its help and leaves
         _end(end.code)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        say("interrupted; the same command continues", file=sys.stderr)
         _end(130)
+
+
+def _trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints the traceback of a fault; what stands in it may be anybody's words."""
+    say("".join(traceback.format_exception(kind, error, trace)), file=sys.stderr, end="")
 
 
 def _nobody_reads() -> bool:
@@ -130,7 +146,7 @@ def _run_command(argv: list[str]) -> None:
     """Parses the words and runs the command they name; what it returns is printed as one line."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    more = {"run": "overrides", "plan": "curricula"}.get(args.command)
+    more = {"run": "overrides", "plan": "curricula", "evaluate": "words"}.get(args.command)
     if rest and (more is None or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}{' (values are changed by key=value)' if more else ''}")
     if more and rest:  # argparse ends a list of positionals at the first option; `run demo --dry-run seed=2` is fine
@@ -139,4 +155,6 @@ def _run_command(argv: list[str]) -> None:
     assert module is not None
     counts = module.run(args)
     if counts is not None:
-        print(", ".join(f"{name} {value}" for name, value in counts.items()))
+        say(", ".join(f"{name} {value}" for name, value in counts.items()))
+    if (hint := getattr(module, "following", lambda _: None)(args)) is not None:
+        say(f"next: {hint}", file=sys.stderr)

@@ -51,7 +51,7 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, nargs="+", default=(), metavar=shape, help=what)
     parser.set_defaults(encoding="")  # of text files, which only `shard` reads
     parser.add_argument("--answer", help="how answers are written: text, letter, index (from 0), index1, none")
-    parser.add_argument("--layout", default="audiomcq", help="a benchmark's: mmau, mmar, mmsu, dcase2025, dcase2026")
+    parser.add_argument("--layout", default="audiomcq", help="a benchmark's: mmau, mmar, mmsu, dcase2025, ...")
 
 
 def _fields(args: argparse.Namespace) -> dict[str, Any]:
@@ -92,3 +92,9 @@ def _shares(words: Sequence[str]) -> dict[str, float]:
         return {name: float(value) for name, value in pairs(words)}
     except ValueError as error:
         raise InputError(f"--holdout: {error}") from None
+
+
+def following(args: argparse.Namespace) -> str | None:
+    """The command that comes after this one."""
+    where = args.out or (f"{args.shards}/index.arrow" if os.path.isdir(args.shards) else None)
+    return where and f"earwitness inspect {where}"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Drops messages that tell a user nothing; whatever the environment sets stays as it is."""
     import logging
     import warnings
@@ -42,7 +42,7 @@ def _quiet() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """`earwitness fit|validate|test|predict --config FILE [--key value ...]`."""
-    _quiet()
+    quiet()
     from .lightning_cli import EarwitnessCLI
 
     EarwitnessCLI(sys.argv[1:] if args is None else args)
@@ -54,7 +54,7 @@ def check(args: Sequence[str]) -> dict[str, Any]:
     Raises UsageError for a wrong key or value, and InputError for what a class refuses. Whether its paths exist is
     not looked at.
     """
-    _quiet()
+    quiet()
     from .lightning_cli import EarwitnessCLI
 
     return EarwitnessCLI(args, parse_only=True).plain()

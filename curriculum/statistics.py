@@ -13,7 +13,7 @@ from .identity import keyed, unit
 Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution, for two-sided 95 % intervals
 
 
-def wilson_interval(successes: float, trials: int, z: float = Z95) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float, z: float = Z95) -> tuple[float, float]:
     """Score interval of a share (Wilson 1927), bounds in [0, 1]; (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
@@ -78,6 +78,34 @@ def cluster_error(values: Floats, cluster: Ints) -> float:
     _, number = np.unique(cluster, return_inverse=True)
     sums = np.bincount(number, weights=values - values.mean())
     return float(np.sqrt((sums**2).sum()) / len(values))
+
+
+def cluster_share(values: Floats, cluster: Ints) -> tuple[float, float, float]:
+    """A mean of [N] values in [0, 1] with its 95 % interval (mean, low, high), those of one cluster being dependent.
+
+    cluster: [N], as of `cluster_error`. It is Wilson's interval for as many independent values as have that standard
+    error, at most N; with no spread at all, as many as there are clusters. (nan, 0, 1) without values.
+    """
+    values = np.asarray(values, float)
+    if not len(values):
+        return float("nan"), 0.0, 1.0
+    mean, error = float(values.mean()), cluster_error(values, cluster)
+    independent = float(len(np.unique(cluster)))
+    if error > 0:
+        independent = min(float(len(values)), mean * (1 - mean) / error**2)
+    return (mean, *wilson_interval(mean * independent, independent))
+
+
+def cluster_mean(values: Floats, cluster: Ints) -> tuple[float, float, float]:
+    """A mean of [N] values, such as differences, with its normal 95 % interval (mean, low, high).
+
+    cluster: [N], as of `cluster_error`. NaN without values.
+    """
+    values = np.asarray(values, float)
+    if not len(values):
+        return float("nan"), float("nan"), float("nan")
+    mean, error = float(values.mean()), cluster_error(values, cluster)
+    return mean, mean - Z95 * error, mean + Z95 * error
 
 
 def cluster_bootstrap(

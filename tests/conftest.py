@@ -54,8 +54,11 @@ def small(tmp_path_factory) -> SimpleNamespace:
 @pytest.fixture(autouse=True)
 def same_environment():
     """What starts ranks sets RANK, LOCAL_RANK and MASTER_PORT; a later test's launcher would take them for its own."""
+    from earwitness.boundary import environment
+
     before = dict(os.environ)
     yield
+    environment._KNOWN.clear()
     os.environ.clear()
     os.environ.update(before)
 

@@ -33,6 +33,7 @@ FORBIDDEN = {
     "curriculum": {"torch", "lightning", "transformers", "soundfile", "webdataset", "omegaconf", "kernels"},
     "configs": {"torch", "lightning", "transformers", "soundfile", "webdataset", "numpy", "pyarrow", "kernels"},
     "kernels": {"lightning", "transformers", "peft"},
+    "boundary": {"torch", "lightning", "transformers", "soundfile", "webdataset", "omegaconf", "kernels"},
 }
 MAX_LINES, MAX_FUNCTION, MAX_ARGUMENTS = 300, 60, 10
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
@@ -149,3 +150,16 @@ def test_the_tests_mirror_the_package():
     rooms = {room for room in rooms if room.parts[0] not in ("golden", "stored")}
     assert sorted(str(room) for room in rooms if not list((ROOT / room).glob("*.py"))) == []
     assert {room.parts[0] for room in rooms} <= set(FOLDERS)
+
+
+def test_the_lists_of_other_files_are_whole():
+    """Styles, scripts, YAML and whatever else lies beside the code is in the wheel."""
+    globs = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    packed = {
+        path
+        for package, patterns in globs.items()
+        for pattern in patterns
+        for path in (ROOT / Path(*package.split(".")[1:])).glob(pattern)
+    }
+    beside = {path for top in FOLDERS for path in (ROOT / top).rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert sorted(shown(path) for path in beside - packed if path.suffix != ".py") == []

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from earwitness.commands.cli import main
 from earwitness.curriculum.table import read_arrow
 from earwitness.datamodules.processors.omni import SYSTEM
 from earwitness.datamodules.shards.reader import ShardReader
@@ -61,6 +62,30 @@ def test_the_server_says_what_the_same_checkpoint_says_here(server, small):
     assert all(reply.prompt_tokens > 25 for reply in there.values()), "the recording is in the prompt"
     cut = {task: text.rstrip("\ufffd") for task, text in here.items()}  # half a letter at the end is not sent
     assert {task: reply.text.removesuffix("<|im_end|>").rstrip("\ufffd") for task, reply in there.items()} == cut
+
+
+def test_an_evaluation_of_the_server_is_that_of_the_checkpoint(server, small, tmp_path):
+    """From the command line, greedy: the same answers question by question, and so the same figures."""
+    suppressed = OmniVoter(small.tiny).policy.suppressed
+    body = {"skip_special_tokens": False, "logit_bias": {str(int(i)): -100 for i in suppressed}}
+    job = {"benchmarks": {"mine": {"benchmark": "index", "file": small.index}}, "conditions": ["audio", "silence:1"]}
+    job |= {"max_new_tokens": 6, "system": SYSTEM, "dtype": "float32", "concurrency": 4, "title": "t"}
+    answers = {}
+    for name, asked in (
+        ("here", {"checkpoint": small.tiny}),
+        ("there", {"checkpoint": server.url, "model": "tiny", "body": body}),
+    ):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(json.dumps(job | asked | {"to": str(tmp_path / name)}))
+        main(["evaluate", str(path)])
+        table = read_arrow(tmp_path / name / "answers" / "mine.arrow").to_pylist()
+        answers[name] = {(row["uid"], row["condition"]): row for row in table}
+    assert answers["here"].keys() == answers["there"].keys() and len(answers["here"]) > 100
+    same = [row["raw"].rstrip("\ufffd") for row in answers["here"].values()]
+    said = [answers["there"][key]["raw"].removesuffix("<|im_end|>").rstrip("\ufffd") for key in answers["here"]]
+    assert said == same
+    found = [json.loads((tmp_path / name / "results.json").read_text())["benchmarks"][0] for name in answers]
+    assert found[0]["scores"] == found[1]["scores"]
 
 
 def test_the_servers_log_probs_are_those_of_the_policy(server, small):

@@ -31,11 +31,11 @@ ENOUGH = 20  # questions of a kind, for a share in it to mean something
 _MOST = 1 - 1e-6
 
 
-def places_shown(truth: Ints, rotation: Ints | int, num_choices: Ints | int, orders: int) -> Ints:
+def places_shown(truth: Ints, rotation: Ints | int, num_choices: Ints | int, orders: Ints | int) -> Ints:
     """[A] places in which options are shown, from their places truth [A] in the file, as `rotation.rotations` does.
 
-    rotation: [A] or one, number of the order. num_choices: [A] or one. orders: in which the voter was asked, at most K
-    of them for K options.
+    rotation: [A] or one, number of the order. num_choices: [A] or one. orders: [A] or one, in how many the voter was
+    asked, at most K for K options.
     """
     wanted = np.minimum(orders, num_choices)
     places: Ints = np.asarray((truth - rotation * num_choices // wanted) % num_choices, np.int64)

@@ -47,6 +47,7 @@ def evaluate(
     table = read_table(index, labels)
     columns = list(groups or [name for name in ("label", "question_type") if name in table.columns])
     result: dict[str, Any] = {"title": title, "logs": logs or {}}
+    result["files"] = {"answers": answers, "index": index, "labels": labels, "planted": planted}
     if planted is not None:
         table = _with_planted(table, planted)
         columns += ["planted", "heard_type"]

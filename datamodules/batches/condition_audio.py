@@ -7,7 +7,7 @@ import numpy as np
 from ..audio.signals import noise
 from ..shards.partners import Partners
 from ..shards.reader import Fetched, ShardReader
-from .conditions import Condition, length_of
+from .conditions import Condition, length_of, part_of
 
 
 class ConditionAudio:
@@ -26,20 +26,28 @@ class ConditionAudio:
 
     def num_samples(self, row: int, condition: Condition) -> int:
         """Length at 16 kHz of what the row hears, without reading it."""
-        return length_of(condition, self.reader.num_samples(self.heard_row(row, condition)))
+        return self._length(self.heard_row(row, condition), condition)
+
+    def _length(self, row: int, condition: Condition) -> int:
+        """Samples that are heard of a row's recording, or in its place; that need not be there for a fixed length."""
+        return length_of(condition, self.reader.num_samples(row) if condition.seconds is None else 0)
 
     def key(self, row: int, condition: Condition) -> tuple[str, int]:
         """Equal for rows and conditions that hear the same samples."""
+        if condition.kind == "fragment":
+            return f"fragment {condition.place} {condition.share}", self.reader.clip(row)
         if condition.reads_audio:
             return condition.kind, self.reader.clip(self.heard_row(row, condition))
-        length = length_of(condition, self.reader.num_samples(row))
+        length = self._length(row, condition)
         return ("silence", length) if condition.kind == "silence" else (f"noise {length}", self.reader.clip(row))
 
     def wave(self, row: int, condition: Condition, fetched: Fetched | None = None) -> np.ndarray:
         """What the row hears: [n] mono float32 at 16 kHz. Raises InputError where its recording cannot be read."""
         if condition.reads_audio:
-            return self.reader.wave(self.heard_row(row, condition), fetched)
-        length = length_of(condition, self.reader.num_samples(row))
+            wave = self.reader.wave(self.heard_row(row, condition), fetched)
+            first, last = part_of(condition, len(wave)) if condition.kind == "fragment" else (0, len(wave))
+            return wave[first:last]
+        length = self._length(row, condition)
         if condition.kind == "silence":
             return np.zeros(length, np.float32)
         return noise(length, self.reader.clip(row), self.seed, "condition")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...boundary.words import say
 from ...errors import InputError
 from .datasets import Source
 from .fields import FieldReader, Fields
@@ -43,32 +44,46 @@ def iter_annotations(
     fields: how its columns are read. faults: where given, bad records are listed there and left out; otherwise the
     first is raised as an InputError that names its place. notes: say on stderr which columns are not used.
     """
+    count = 0
+    for _, annotation in annotated(path, fields, notes):
+        if isinstance(annotation, InputError):
+            if faults is None:
+                raise annotation
+            faults.append(str(annotation))
+        elif annotation is not None:
+            count += 1
+            yield annotation
+    if not count:
+        raise InputError(f"{path}: holds no question" + (f"; the first fault: {faults[0]}" if faults else ""))
+
+
+def annotated(
+    path: str | Path, fields: Fields | Mapping[str, Any] | None = None, notes: bool = False
+) -> Iterator[tuple[Any, Annotation | InputError | None]]:
+    """Every record of a file as it stands there, with what is read of it, in order; arguments as of `iter_annotations`.
+
+    That is a checked question, or what is wrong with the record, or None where its split is left out. Raises InputError
+    where the file itself cannot be read.
+    """
     fields = Fields.of(fields)
     source = Source(path, fields.encoding)
     reader = FieldReader(fields, segments=True)
     if fields.answer == "auto":
         reader.decide((source.where(r.number), r.value, r.split) for r in source)
     places = _Places(source)
-    count = 0
     for record in source:
         where = source.where(record.number)
+        found: Annotation | InputError | None
         try:
-            annotation = _annotation(reader, record.value, where, record.row, record.split)
-            if annotation is None:
-                continue
-            places.add(annotation.question, record.number)
+            found = _annotation(reader, record.value, where, record.row, record.split)
+            if found is not None:
+                places.add(found.question, record.number)
         except InputError as error:
-            if faults is None:
-                raise
-            faults.append(str(error))
-            continue
-        count += 1
-        yield annotation
-    if not count:
-        raise InputError(f"{path}: holds no question" + (f"; the first fault: {faults[0]}" if faults else ""))
+            found = error
+        yield record.value, found
     reader.check_kept()
     for line in reader.notes() if notes else ():
-        print(f"{path}: {line}", file=sys.stderr)
+        say(f"{path}: {line}", file=sys.stderr)
 
 
 def _annotation(reader: FieldReader, record: Any, where: str, row: int, split: str) -> Annotation | None:

@@ -5,9 +5,10 @@ Answer tables hold texts; the options stand in the shards. A few thousand questi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...curriculum.contribution.constant import Picks, best_texts, places_shown
+from ...curriculum.contribution.verdicts import read_answer_table
 from ...curriculum.identity import keyed
-from ...curriculum.table import read_arrow
 from ..questions.answers import letter_of
 from ..shards.reader import ShardReader
 
@@ -77,24 +78,25 @@ def sample_questions(reader: ShardReader, rows: np.ndarray, most: int = MOST) ->
 
 def read_picks(path: str | Path, condition: str, sampled: Sampled) -> Picks:
     """What a voter picked, from its answers under the condition to the sampled questions that were judged."""
-    table = read_arrow(path)
+    table = read_answer_table(path)
     wanted = pa.array(sampled.uid, pa.uint64())
     kept = pc.and_(pc.equal(table.column("condition"), condition), pc.is_in(table.column("uid"), wanted))
     table = table.filter(pc.and_(kept, pc.is_valid(table.column("correct"))))
     number = np.searchsorted(sampled.uid, table.column("uid").to_numpy())
     columns = {name: table.column(name).to_pylist() if name in table.column_names else None for name in _READ}
+    rotation = np.array(columns["rotation"] or [0] * len(table), np.int64)
+    orders = int(rotation.max(initial=0)) + 1
     options, texts = [], []
     for row, question in enumerate(number.tolist()):
         choices = sampled.choices[question]
         right = choices.index(sampled.answers[question])
-        picked, text = _picked({n: c[row] for n, c in columns.items() if c is not None}, choices, right)
+        said = {n: c[row] for n, c in columns.items() if c is not None}
+        picked, text = picked_option(said, choices, right, orders)
         options.append(picked)
         texts.append(text)
-    rotation = np.array(columns["rotation"] or [0] * len(table), np.int64)
     option = np.array(options, np.int64)
     answer = np.array([sampled.choices[q].index(sampled.answers[q]) for q in number.tolist()], np.int64)
     choices_of = np.array([len(sampled.choices[q]) for q in number.tolist()], np.int64)
-    orders = int(rotation.max(initial=0)) + 1
     place = np.where(option >= 0, places_shown(option, rotation, choices_of, orders), -1)
     return Picks(
         number,
@@ -113,10 +115,11 @@ def read_picks(path: str | Path, condition: str, sampled: Sampled) -> Picks:
 _READ = ("answer", "raw", "correct", "scores", "rotation")
 
 
-def _picked(said: dict[str, Any], choices: Sequence[str], right: int) -> tuple[int, str]:
+def picked_option(said: Mapping[str, Any], choices: Sequence[str], right: int, orders: int = 1) -> tuple[int, str]:
     """The option in an answer, -1 for none, and its text in lower case, else what was said.
 
-    said: the row of the answer table.
+    said: the row of the answer table. right: place of the right option, -1 where it is not known. orders: of the
+    options in which the voter was asked; a letter names what stood there in the order of the row.
     """
     scores, text = said.get("scores"), said.get("answer") or ""
     plain = [_plain(choice) for choice in choices]
@@ -124,10 +127,12 @@ def _picked(said: dict[str, Any], choices: Sequence[str], right: int) -> tuple[i
         option = int(np.nanargmax(scores))
     elif _plain(text) in plain:
         option = plain.index(_plain(text))
-    elif said["correct"]:
+    elif said.get("correct") and right >= 0:
         option = right
     else:
-        option = "ABCDEFGHIJKLMNOPQRSTUVWXYZ".find(letter_of(said.get("raw") or text, choices) or "-")
+        option = ascii_uppercase.find(letter_of(said.get("raw") or text, choices) or "-")
+        turn = int(said.get("rotation") or 0) * len(choices) // max(1, min(orders, len(choices)))
+        option = (option + turn) % len(choices) if option >= 0 else option
     return option, plain[option] if option >= 0 else _plain(text)[:80]
 
 

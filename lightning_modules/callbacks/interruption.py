@@ -17,6 +17,7 @@ import lightning as L
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ...boundary.words import say
 from .checkpoints import Checkpoints
 
 
@@ -107,7 +108,7 @@ class Interruption(L.Callback):
     def _end(self, trainer: L.Trainer, number: int, what: str) -> None:
         name, step = signal.Signals(number).name, trainer.datamodule.position  # type: ignore[attr-defined]
         if trainer.is_global_zero:
-            print(f"{name} after step {step}: {what}", file=sys.stderr, flush=True)
+            say(f"{name} after step {step}: {what}", file=sys.stderr, flush=True)
             if number != signal.SIGTERM:
                 _requeue()
         environment = getattr(trainer.strategy, "cluster_environment", None)
@@ -152,4 +153,4 @@ def _requeue() -> None:
         said = "is queued again" if not done.returncode else f"could not be queued again: {done.stderr.strip()}"
     except OSError as error:
         said = f"could not be queued again: {error}"
-    print(f"SLURM job {job} {said}", file=sys.stderr, flush=True)
+    say(f"SLURM job {job} {said}", file=sys.stderr, flush=True)

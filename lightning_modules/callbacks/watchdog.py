@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from ...boundary.words import say
 from ...errors import InputError
 from ..connections import end_when_silent
 
@@ -95,7 +96,7 @@ class Watchdog(L.Callback):
             told = {rank: here} if world_size == 1 else _told(rank, world_size, here, self.stall_s / 4)
             if rank == 0 and not self._done.is_set():
                 lines = [f"rank {each}: {told.get(each, 'says nothing')}" for each in range(world_size)]
-                print(f"no batch has ended for {wait:.0f} s; " + "; ".join(lines), file=sys.stderr, flush=True)
+                say(f"no batch has ended for {wait:.0f} s; " + "; ".join(lines), file=sys.stderr, flush=True)
             wait *= 2
 
 

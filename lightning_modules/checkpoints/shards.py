@@ -97,7 +97,8 @@ def read_whole(checkpoint: dict[str, Any], file: Path) -> dict[str, Any]:
     states = {name: tensor for name, tensor in tensors.items() if name.startswith("weights.")}
     checkpoint["state_dict"] |= {name.removeprefix("weights."): tensor for name, tensor in states.items()}
     for state in checkpoint["optimizer_states"]:
-        state["state"] = {n: state_of(tensors, name) for n, name in enumerate(checkpoint["trained"])}
+        numbered = ((number, state_of(tensors, name)) for number, name in enumerate(checkpoint["trained"]))
+        state["state"] = {number: found for number, found in numbered if found}
     return checkpoint
 
 
@@ -116,11 +117,18 @@ def shapes_in(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     return {name: (tuple(each.size), each.properties.dtype) for name, each in kept.items()}
 
 
-def named_states(optimizer: Any, names: Sequence[str]) -> dict[str, Any]:
-    """The tensors of an optimizer whose one group has the weights `names`, in this order, as a folder names them."""
-    (group,) = optimizer.param_groups
+def in_order(trained: Mapping[str, Tensor], optimizers: Sequence[Any]) -> dict[str, Tensor]:
+    """The weights by name, in the order in which optimizers number them: group by group; then those they leave out."""
+    names = {id(weight): name for name, weight in trained.items()}
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    numbered = {names[id(weight)]: weight for group in groups for weight in group["params"] if id(weight) in names}
+    return numbered | {name: weight for name, weight in trained.items() if name not in numbered}
+
+
+def named_states(optimizer: Any, trained: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The tensors of an optimizer's state, as a folder names them. trained: the weights by name."""
     found = {}
-    for name, parameter in zip(names, group["params"], strict=True):
+    for name, parameter in trained.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 found[f"optimizer.{name}.{key}"] = value

@@ -8,7 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -94,8 +93,7 @@ class FSDP2(ModelParallelStrategy):
     def shard(self, policy: OmniPolicy, offload: bool = False) -> None:
         """Divides the weights of a policy, or of a reference, over the processes. offload: its parts lie on the CPU."""
         assert self.mesh is not None
-        compute = torch.bfloat16 if str(self.precision_plugin.precision).startswith("bf16") else _frozen_dtype(policy)
-        shard(policy, self.mesh, self.units, compute, offload or self.cpu_offload)
+        shard(policy, self.mesh, self.units, policy.compute_dtype, offload or self.cpu_offload)
 
     @contextmanager
     def update(self, policy: OmniPolicy) -> Iterator[None]:
@@ -128,7 +126,7 @@ class FSDP2(ModelParallelStrategy):
         trained = self._trained()
         tensors = {f"weights.{name}": parameter.detach() for name, parameter in trained.items()}
         for optimizer in self.optimizers:
-            tensors |= shards.named_states(optimizer, list(trained))
+            tensors |= shards.named_states(optimizer, trained)
         self._on_first(file, lambda: shards.begun(folder))
         try:
             shards.write(tensors, partial)
@@ -179,12 +177,7 @@ class FSDP2(ModelParallelStrategy):
     def _trained(self) -> dict[str, Any]:
         """The weights that train, in the optimizer's order."""
         module: Any = self.lightning_module
-        return {name: p for name, p in module.named_parameters() if p.requires_grad}
-
-
-def _frozen_dtype(policy: OmniPolicy) -> torch.dtype | None:
-    """What the weights that do not train are stored in, and everything is computed in; None where all train."""
-    return next((p.dtype for p in policy.parameters() if not p.requires_grad), None)
+        return shards.in_order({name: p for name, p in module.named_parameters() if p.requires_grad}, self.optimizers)
 
 
 NAME = "earwitness.fsdp2"  # trainers look names of strategies up in lower case

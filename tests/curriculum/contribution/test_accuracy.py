@@ -284,9 +284,10 @@ def test_the_page_of_a_run_shows_the_four_counts(corpus):
     write_answers(rows, corpus / "verdicts.arrow")
     evaluate({"<m>": str(corpus / "verdicts.arrow")}, str(corpus / "index.arrow"), str(corpus / "r.json"))
     text = Path(build_report(str(corpus / "r.json"))["report"]).read_text()
-    assert "<th>right</th><th>wrong</th><th>unfinished</th><th>unreadable</th>" in text
+    heads = [f'<th scope="col">{name}</th>' for name in ("right", "wrong", "unfinished", "unreadable")]
+    assert "".join(heads) in text and "The questions are not shown: " in text
     assert "<td>&lt;m&gt;</td><td>silence</td><td>2</td><td>1</td><td>3</td><td>0</td>" in text
     old = json.loads((corpus / "r.json").read_text())
     del old["models"]["<m>"]["all"]["answers"]
     (corpus / "old.json").write_text(json.dumps(old))
-    assert "<th>unfinished" not in Path(build_report(str(corpus / "old.json"))["report"]).read_text()
+    assert ">unfinished</th>" not in Path(build_report(str(corpus / "old.json"))["report"]).read_text()

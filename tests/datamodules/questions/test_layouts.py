@@ -147,7 +147,8 @@ def test_an_unknown_layout_is_refused_with_its_neighbour_or_the_known_ones(tmp_p
     ):
         read_annotations(tmp_path / "a.jsonl", fields={"layout": "mmlu"})
     with pytest.raises(
-        InputError, match="^layout: unknown name 'xyz'; there are audiomcq, mmau, mmar, mmsu, dcase2025, dcase2026 "
+        InputError,
+        match="^layout: unknown name 'xyz'; there are audiomcq, mmau, mmar, mmsu, dcase2025, dcase2026, mmau_pro, ",
     ):
         layout_named("xyz")
     assert layout_named("audiomcq")({"id": "1"}) == {"id": "1"}

@@ -10,7 +10,7 @@ from earwitness.curriculum.contribution.rotation import rotations
 from earwitness.curriculum.table import write_arrow
 from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.datamodules.voting.answer_store import write_answers
-from earwitness.datamodules.voting.picks import read_picks, sample_questions
+from earwitness.datamodules.voting.picks import picked_option, read_picks, sample_questions
 from earwitness.datamodules.voting.tasks import PromptingSpec, Reply, VoterTasks
 from earwitness.tests.datamodules.test_datamodule import CHOICES, build
 
@@ -99,3 +99,12 @@ def test_the_best_constant_text_of_each_source(reader):
     assert set(sampled.answers) == set(CHOICES)
     np.testing.assert_allclose(sampled.best_texts(reader, reader.numbers["uid"][::-1]), 1 / 4)
     assert sampled.best_texts(reader, np.array([7], np.uint64)).tolist() == [0.0], "a question of another corpus"
+
+
+def test_a_letter_names_what_stood_there_when_it_was_shown():
+    """Of four options in the second of four orders, B is the third of the file; in two orders the fourth."""
+    said = {"raw": "B", "answer": "B", "correct": False, "rotation": 1}
+    options = ("one", "two", "three", "four")
+    assert picked_option(said, options, 0, orders=4) == (2, "three")
+    assert picked_option(said, options, 0, orders=2) == (3, "four")
+    assert picked_option(said | {"rotation": 0}, options, -1) == (1, "two")

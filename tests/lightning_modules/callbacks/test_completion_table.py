@@ -91,9 +91,16 @@ def test_the_page_puts_what_taught_first_and_says_everything_once():
     page = completions_page([row(), row(), row(finished=False), *taught], prompts=2)
     assert page.index("s/2") < page.index("s/1")
     assert page.count("&lt;answer&gt;a&lt;/answer&gt;") == 2 and "&times; 2" in page and page.count("(cut)") == 1
-    assert "What &lt;b&gt;?" in page and "<b class='right'>b &amp; c</b>" in page and "What <b>" not in page
-    assert page.index("class='up'") < page.index("class='down'") < page.index("class='flat'")
+    assert "What &lt;b&gt;?" in page and '<b class="good">b &amp; c</b>' in page and "What <b>" not in page
+    assert page.index('class="up"') < page.index('class="down"') < page.index('class="flat"')
     assert "2 of 2 questions" in page and "1 of 2 questions" in completions_page([row(), *taught], prompts=1)
+
+
+def test_texts_of_a_completion_stay_texts():
+    """Also a label, which is a column of somebody's file."""
+    bad = "<img src=x onerror=alert(1)>\u202e"
+    page = completions_page([row(label=bad, key=bad, question=bad, completion=bad, parts=[(bad, 0.0)])], prompts=1)
+    assert "<img" not in page and page.count("⟨U+202E⟩") == 5
 
 
 def test_the_silence_is_probed_before_the_step_and_by_label(small, tmp_path):
