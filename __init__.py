@@ -62,7 +62,7 @@ _PUBLIC = {
     "InputError": "errors",
     "Interleaved": "lightning_modules.interleaved",
     "Keep": "lightning_modules.checkpoints.folders",
-    "Lora": "lightning_modules.policy.omni",
+    "Lora": "lightning_modules.policy.adapters",
     "OmniPolicy": "lightning_modules.policy.omni",
     "Paced": "curriculum.schedule.components",
     "Plan": "curriculum.plan.plan",

@@ -138,8 +138,8 @@ def _read(policy: OmniPolicy, lengths: Lengths) -> Tensor:
     rows = torch.arange(lengths.prompts).repeat_interleave(lengths.group)
     ids = torch.zeros(len(rows), lengths.said, dtype=torch.int64)
     prompts = prompts_like(policy, lengths, lengths.prompts)
-    output = policy(prompts, ids, torch.ones_like(ids), rows, entropy=lengths.samples)
-    return output.logprob
+    logprob: Tensor = policy(prompts, ids, torch.ones_like(ids), rows, entropy=lengths.samples).logprob
+    return logprob
 
 
 @torch.no_grad()
