@@ -92,6 +92,10 @@ class EvaluationJob:
             if not name or any(not (sign.isalnum() or sign in "-_.") for sign in name):
                 raise InputError(f"benchmarks: the name {name!r} may hold letters, digits, - _ and .")
             benchmark_named(spec.benchmark or name, BENCHMARKS)
+            for kind in ("labels", "strong", "weak"):
+                _refuse_missing(f"{kind} of {name}", getattr(spec, kind))
+        for path in self.train_index:
+            _refuse_missing("train_index", path)
         for condition in self.conditions:
             if condition != NO_AUDIO:
                 parse_condition(condition)
@@ -210,6 +214,12 @@ def load_evaluation(path: str, words: Sequence[str], options: Mapping[str, Any])
     else:
         spec = resolved(read_yaml(Path(path)), Path(path))
     return job_of(overridden(spec, words) | dict(options), f"{path}: ")
+
+
+def _refuse_missing(what: str, path: str | None) -> None:
+    """InputError for a file that is named and not there: before the first question is asked, not behind the last."""
+    if path is not None and not Path(path).is_file():
+        raise InputError(f"{what}: {path}: no such file")
 
 
 def _slug(text: str) -> str:
