@@ -16,6 +16,7 @@ from ..datamodules.benchmarks.benchmark import Benchmark, benchmark_named
 from ..datamodules.benchmarks.known import BENCHMARKS
 from ..datamodules.questions.answers import rule_named
 from ..datamodules.questions.prompts import shows_letters
+from ..datamodules.storage.address import redacted
 from ..datamodules.voting.tasks import NO_AUDIO, PromptingSpec
 from ..errors import InputError
 from ..lightning_modules.voters.endpoint import Endpoint
@@ -155,8 +156,8 @@ class EvaluationJob:
         return benchmark_named(self.benchmarks[name].benchmark or name, BENCHMARKS)
 
     def record(self) -> dict[str, Any]:
-        """The job as JSON; `job_of` reads it back."""
-        return asdict(self)
+        """The job as JSON, without a password in a server's address; `job_of` reads it back."""
+        return asdict(self) | {"checkpoint": redacted(self.checkpoint) if self.served else self.checkpoint}
 
 
 def job_of(spec: Mapping[str, Any], where: str) -> EvaluationJob:
