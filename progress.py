@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from .boundary.words import say
+
 Item = TypeVar("Item")
 
 
@@ -33,7 +35,7 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
         reached = count * 10 // total if total else 0
         if reached > tenths or since >= 30:
             said, tenths = said + since, reached
-            print(f"{what}: {count:,}" + (f" of {total:,}" if total else ""), file=sys.stderr, flush=True)
+            say(f"{what}: {count:,}" + (f" of {total:,}" if total else ""), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -55,6 +57,6 @@ def counter(what: str, total: int, done: int = 0) -> Iterator[Callable[[], None]
         nonlocal count
         count += 1
         if count * 10 // max(1, total) > (count - 1) * 10 // max(1, total):
-            print(f"{what}: {count:,} of {total:,}", file=sys.stderr, flush=True)
+            say(f"{what}: {count:,} of {total:,}", file=sys.stderr, flush=True)
 
     yield advance

@@ -114,7 +114,9 @@ def trainer_reads(verb: str, config: Mapping[str, Any]) -> Iterator[Read]:
         given = (data.get(part) or {}) if part else data
         for name in names:
             if given.get(name) and (part != "training" or verb == "fit"):
-                yield Read(".".join(filter(None, ["data.init_args", part, name])), given[name], name == "checkpoint")
+                key = ".".join(filter(None, ["data.init_args", part, name]))
+                for path in given[name] if isinstance(given[name], list) else [given[name]]:
+                    yield Read(key, path, name == "checkpoint")
     model = (config["model"] or {}).get("init_args") or {}
     policy = _arguments_of(model.get("policy"), OmniPolicy)
     if policy and policy.get("checkpoint"):

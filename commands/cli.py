@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import select
 import sys
+import traceback
 from collections.abc import Sequence
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import NoReturn
 
 from .. import __version__
+from ..boundary.words import plain, say
 from ..errors import InputError
-from . import evaluate, export, index, inspect, label, plan, report, run, serve, shard
+from . import build, evaluate, export, index, init, inspect, label, plan, report, run, serve, shard, show, tiny
 
 # The configuration of these is a complete file of LightningCLI's, whose parser is heavy and their own.
 TRAINER_COMMANDS = {
@@ -25,6 +28,8 @@ TRAINER_COMMANDS = {
 COMMANDS: dict[str, tuple[ModuleType | None, str]] = {
     "run": (run, "run a recipe: corpus, votes, labels, stages, evaluation, report"),
     **{name: (None, what) for name, what in TRAINER_COMMANDS.items()},
+    "init": (init, "a working folder whose files fit together, from own questions to answers"),
+    "build": (build, "questions from captions of public data sets, by language models, checked and graded"),
     "index": (index, "check WebDataset tars and write their index"),
     "shard": (shard, "pack annotations and recordings into shards, with their index"),
     "inspect": (inspect, "what an index holds: counts, hours, histograms; one sample of it"),
@@ -33,8 +38,13 @@ COMMANDS: dict[str, tuple[ModuleType | None, str]] = {
     "plan": (plan, "show which questions a curriculum would train on, and compare curricula; no model, no GPU"),
     "export": (export, "write a run's policy as a folder that transformers, peft and vLLM load"),
     "serve": (serve, "a vLLM that samples completions; training processes send it their weights"),
+    "show": (show, "print a shipped file, or list them"),
+    "tiny": (tiny, "a tiny random model in the published layout, to try a chain of commands without a GPU"),
     "report": (report, "write the HTML report of a finished run again"),
 }
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full, over the quota, over the largest size of a file
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +52,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends with 2 and says what was wrong, and where all arguments are listed."""
-        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"error: {plain(message)}; see `{self.prog} --help`\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,6 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     EARWITNESS_TRACEBACK bad input ends in its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if os.getcwd() not in sys.path:  # functions of the user's, beside his files; behind everything that is installed
+        sys.path.append(os.getcwd())
+    sys.excepthook = _trace
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started this
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
@@ -74,17 +88,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as error:
         if os.environ.get("EARWITNESS_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         _end(getattr(error, "exit_code", 1))
     except BrokenPipeError:
         if not _nobody_reads():  # another pipe, to a process or a server
             raise
         _end(141)  # as programs end that SIGPIPE ends
+    except OSError as error:
+        if error.errno not in _DISK or os.environ.get("EARWITNESS_TRACEBACK"):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        say(f"error: {where}{error.strerror}; make room, and start the same command again", file=sys.stderr)
+        _end(1)
     except SystemExit as end:  # argparse prints its help and leaves
         _end(end.code)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        say("interrupted; the same command continues", file=sys.stderr)
         _end(130)
+
+
+def _trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints the traceback of a fault; what stands in it may be anybody's words."""
+    say("".join(traceback.format_exception(kind, error, trace)), file=sys.stderr, end="")
 
 
 def _nobody_reads() -> bool:
@@ -130,4 +155,6 @@ def _run_command(argv: list[str]) -> None:
     assert module is not None
     counts = module.run(args)
     if counts is not None:
-        print(", ".join(f"{name} {value}" for name, value in counts.items()))
+        say(", ".join(f"{name} {value}" for name, value in counts.items()))
+    if (hint := getattr(module, "following", lambda _: None)(args)) is not None:
+        say(f"next: {hint}", file=sys.stderr)

@@ -7,6 +7,7 @@ InputError of a class that it makes is lost among them. What it refuses is read 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..configs.files import read_yaml
+from ..configs.files import read_yaml, shipped_file
 from ..configs.overrides import value_in
 from ..configs.typed import OBJECT, Loose, arguments, known_keys, placed, value_of
 from ..errors import InputError
 
 _ONLY_CHECKED = ("logger", "strategy", "plugins", "profiler", "accelerator")  # making them may touch disk or devices
+
+
+_FLAGS = ("fresh",)  # options without a value
 
 
 class UsageError(InputError):
@@ -64,18 +68,63 @@ def merged(words: Sequence[str]) -> dict[str, Any]:
     rest = iter(words[1:])
     for word in rest:
         key, mark, given = word.lstrip("-").partition("=")
-        value = given if mark else next(rest, None)
+        value = "true" if key in _FLAGS and not mark else given if mark else next(rest, None)
         if not word.startswith("-") or value is None:
             raise InputError(f"{word} needs a value" if word.startswith("-") else f"unrecognized argument {word!r}")
         if key in ("config", "c"):
-            if not Path(value).is_file():
+            if not value.startswith("{") and not Path(value).is_file():
                 raise InputError(f"{value}: no such file")
-            both = OmegaConf.merge(config, read_yaml(Path(value)))
+            both = OmegaConf.merge(config, json.loads(value) if value.startswith("{") else read_yaml(Path(value)))
             config = OmegaConf.to_container(both)  # type: ignore[assignment]
         else:
             parsed = value_in(value)
             _set(config, key.split("."), parsed if isinstance(parsed, (dict, list)) else value)
     return _loose(OmegaConf.to_container(OmegaConf.create(config), resolve=True))  # type: ignore[no-any-return]
+
+
+def readable(words: Sequence[str]) -> list[str]:
+    """The words of a command line as jsonargparse understands them.
+
+    The name of a shipped file behind `--config` becomes its path: `--config sft`. A value `null` becomes a file of its
+    own, for `--model.init_args.policy.lora null` would be taken for the name of a class. UsageError where there is
+    neither a file nor a shipped one of that name.
+    """
+    found: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        key, mark, given = word.partition("=")
+        if not key.startswith("-") or (not mark and key.lstrip("-") in _FLAGS):
+            found.append(word)
+            continue
+        value = given if mark else next(rest, None)
+        if value is None:
+            found.append(word)
+        elif key in ("--config", "-c") and not value.startswith("{"):
+            try:
+                found += [key, str(shipped_file(value, ""))]
+            except InputError as error:
+                raise UsageError(f"{key}: {error}") from None
+        elif value == "null" and "." in key:
+            found += ["--config", _file_of_null(found, key.lstrip("-").split("."))]
+        else:
+            found += [word] if mark else [word, value]
+    return found
+
+
+def _file_of_null(words: Sequence[str], parts: list[str]) -> str:
+    """JSON of a configuration with null at the end of a path; what the words before make an object gets init_args."""
+    node: Any = merged(words)
+    whole: list[str] = []
+    for part in parts:
+        if isinstance(node, dict) and "class_path" in node and part not in OBJECT:
+            whole.append("init_args")
+            node = node.get("init_args")
+        whole.append(part)
+        node = node.get(part) if isinstance(node, dict) else None
+    text = "null"
+    for part in reversed(whole):
+        text = f"{{{json.dumps(part)}: {text}}}"
+    return text
 
 
 def _loose(value: Any) -> Any:
@@ -148,6 +197,9 @@ def _shortened(text: str) -> str:
     lines = [line.strip(" -") for line in said.splitlines()]
     noise = re.compile("Subtypes:|Errors:|Given value|Does not validate|Expected a path|Problem with given class_path")
     told = [line for line in lines if line and not noise.match(line)]
+    if text.startswith("Does not validate"):  # one bullet for each type; a class that refused says more than the rest
+        bullets = re.findall(r"^  - (.*)$", text, re.MULTILINE)
+        told = [line for line in bullets if not line.startswith(("Not a valid subclass of", "Expected a"))] + told
     return _line(": ".join([".".join(keys), told[0] if told else said.strip()] if keys else told[:1]) or text)
 
 

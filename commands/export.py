@@ -30,3 +30,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..lightning_modules.policy.export import export_run
 
     return export_run(args.run, args.to, args.form, args.config, args.source)
+
+
+def following(args: argparse.Namespace) -> str | None:
+    """The command that comes after this one."""
+    return None if args.form == "adapter" else f"vllm serve {args.to}, or transformers: docs/deploy.md"

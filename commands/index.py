@@ -92,3 +92,9 @@ def _shares(words: Sequence[str]) -> dict[str, float]:
         return {name: float(value) for name, value in pairs(words)}
     except ValueError as error:
         raise InputError(f"--holdout: {error}") from None
+
+
+def following(args: argparse.Namespace) -> str | None:
+    """The command that comes after this one."""
+    where = args.out or (f"{args.shards}/index.arrow" if os.path.isdir(args.shards) else None)
+    return where and f"earwitness inspect {where}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from ..boundary.files import write_bytes
+from ..boundary.words import file_name, plain, say
 from ..curriculum.table import Categorical, read_table
 from ..datamodules.audio.levels import CANCELLED_DB, LEVELS, Meter
 from ..datamodules.questions.prompts import question_text
@@ -38,13 +39,11 @@ def inspect_index(
     duration = table.columns["duration_s"]
     assert isinstance(duration, np.ndarray)
     seconds = duration[first].astype(float)
-    print(f"{len(reader):,} questions about {len(clips):,} recordings, {seconds.sum() / 3600:,.2f} hours")
-    print(f"length {seconds.min():.2f} to {seconds.max():.2f} s, half of them under {np.median(seconds):.2f} s")
-    print(
-        f"{len(reader) / len(clips):.2f} questions a recording, {len(reader.files.shards):,} shards in {reader.place}"
-    )
+    say(f"{len(reader):,} questions about {len(clips):,} recordings, {seconds.sum() / 3600:,.2f} hours")
+    say(f"length {seconds.min():.2f} to {seconds.max():.2f} s, half of them under {np.median(seconds):.2f} s")
+    say(f"{len(reader) / len(clips):.2f} questions a recording, {len(reader.files.shards):,} shards in {reader.place}")
     levels = {name: column[first] for name in LEVELS if isinstance(column := table.columns.get(name), np.ndarray)}
-    print("\n".join(_level_lines(levels, len(clips))))
+    say("\n".join(_level_lines(levels, len(clips))))
     counted: dict[str, dict[str, int]] = {}
     for name in ("split", "source", "question_type", "audio_contribution", "label"):
         column = table.columns.get(name)
@@ -55,16 +54,16 @@ def inspect_index(
     kinds, numbers = np.unique(choices.astype(int), return_counts=True)
     counted["options"] = {str(kind): int(number) for kind, number in zip(kinds, numbers, strict=True)}
     for name, counts in counted.items():
-        print(f"\n{name}")
+        say(f"\n{name}")
         for value, count in counts.items():
-            print(f"  {value:<32.32} {count:>10,}  {count / len(reader):6.1%}")
+            say(f"  {value:<32.32} {count:>10,}  {count / len(reader):6.1%}")
     from ..reports.corpus_figure import corpus
 
     known = {name: values[~np.isnan(values)] for name, values in levels.items() if not np.isnan(values).all()}
     # A pair of dollars would be set as a formula, or fail to be one.
     shown = {name: {value.replace("$", r"\$"): n for value, n in counts.items()} for name, counts in counted.items()}
-    (folder / "inspect.png").write_bytes(corpus(seconds, shown, known))
-    print(f"\nwritten: {folder / 'inspect.png'}")
+    write_bytes(folder / "inspect.png", corpus(seconds, shown, known))
+    say(f"\nwritten: {folder / 'inspect.png'}")
 
 
 def _level_lines(levels: Mapping[str, np.ndarray], clips: int) -> list[str]:
@@ -94,32 +93,26 @@ def _counts(column: Categorical) -> dict[str, int]:
     return named | ({"(none)": int(counts[0])} if counts[0] else {})
 
 
-def _plain(text: str) -> str:
-    """The text with a replacement mark for every control character, which a terminal would obey."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
-
-
 def _show_sample(reader: ShardReader, key: str, folder: Path) -> None:
     """Prints the question of that key, and writes its recording into the folder as it lies in its shard."""
     row = reader.row_of(key)
     question = reader.question(row)
     data = reader.sound(row)
     wave = reader.wave(row)  # an error rather than a file that cannot be played
-    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in key)[:60]
-    path = folder / f"{name}.{reader.text('audio_ext', row)}"
-    path.write_bytes(data)
-    print(f"{key}  ({reader.text('split', row)}, {question.question_type}, {reader.num_samples(row) / 16_000:.2f} s)")
+    path = folder / f"{file_name(key)}.{reader.text('audio_ext', row)}"
+    write_bytes(path, data)
+    say(f"{key}  ({reader.text('split', row)}, {question.question_type}, {reader.num_samples(row) / 16_000:.2f} s)")
     levels = Meter().levels(wave)
-    print(f"peak {levels.peak_db:.1f} dB, RMS {levels.rms_db:.1f} dB, {levels.silent_share:.0%} digital silence")
-    print(f"\n{_plain(question.question)}")
+    say(f"peak {levels.peak_db:.1f} dB, RMS {levels.rms_db:.1f} dB, {levels.silent_share:.0%} digital silence")
+    say(f"\n{plain(question.question)}")
     for choice in question.choices:
-        print(f"  {'*' if choice == question.answer else ' '} {_plain(choice)}")
+        say(f"  {'*' if choice == question.answer else ' '} {plain(choice)}")
     for what, text in (
         ("published contribution", question.audio_contribution),
         ("structured reasoning", question.structured_cot),
         ("unstructured reasoning", question.unstructured_cot),
     ):
         if text:
-            print(f"\n{what}: {_plain(text)}")
-    print(f"\nasked as: {_plain(question_text(question.question, question.choices))}")
-    print(f"\n{reader.where(row)}\nwritten: {path}")
+            say(f"\n{what}: {plain(text)}")
+    say(f"\nasked as: {plain(question_text(question.question, question.choices))}")
+    say(f"\n{reader.where(row)}\nwritten: {path}")

@@ -26,11 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Writes the label table; returns counts."""
-    if len(args.votes) == 1 and args.votes[0].endswith((".yaml", ".yml")):
+    if len(args.votes) == 1 and (args.votes[0].endswith((".yaml", ".yml")) or args.votes[0] == "label"):
+        from ..configs.files import shipped_file
         from .label_job import load_job
         from .labelling import run_job
 
-        return run_job(load_job(args.votes[0]), args.dry_run)
+        return run_job(load_job(str(shipped_file(args.votes[0], ""))), args.dry_run)
     from ..curriculum.contribution.labels import label, published_labels
 
     if args.dry_run or not args.out or bool(args.votes) == args.published or (args.published and not args.index):
@@ -38,3 +39,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.published:
         return published_labels(args.index, args.out)
     return label(args.votes, args.out, args.at_least, args.index, max_unreadable=args.max_unreadable)
+
+
+def following(args: argparse.Namespace) -> str | None:
+    """The command that comes after this one."""
+    if args.dry_run:
+        return None
+    if len(args.votes) == 1 and args.votes[0].endswith((".yaml", ".yml")):
+        from .label_job import load_job
+
+        job = load_job(args.votes[0])
+        index, labels = job.index, f"{job.out}/labels.arrow"
+    else:
+        index, labels = args.index or "INDEX", args.out
+    return f"earwitness plan weak_to_strong --index {index} --labels {labels}"

@@ -10,6 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..boundary.environment import hidden_in
+from ..boundary.files import write_text
+from ..boundary.words import say
 from ..curriculum.contribution.jury import parse_rule
 from ..curriculum.contribution.jury_report import describe_jury
 from ..curriculum.contribution.labels import label, read_about
@@ -53,11 +56,12 @@ def finish_job(job: LabelJob, questions: Questions, answers: Mapping[str, str]) 
     jury = describe_jury(tallies, table, parse_rule(job.rule), job.condition, job.bootstrap, picks)
     jury["verdicts"] = {name: read_verdicts(path) for name, path in answers.items()}
     for warning in jury["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", file=sys.stderr)
     jury |= {"title": job.title, "about": read_about(labels), "index": job.index}
     if job.judge is not None:
         jury["categories"] = _categories(job.judge, questions.reader, labels)
-    (folder / "jury.json").write_text(json.dumps(_finite(jury), indent=1, default=str, allow_nan=False))
+    jury = hidden_in(jury)
+    write_text(folder / "jury.json", json.dumps(_finite(jury), indent=1, default=str, allow_nan=False))
     from ..reports.label_page import build_jury_page
 
     page = build_jury_page(jury, questions.reader, labels, answers, folder / "report.html")

@@ -26,16 +26,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..boundary.environment import hidden, names
+from ..boundary.files import alone_in, write_text
+from ..boundary.words import say
 from ..curriculum.contribution.verdicts import Readable, check_table
 from ..curriculum.table import read_table
 from ..datamodules.questions.answers import reading_of
 from ..datamodules.questions.prompts import prompt_text
 from ..datamodules.shards.reader import ShardReader
+from ..datamodules.storage.address import redacted
 from ..datamodules.storage.files import Reading
 from ..datamodules.voting.answer_store import AnswerStore
 from ..datamodules.voting.rejudging import JUDGED, judge_again
 from ..datamodules.voting.tasks import NO_AUDIO, Ask, Reply, Task, VoterTasks, price
 from ..errors import InputError
+from ..lightning_modules.voters.endpoint import Endpoint
 from ..progress import counter
 from .label_job import LabelJob, Questions, VoterSpec
 from .label_results import finish_job
@@ -62,6 +67,14 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
         raise InputError(f"{folder}: out must be a folder")
     for voter in job.voters:
         _check_checkpoint(voter, job.conditions)
+    if dry_run or _rank():
+        return _ask_voters(job, questions, dry_run)
+    with alone_in(folder, "labelling"):
+        return _ask_voters(job, questions, dry_run)
+
+
+def _ask_voters(job: LabelJob, questions: Questions, dry_run: bool) -> dict[str, Any]:
+    folder = Path(job.out)
     job = replace(job, voters=[_as_it_began(voter, folder) for voter in job.voters])
     answers: dict[str, str] = {}
     totals: list[dict[str, int]] = []
@@ -80,17 +93,34 @@ def run_job(job: LabelJob, dry_run: bool = False) -> dict[str, Any]:
         missing = set(store.missing([task.id for task in tasks]))
         todo = [task for task in tasks if task.id in missing]
         if dry_run:
-            print(f"{voter.name}: {_priced(price(voter_tasks, todo, voter.price), len(tasks) - len(todo))}")
+            takes = _priced(price(voter_tasks, todo, voter.price), len(tasks) - len(todo))
+            say(f"{voter.name}: {takes}; {_where(voter)}")
             continue
         if not _rank():
             _say(judge_again(voter.name, voter_tasks, store, described))
             store.remember(described)
         totals.append(_ask(voter, voter_tasks, store, todo, len(tasks), most))
         answers[voter.name] = str(store.file)
+    if dry_run:
+        if job.judge is not None:
+            say(f"the judge: {_sent_to(job.judge)}")
+        if read := names():
+            say(f"of the environment it reads {', '.join(read)}")
     if dry_run or _rank():
         return {}
     asked = {key: sum(counts[key] for counts in totals) for key in ("asked", "failed")} if totals else {}
     return asked | finish_job(job, questions, answers)
+
+
+def _where(voter: VoterSpec) -> str:
+    """Where a voter's questions go, and which variable of the environment goes with them."""
+    return _sent_to(voter.endpoint) if voter.endpoint else f"loaded here from {voter.local and voter.local.checkpoint}"
+
+
+def _sent_to(endpoint: Endpoint) -> str:
+    key = f"with the key in {endpoint.key_env}" if endpoint.key_env else "without a key"
+    where = ", ".join(map(redacted, endpoint.urls))
+    return f"sends questions and recordings to {where}, {key}"
 
 
 def _store(folder: Path, voter: VoterSpec) -> AnswerStore:
@@ -102,11 +132,11 @@ def _as_it_began(voter: VoterSpec, folder: Path) -> VoterSpec:
     asked = _store(folder, voter).folder / "asked.json"
     if "rotations" in voter.said or not asked.is_file():
         return voter
-    before = json.loads(asked.read_text()).get("rotations", 1)
+    before = _store(folder, voter).described().get("rotations", 1)
     if before == voter.prompting.rotations:
         return voter
     if not _rank():
-        print(f"{voter.name}: goes on as it began, with rotations: {before}", file=sys.stderr)
+        say(f"{voter.name}: goes on as it began, with rotations: {before}", file=sys.stderr)
     return replace(voter, prompting=replace(voter.prompting, rotations=before))
 
 
@@ -158,7 +188,7 @@ def _ask(
                 if reply.error:
                     failures.append({**ask.task.id._asdict(), "error": reply.error})
                 else:
-                    record = voter_tasks.record(ask, reply)
+                    record = voter_tasks.record(ask, reply) | {"prompt_tokens": reply.prompt_tokens}
                     store.append([record])
                     readable.add(record)
                 counts["input_tokens"] += reply.prompt_tokens
@@ -181,6 +211,8 @@ def _ask(
         whole = Readable(voter.name, most, store.read())  # of all processes
         _say(whole.line())
         whole.check(ways_out)
+        if voter.endpoint is not None and (spent := store.tokens())[0]:
+            _say(f"{voter.name}: {spent[0]:,} tokens in and {spent[1]:,} out, of all runs")
         store.finish()
     return counts
 
@@ -188,7 +220,7 @@ def _ask(
 def _say(line: str) -> None:
     """Prints a line beside the progress; nothing for ""."""
     if line:
-        print(line, file=sys.stderr, flush=True)
+        say(line, file=sys.stderr, flush=True)
 
 
 def _rank() -> int:
@@ -203,8 +235,7 @@ def _write_failures(path: Path, failures: Iterable[Mapping[str, Any]]) -> None:
     """Lists what failed in a file beside the answers; removes the list of a run before where nothing did."""
     lines = "".join(json.dumps(failure) + "\n" for failure in failures)
     if lines:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(lines)
-        print(f"some requests failed, see {path}; the same command asks them again", file=sys.stderr)
+        write_text(path, hidden(lines))
+        say(f"some requests failed, see {path}; the same command asks them again", file=sys.stderr)
     else:
         path.unlink(missing_ok=True)

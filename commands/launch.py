@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
+
+from ..boundary.words import say
 
 
 def lightning_main(argv: Sequence[str] | None = None) -> Any:
@@ -38,9 +42,42 @@ def lightning_main(argv: Sequence[str] | None = None) -> Any:
         from .cli import main as command
 
         return command(rest)
+    return _launched([*_elastic(options), "-m", "earwitness", *rest], options.silent_s)
+
+
+def _launched(words: Sequence[str], silent_s: float) -> None:
+    """Runs torchrun; where a process of the run, or a signal, ends it, leaves with its code and one sentence."""
+    from torch.distributed import DistError
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.run import main as torchrun
 
-    return torchrun([*_elastic(options), "-m", "earwitness", *rest])
+    # Processes that are started anew would read the addresses of those before them: the store they meet at is the same.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds for a step to end after SIGTERM
+    threading.Thread(target=_watch_connections, args=[silent_s], daemon=True).start()
+    try:
+        torchrun(words)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        code = failure.exitcode
+        say(f"error: rank {rank} ended with code {code}, see above; with it all processes of this node", file=sys.stderr)
+        sys.exit(code if code > 0 else 128 - code)
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+    except (RendezvousError, DistError) as error:
+        says = str(error).strip().splitlines()[0]
+        sys.exit(f"error: the nodes do not meet ({says}); start the same command on all of them")
+
+
+def _watch_connections(silent_s: float) -> None:
+    """Has the agents of hosts that were lost not be waited for; they connect anew all the time."""
+    from ..lightning_modules.connections import end_when_silent
+
+    while True:
+        end_when_silent(silent_s)
+        time.sleep(silent_s / 6)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rdzv-id", help="name of the job: nodes that say the same one meet, in any order")
     parser.add_argument("--local-address", help="address of this node, where its name leads the others nowhere")
     parser.add_argument("--max-restarts", type=int, default=0, help="how often all processes start anew when one ends")
+    parser.add_argument("--silent-s", type=float, default=60.0, help="seconds after which a silent node is lost")
     return parser
 
 

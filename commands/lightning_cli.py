@@ -12,11 +12,13 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 
+from ..boundary.words import say
 from ..errors import InputError
 from ..lightning_modules.callbacks.progress import progress_bar
+from ..lightning_modules.connections import lost
 from . import continuing
 from .checks import check_questions, missing_path, trainer_reads
-from .explain import UsageError, merged, reason
+from .explain import UsageError, merged, readable, reason
 from .run_facts import RunFacts, texts_of, with_tensorboard
 
 jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -27,10 +29,12 @@ class Paths:
     """Where things are, to be interpolated as `${paths.out}`; files and command line override them one by one.
 
     Args:
-        data: folder of the shards and labels. model: checkpoint folder or hub id. out: folder of the run.
+        data: folder of the shards. labels: label table, None without one. model: checkpoint folder or hub id.
+        out: folder of the run.
     """
 
     data: str = "data"
+    labels: str | None = "runs/labels/labels.arrow"
     model: str = "Qwen/Qwen2.5-Omni-7B"
     out: str = "runs/default"
 
@@ -46,7 +50,7 @@ class EarwitnessCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str], parse_only: bool = False) -> None:
-        self.words, self.parse_only = list(args), parse_only
+        self.words, self.parse_only = readable(args), parse_only
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,
@@ -130,7 +134,7 @@ class EarwitnessCLI(LightningCLI):
         self.config_init[self.subcommand]["ckpt_path"] = start.checkpoint
         if self.trainer.is_global_zero:
             for sentence in start.said:
-                print(sentence, flush=True)
+                say(sentence, flush=True)
 
     def _resolve_checkpoint(self) -> None:
         given = self.config_init[self.subcommand].get("ckpt_path")
@@ -146,5 +150,11 @@ class EarwitnessCLI(LightningCLI):
             torch.set_num_threads(threads)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        if not self.parse_only:
+        if self.parse_only:
+            return
+        try:
             super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            if (sentence := lost(error)) is None:
+                raise
+            raise InputError(sentence) from error

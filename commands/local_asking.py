@@ -23,6 +23,9 @@ def ask_local(
 
     Once `readable` has passed, a rank asks no more.
     """
+    from .trainer import quiet
+
+    quiet()
     import lightning as L
     from torch.utils.data import DataLoader
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from ..boundary.words import say
 from ..configs.files import read_yaml
+from ..datamodules.processors.model_files import check_model_files
 from ..errors import InputError
 from ..lightning_modules.policy.adapters import Lora
 from ..lightning_modules.policy.memory import STRATEGIES, Lengths, Memory, measured, memory_of
@@ -36,13 +38,19 @@ def show_memory(
     lengths = _lengths(spec, model, grpo, gpus, seconds)
     reference = grpo and float((model.get("objective") or {}).get("beta", 0.0)) > 0
     adam = "Adam" in str((model.get("optimizer") or {}).get("class_path", "AdamW"))
-    found = measured(_config_of(checkpoint), policy, lengths)
-    print(f"{checkpoint}: {_said(lengths, policy, gpus)}; GB per GPU")
-    print(f"{'strategy':<10}" + "".join(f"{name:>12}" for name in _PARTS))
+    architecture = _config_of(checkpoint)
+    say(f"{checkpoint}: {_said(lengths, policy, gpus)}; GB per GPU")
+    say(f"{'strategy':<10}" + "".join(f"{name:>12}" for name in _PARTS))
+    options = _sharding(spec)
     for strategy in strategies:
-        memory = memory_of(found, gpus, strategy, reference, 2 if adam else 1)
-        print(f"{strategy:<10}" + _row(memory) + ("" if memory.total < 1e9 * room_gb else f"   more than {room_gb:g}"))
-    print("total: the most at any moment; vLLM on the same GPU, buckets of DDP and the CUDA context come on top")
+        sharded = strategy == "fsdp2"
+        recomputed = {"gradient_checkpointing": True} if sharded and options.get("recompute") else {}
+        found = measured(architecture, policy | recomputed, lengths, strategy)
+        parts = int(options.get("shard_over") or gpus) if sharded else gpus
+        how = str(options.get("gather", "auto")), bool(options.get("cpu_offload"))
+        memory = memory_of(found, parts, reference, 2 if adam else 1, *how)
+        say(f"{strategy:<10}" + _row(memory) + ("" if memory.total < 1e9 * room_gb else f"   more than {room_gb:g}"))
+    say("total: the most at any moment; vLLM on the same GPU, buckets of DDP and the CUDA context come on top")
 
 
 def _row(memory: Memory) -> str:
@@ -63,6 +71,13 @@ def _resolved(config: str, overrides: Sequence[str]) -> dict[str, Any]:
             f"{config}: says no model.init_args.policy.init_args.checkpoint; --memory takes a file of `earwitness fit`"
         ) from None
     return plain  # type: ignore[no-any-return]
+
+
+def _sharding(spec: dict[str, Any]) -> dict[str, Any]:
+    """The options of FSDP2 that the file gives, if it does."""
+    strategy = (spec.get("trainer") or {}).get("strategy")
+    options = strategy.get("init_args") if isinstance(strategy, dict) else None
+    return dict(options or {})
 
 
 def _lengths(spec: dict[str, Any], model: dict[str, Any], grpo: bool, gpus: int, seconds: float) -> Lengths:
@@ -88,6 +103,7 @@ def _batch_size(spec: dict[str, Any]) -> int | None:
 def _config_of(checkpoint: str) -> Any:
     from transformers import AutoConfig
 
+    check_model_files(checkpoint)
     try:
         config: Any = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

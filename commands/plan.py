@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table = parser.add_mutually_exclusive_group()
     table.add_argument("--index", help="index.arrow, or any table with uid and the curriculum's columns")
     table.add_argument("--synthetic", action="store_true", help="a made-up table with AudioMCQ's published counts")
-    parser.add_argument("--labels", help="label table, joined by uid")
+    parser.add_argument("--labels", action="append", help="label table, or grades, joined by uid; may be given again")
     parser.add_argument("--out", help="folder for plan.json and plan.png; default runs/plans/NAME")
     parser.add_argument("--compare", action="store_true", help="compares curricula, or the arms of one, side by side")
     parser.add_argument(
@@ -68,3 +68,11 @@ def run(args: argparse.Namespace) -> None:
             if len(curricula) == 1 or str(error).startswith(curriculum):
                 raise
             raise InputError(f"{curriculum}: {error}") from error
+
+
+def following(args: argparse.Namespace) -> str | None:
+    """The command that comes after this one."""
+    if args.memory or args.compare or args.synthetic:
+        return None
+    labels = f" --paths.labels {args.labels}" if args.labels else ""
+    return f"earwitness fit --config sft{labels} (earwitness show sft is the file)"

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..boundary.files import write_bytes, write_text
+from ..boundary.words import say
 from ..configs.files import find_file, read_curriculum, read_yaml, resolved
 from ..configs.overrides import overridden, split_name
 from ..curriculum.plan.plan import Plan
@@ -22,7 +24,7 @@ from ..errors import InputError
 def show_plan(
     curriculum: str,
     index: str | None,
-    labels: str | None = None,
+    labels: list[str] | None = None,
     out: str | None = None,
     overrides: Sequence[str] = (),
 ) -> None:
@@ -36,19 +38,19 @@ def show_plan(
         raise InputError(f"{path}: holds arms of an experiment; show them with --compare")
     spec = overridden(read_curriculum(curriculum), overrides)
     described = describe(Plan(parse_curriculum(spec), training_rows(index, labels)))
-    print("\n".join(lines(described)))
+    say("\n".join(lines(described)))
     folder = _folder(out, path.stem)
-    (folder / "plan.json").write_text(json.dumps(described, indent=1))
+    write_text(folder / "plan.json", json.dumps(described, indent=1))
     from ..reports.figures import composition_over_time
 
-    (folder / "plan.png").write_bytes(composition_over_time(described))
-    print(f"\nwritten: {folder / 'plan.json'}, {folder / 'plan.png'}")
+    write_bytes(folder / "plan.png", composition_over_time(described))
+    say(f"\nwritten: {folder / 'plan.json'}, {folder / 'plan.png'}")
 
 
 def show_comparison(
     curricula: Sequence[str],
     index: str | None,
-    labels: str | None = None,
+    labels: list[str] | None = None,
     out: str | None = None,
     match: str | None = None,
     overrides: Sequence[str] = (),
@@ -76,19 +78,19 @@ def show_comparison(
     if len(arms) < 2:
         raise InputError("--compare needs at least two curricula, or a file with `arms`")
     sheet = compare(_changed(arms, overrides), training_rows(index, labels), match or "none")
-    print("\n".join(comparison_lines(sheet)))
+    say("\n".join(comparison_lines(sheet)))
     folder = _folder(out, "-".join(Path(split_name(name)[0]).stem for name in curricula)[:80])
-    (folder / "compare.json").write_text(json.dumps(sheet, indent=1))
-    print(f"\nwritten: {folder / 'compare.json'}")
+    write_text(folder / "compare.json", json.dumps(sheet, indent=1))
+    say(f"\nwritten: {folder / 'compare.json'}")
 
 
-def training_rows(index: str | None, labels: str | None) -> Table:
+def training_rows(index: str | None, labels: list[str] | None) -> Table:
     """The rows of a table that may be trained on: the split "train" where the table has splits.
 
     Without an index, a made-up table with AudioMCQ's published counts.
     """
     if index is None and labels is not None:
-        raise InputError(f"{labels}: the made-up table has labels of its own; give --index, or leave --labels out")
+        raise InputError(f"{labels[0]}: the made-up table has labels of its own; give --index, or leave --labels out")
     if index is None:
         return audiomcq_table()
     table = read_table(index, labels)

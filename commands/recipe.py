@@ -23,6 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import __version__
+from ..boundary.environment import hidden_in
+from ..boundary.files import alone_in, read_json, write_text
+from ..boundary.words import is_name, say
 from ..configs.files import read_yaml
 from ..configs.plugins import function_named, nearest
 from ..configs.typed import arguments, mapping
@@ -98,14 +101,15 @@ def run_recipe(recipe: str, overrides: Sequence[str] = (), dry_run: bool = False
         step.fingerprint = chain.hexdigest()
         if not step.done:  # what a step that is done read may be gone by now
             step.check_paths(written)
-    print(f"{spec.get('name', origin)}: {len(steps)} steps into {spec['out']}/", flush=True)
+    say(f"{spec.get('name', origin)}: {len(steps)} steps into {spec['out']}/", flush=True)
     if dry_run:
-        print("\n".join(f"  {name}: {step.verb}" for name, step in steps.items()))
+        say("\n".join(f"  {name}: {step.verb}" for name, step in steps.items()))
         return
     started = time.monotonic()
-    for number, step in enumerate(steps.values(), 1):
-        step.run(f"[{number:>2}/{len(steps)}] {step.name:<18}")
-    print(f"finished in {time.monotonic() - started:.0f} s", flush=True)
+    with alone_in(spec["out"], "running"):
+        for number, step in enumerate(steps.values(), 1):
+            step.run(f"[{number:>2}/{len(steps)}] {step.name:<18}")
+    say(f"finished in {time.monotonic() - started:.0f} s", flush=True)
     for step in steps.values():
         if step.verb == "build_report":
             from ..reports.run_page import show
@@ -122,6 +126,8 @@ class Step:
 
     def __init__(self, name: str, spec: Any, out: Path, origin: str) -> None:
         spec = mapping(spec, f"{origin}: step {name!r}")
+        if not is_name(name) or name.startswith("."):
+            raise InputError(f"{origin}: a step's name is letters, digits, - _ and ., got {name!r:.80}")
         self.name, self.where, self.folder = name, f"{origin}: step {name!r}: ", out / name
         self.record, self.fingerprint = out / ".steps" / f"{name}.json", ""
         self.verb, self.spec = spec.pop("do", None), spec
@@ -143,7 +149,7 @@ class Step:
 
         with tempfile.TemporaryDirectory() as scratch:
             config = Path(scratch) / "config.yaml"
-            OmegaConf.save(OmegaConf.create(self.spec), config)
+            write_text(config, OmegaConf.to_yaml(OmegaConf.create(hidden_in(self.spec))), private=True)
             try:
                 return check([self.verb, "--config", str(config)])
             except InputError as error:
@@ -166,15 +172,16 @@ class Step:
         return bool(self.fingerprint) and self._recorded().get("fingerprint") == self.fingerprint
 
     def _recorded(self) -> dict[str, Any]:
-        return json.loads(self.record.read_text()) if self.record.is_file() else {}
+        record = read_json(self.record) if self.record.is_file() else {}
+        return record if isinstance(record, dict) else {}
 
     def run(self, head: str) -> None:
         """Runs the step unless it is done, and records that it is; head: how its printed lines begin."""
         before = self._recorded()
         if self.done:
-            print(f"{head} done before    {_shown(before['result'])}", flush=True)
+            say(f"{head} done before    {_shown(before['result'])}", flush=True)
             return
-        print(f"{head} {self.verb} ...", flush=True)
+        say(f"{head} {self.verb} ...", flush=True)
         begin = time.monotonic()
         if before.get("started") != self.fingerprint:
             self._move_aside()
@@ -186,7 +193,7 @@ class Step:
             result = self.function(**self.given)
         seconds = time.monotonic() - begin
         _write(self.record, {"fingerprint": self.fingerprint, "seconds": round(seconds, 1), "result": result})
-        print(f"{head} {seconds:6.1f} s       {_shown(result)}", flush=True)
+        say(f"{head} {seconds:6.1f} s       {_shown(result)}", flush=True)
 
     def _move_aside(self) -> None:
         """Checkpoints of other arguments are not continued. Done before this start is recorded: no kill mixes them."""
@@ -198,7 +205,7 @@ class Step:
         folder = checkpoints_folder(self.spec)
         aside = None if folder is None else moved_aside(folder)
         if aside is not None:
-            print(f"  {folder} is of another configuration of this step, and now {aside}", flush=True)
+            say(f"  {folder} is of another configuration of this step, and now {aside}", flush=True)
 
     def _train(self) -> None:
         """Runs a trainer verb: in this process for one device, in one of its own for more, as launchers fork it.
@@ -206,8 +213,8 @@ class Step:
         A run that a signal ended ends the recipe with the same code, 143 after SIGTERM.
         """
         config = self.folder / "config.yaml"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create({"paths": {"out": str(self.folder)}} | self.spec), config)
+        spec = OmegaConf.create({"paths": {"out": str(self.folder)}} | hidden_in(self.spec))
+        write_text(config, OmegaConf.to_yaml(spec), private=True)
         words = [self.verb, "--config", str(config)]
         if self.spec.get("trainer", {}).get("devices", 1) in (1, "1"):
             from .trainer import main
@@ -239,8 +246,6 @@ def _shown(result: Any) -> str:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON beside the target and renames, so that a record is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".partial")
-    scratch.write_text(json.dumps(content, indent=1, default=str))  # a lab's function may return anything
-    scratch.replace(path)
+    """Writes JSON whole or not at all, so that a record is never half there."""
+    plain = json.loads(json.dumps(content, default=str))  # a lab's function may return anything
+    write_text(path, json.dumps(hidden_in(plain), indent=1), private=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..errors import InputError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
@@ -14,7 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Writes the report; returns where it is."""
+    """Writes the report; returns where it is. InputError for a file that no evaluation wrote."""
     from ..reports.run_page import build_report
 
-    return build_report(args.results, args.out, args.embed_mb)
+    try:
+        return build_report(args.results, args.out, args.embed_mb)
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        what = f"{type(error).__name__}: {error}"[:200]
+        raise InputError(f"{args.results}: not the results of an evaluation ({what}); evaluate again") from None

@@ -18,6 +18,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from omegaconf import OmegaConf
 
 from .. import __version__
+from ..boundary.environment import hidden_in
+from ..boundary.files import TEXT_BYTES, read_bytes, write_text
+from ..lightning_modules.checkpoints.logs import tell
 
 _PACKAGES = ("torch", "lightning", "transformers", "peft", "numpy", "triton", "vllm", "webdataset")
 _SECRET = {"key", "apikey", "token", "secret", "password", "passwd", "pwd", "credential", "credentials", "auth"}
@@ -92,14 +95,12 @@ class RunFacts(L.Callback):
         curriculum = masked(json.loads(pl_module.data.plan.curriculum.canonical()), self.secrets)
         facts = {"configuration": self.configuration, "curriculum": curriculum, "versions": versions()}
         facts["command"] = " ".join(masked(sys.argv, self.secrets))
+        facts = hidden_in(facts)
         for logger in trainer.loggers:
-            logger.log_hyperparams(facts)
+            tell(logger, facts)
         # not the trainer's `log_dir`, which all ranks must ask for together
         folder = Path(next((str(one.log_dir) for one in trainer.loggers if getattr(one, "log_dir", None)), self.folder))
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "run.yaml"
-        path.touch(mode=0o600)
-        path.write_text(OmegaConf.to_yaml(OmegaConf.create(_literal(facts))), encoding="utf-8")
+        write_text(folder / "run.yaml", OmegaConf.to_yaml(OmegaConf.create(_literal(facts))), private=True)
 
 
 def _literal(node: Any) -> Any:
@@ -134,7 +135,7 @@ def texts_of(words: Sequence[str]) -> list[str]:
     """The words of a command line, and the texts of the YAML files among them."""
     named = [word.partition("=")[2] or word for word in words]
     files = [name for name in named if name.endswith((".yaml", ".yml")) and _is_file(name)]
-    return [*words, *(Path(name).read_text(encoding="utf-8", errors="replace") for name in files)]
+    return [*words, *(read_bytes(name, TEXT_BYTES).decode("utf-8", "replace") for name in files)]
 
 
 def _is_file(name: str) -> bool:

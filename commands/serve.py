@@ -13,6 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder or hub id of the model; training processes send their weights")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for other nodes")
     parser.add_argument("--port", type=int, default=8437, help="0 for a free one")
+    parser.add_argument(
+        "--without-token", action="store_true", help="serve anyone who reaches another host than 127.0.0.1"
+    )
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.9, help="share of the GPU's memory")
     parser.add_argument("--max-model-len", type=int, default=4096, help="positions of a prompt and its completion")
     parser.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs that share the model")
@@ -40,5 +43,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--options: not JSON ({error})") from None
     if not isinstance(options, dict):
         raise InputError("--options: a JSON object of vLLM's argument names is needed")
-    named = {name: value for name, value in vars(args).items() if name not in ("command", "checkpoint", "host", "port")}
-    serve(args.checkpoint, VllmEngine(**named | {"options": options}), args.host, args.port)
+    ours = ("command", "checkpoint", "host", "port", "without_token")
+    named = {name: value for name, value in vars(args).items() if name not in ours}
+    engine = VllmEngine(**named | {"options": options})
+    serve(args.checkpoint, engine, args.host, args.port, args.without_token)

@@ -30,3 +30,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     places = (args.annotations, args.out, args.audio_root, args.samples_per_shard)
     cut = {"max_s": args.max_seconds, "too_long": args.too_long, "mix": args.mix}
     return shard(*places, audio=kind, cut=cut, **indexing(args))
+
+
+def following(args: argparse.Namespace) -> str:
+    """The command that comes after this one."""
+    return f"earwitness inspect {args.out}/index.arrow, then earwitness label (earwitness show label is a job's file)"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Drops messages that tell a user nothing; whatever the environment sets stays as it is."""
     import logging
     import warnings
@@ -28,6 +28,7 @@ def _quiet() -> None:
         "LightningCLI's args parameter",
         "You defined a `validation_step` but have no `val_dataloader`",
         "Starting from v1.9.0, `tensorboardX`",
+        "It is recommended to use `self.log",  # with sync_dist: what is logged is of all ranks already
         "Using ModelCheckpoint with manual optimization",
         "You're resuming from a checkpoint that ended before the epoch ended",  # positions are the data module's
     ):
@@ -41,7 +42,7 @@ def _quiet() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """`earwitness fit|validate|test|predict --config FILE [--key value ...]`."""
-    _quiet()
+    quiet()
     from .lightning_cli import EarwitnessCLI
 
     EarwitnessCLI(sys.argv[1:] if args is None else args)
@@ -53,7 +54,7 @@ def check(args: Sequence[str]) -> dict[str, Any]:
     Raises UsageError for a wrong key or value, and InputError for what a class refuses. Whether its paths exist is
     not looked at.
     """
-    _quiet()
+    quiet()
     from .lightning_cli import EarwitnessCLI
 
     return EarwitnessCLI(args, parse_only=True).plain()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf.resolvers.oc import env
+from yaml import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent, YAMLError, parse
 
+from ..boundary.environment import remember
+from ..boundary.files import read_text
 from ..errors import InputError
 from .overrides import overridden, split_name
 from .plugins import nearest
 
 SHIPPED = Path(__file__).parent / "curricula"
+_MOST_NODES, _MOST_DEPTH = 200_000, 100
 _KEYS = ("curriculum", "data.init_args.training.curriculum")
 
 
@@ -32,15 +38,75 @@ def find_file(name: str) -> Path:
     raise InputError(f"{name}: no such file; {nearest(name, known, 'shipped curricula are')}")
 
 
+def shipped_files(kind: str = "*") -> dict[str, Path]:
+    """Name -> file of everything that is shipped: `sft`, `curricula/weak_to_strong`, `recipes/demo`, `launch/slurm`.
+
+    kind: a folder below `configs/`, "" for the files of trainer commands and jobs, all by default.
+    """
+    here = Path(__file__).parent
+    found = {str(path.relative_to(here).with_suffix("")): path for path in sorted(here.rglob("*.*"))}
+    suffixes = {".yaml", ".sh", ".txt", ".md"}
+    wanted = {name: path for name, path in found.items() if path.suffix in suffixes}
+    return {name: path for name, path in wanted.items() if kind in ("*", name.rpartition("/")[0])}
+
+
+def shipped_file(name: str, kind: str = "*") -> Path:
+    """The path that is given where it is a file, else the shipped file of that name, its folder included or not.
+
+    InputError where there is none; it names a near one, or all.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    files = shipped_files(kind)
+    short = {known.rpartition("/")[2]: path for known, path in reversed(files.items())}
+    found = files.get(name.removesuffix(".yaml")) or short.get(name.removesuffix(".yaml"))
+    if found is None:
+        raise InputError(f"{name}: no such file; {nearest(name, files, 'shipped are')}")
+    return found
+
+
 def read_yaml(path: Path) -> DictConfig:
     """The mapping in a YAML file, its interpolations still open; InputError where it holds none."""
+    text = read_text(path)
     try:
-        spec = OmegaConf.load(path)
-    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise InputError(f"{path}: not a YAML mapping ({' '.join(str(error).split())})") from None
+        _check_aliases(text)
+        spec = OmegaConf.load(io.StringIO(text))
+    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: not a YAML mapping ({' '.join(str(error).split())[:300]})") from None
     if not isinstance(spec, DictConfig):
         raise InputError(f"{path}: not a YAML mapping")
     return spec
+
+
+def _check_aliases(text: str) -> None:
+    """Raises ValueError where aliases repeat what they name until there are more than _MOST_NODES nodes."""
+    sizes: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = []
+    count = 0
+    for event in parse(text):
+        if isinstance(event, AliasEvent):
+            count += sizes.get(event.anchor, 1)
+        elif isinstance(event, CollectionStartEvent):
+            open_nodes.append((event.anchor, count))
+            count += 1
+        elif isinstance(event, CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            if anchor:
+                sizes[anchor] = count - before
+        elif isinstance(event, ScalarEvent):
+            count += 1
+        if count > _MOST_NODES or len(open_nodes) > _MOST_DEPTH:
+            raise ValueError(f"it holds more than {_MOST_NODES:,} values, or {_MOST_DEPTH} within each other")
+
+
+def _environment(name: str, *default: Any) -> Any:
+    """OmegaConf's `oc.env`, whose values are remembered, so that they are hidden wherever they are stored or shown."""
+    value = env(name, *default)
+    return remember(name, value) if isinstance(value, str) and name in os.environ else value
+
+
+_register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver  # the name in 2.4
+_register("oc.env", _environment, replace=True)
 
 
 def resolved(node: Any, path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ..boundary.files import replacing
+from ..boundary.tables import read_table as read_checked
 from ..errors import InputError
 from .arrays import Bools, Hashes, Ints
 
@@ -109,7 +110,7 @@ class Table:
 def read_arrow(path: str | Path) -> pa.Table:
     """An Arrow (.arrow) or Parquet (.parquet) file as a table; the Arrow file is memory-mapped.
 
-    Raises InputError where there is no such file, or it is of neither format.
+    Raises InputError where there is no such file, it is of neither format, or holds or declares what it cannot.
     """
     path = Path(path)
     if path.is_dir():
@@ -117,24 +118,17 @@ def read_arrow(path: str | Path) -> pa.Table:
     if not path.is_file():
         raise InputError(f"{path}: not found; write it with `earwitness shard` or `earwitness label`")
     try:
-        if path.suffix == ".parquet":
-            return pq.read_table(path)
-        with pa.memory_map(str(path)) as source:
-            return pa.ipc.open_file(source).read_all()
-    except pa.ArrowInvalid as error:
+        return read_checked(path)
+    except InputError as error:
         way = "rebuild it" if path.suffix in (".arrow", ".parquet") else "`earwitness shard` and `label` write tables"
-        raise InputError(f"{path}: not a readable table ({error}); {way}") from error
+        raise InputError(f"{error}; {way}") from error
 
 
 def write_arrow(table: pa.Table, path: str | Path, compression: str | None = None) -> None:
     """Writes beside the target and renames, so that a reader never sees half a table."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".partial")
     options = pa.ipc.IpcWriteOptions(compression=compression)
-    with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, table.schema, options=options) as writer:
+    with replacing(path) as file, pa.ipc.new_file(file, table.schema, options=options) as writer:
         writer.write_table(table)
-    scratch.replace(path)
 
 
 def _column(column: pa.ChunkedArray) -> Categorical | np.ndarray | None:
@@ -158,11 +152,11 @@ def _column(column: pa.ChunkedArray) -> Categorical | np.ndarray | None:
     return numbers
 
 
-def read_table(index: str | Path, labels: str | Path | None = None) -> Table:
-    """The index's columns, joined by uid with a label table where one is given.
+def read_table(index: str | Path, labels: str | Path | Sequence[str | Path] | None = None) -> Table:
+    """The index's columns, joined by uid with a label table where one is given, or with several.
 
-    Rows that the label table does not mention carry a missing value (code -1, or NaN), never a guess. Raises InputError
-    for files without usable uids, and for a label table of another corpus.
+    Rows that a label table does not mention carry a missing value (code -1, or NaN), never a guess. Raises InputError
+    for files without usable uids, for a label table of another corpus, and for a column that two of them have.
     """
     source = read_arrow(index)
     uid = _uid(source, index)
@@ -172,8 +166,13 @@ def read_table(index: str | Path, labels: str | Path | None = None) -> Table:
             value = _column(source.column(name))
             if value is not None:
                 columns[name] = value
-    if labels is not None:
-        columns |= _joined(uid, read_arrow(labels), labels)
+    homes: dict[str, str | Path] = {}
+    for path in [labels] if isinstance(labels, str | Path) else labels or ():
+        joined = _joined(uid, read_arrow(path), path)
+        if twice := next((name for name in joined if name in homes), None):
+            raise InputError(f"{path}: column {twice!r} is in {homes[twice]} too; leave one of the tables out")
+        homes |= dict.fromkeys(joined, path)
+        columns |= joined
     return Table(uid, columns)
 
 

@@ -33,7 +33,7 @@ class AudioQuestions(L.LightningDataModule):
         index: `index.arrow` of a shard folder.
         checkpoint: Qwen2.5-Omni checkpoint (folder or hub id) whose tokenizer and features are used; without one those
             of the policy that is trained.
-        labels: label table joined by uid; adds the columns label, votes, ...
+        labels: label table joined by uid, or several (labels, grades); adds the columns label, votes, ...
         training: needed for `fit`.
         validation: asked during `fit` and by `validate`; default the split "val" with its audio.
         evaluation: asked by `test` and `predict`; default the split "test" with its audio.
@@ -46,7 +46,7 @@ class AudioQuestions(L.LightningDataModule):
         self,
         index: str,
         checkpoint: str | None = None,
-        labels: str | None = None,
+        labels: str | list[str] | None = None,
         training: TrainingSpec | None = None,
         validation: EvaluationSpec | None = None,
         evaluation: EvaluationSpec | None = None,

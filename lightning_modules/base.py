@@ -93,7 +93,8 @@ class PolicyModule(L.LightningModule):
             self.policy = self.make_policy()
         if self._trainer is not None:
             dtype = precision_of(self.trainer).compute_dtype(self.policy.dtype)
-            compute_in(self.policy, dtype, training=self.trainer.state.fn == "fit")
+            divides = hasattr(self.trainer.strategy, "shard")  # and converts what it divides, part by part
+            compute_in(self.policy, dtype, self.trainer.state.fn == "fit", convert=not divides)
         data = None if self._trainer is None else self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, AudioQuestions):
             data.use_processor(self.policy.processor, self.policy.checkpoint)

@@ -22,6 +22,7 @@ from ..datamodules.batch import Batch
 from ..errors import InputError
 from ..kernels.linear_logprob import LogProbOutput
 from .base import PolicyModule
+from .callbacks.interruption import end_where_told, told_to_end
 from .objectives.correction import importance
 from .objectives.differences import difference
 from .objectives.grpo_config import GRPOConfig
@@ -105,8 +106,8 @@ class GRPO(PolicyModule):
 
     def on_train_start(self) -> None:
         """Starts the engine."""
+        self._started, self.engine.unwanted = True, partial(told_to_end, self.trainer)
         self.engine.start(self.net, self.trainer.global_rank, self.trainer.world_size)
-        self._started = True
 
     def on_train_end(self) -> None:
         """Ends the engine."""
@@ -182,6 +183,7 @@ class GRPO(PolicyModule):
         keys = completion_keys(uids, self.rollout.group_size, self.rollout.seed, *name)
         with self.phases("rollout"):
             completions = self.engine.complete(batch, self.rollout, keys)
+        end_where_told(self.trainer)  # nothing of this step is trained yet
         with self.phases("reward"):
             texts = self.net.processor.decode(completions.ids, completions.mask)
             silence = self.silent_accuracy(batch) if self.rewards.needs_silence else None

@@ -185,7 +185,12 @@
     current = item ?? null;
     follow();
     update();
-    if (item) { show(item); sight(); draw(); remember(item.id); }
+    if (item) {
+      show(item);
+      list.scrollTop = (shown.indexOf(item) + 0.5) * height - list.clientHeight / 2;
+      draw();
+      remember(item.id);
+    }
     else if (wanted.get("q")) { empty(); pane.firstChild.textContent = `There is no question ${wanted.get("q")} on this page.`; }
     (item && narrow() ? pane : get("questions")).scrollIntoView();
     return true;

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from ..boundary.files import read_text
+
 QUESTIONS = "questions"  # the heading of the explorer; the bar on top begins with it
 _HERE = Path(__file__).parent
 # Control characters, and those that turn the direction of what follows or cannot be seen.
@@ -68,7 +70,7 @@ def page_of(title: str, parts: Iterable[str], script: str = "", behind: str = ""
 
 def text_of(name: str) -> str:
     """The text of a style or script that lies beside this file."""
-    return (_HERE / name).read_text(encoding="utf-8")
+    return read_text(_HERE / name)
 
 
 def _hashed(text: str) -> str:

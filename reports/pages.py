@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..boundary.files import write_text
 from ..errors import InputError
 from .page import folded, heading, html_of, page_of, plain, seen, text_of
 from .records import OUTCOMES, Item, Overview, Verdict
@@ -47,9 +48,7 @@ def write_page(
     if overview.about:
         made = json.dumps(overview.about, indent=1, default=str, ensure_ascii=False)
         parts += [heading("How it was made"), folded("Files, settings and versions", f"<pre>{plain(made)}</pre>")]
-    scratch = target.with_name(target.name + ".partial")
-    scratch.write_text(page_of(overview.title, parts, script, behind, media), encoding="utf-8")
-    scratch.replace(target)
+    write_text(target, page_of(overview.title, parts, script, behind, media))
     return target
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..boundary.files import JSON_BYTES, read_text
 from ..curriculum.contribution.verdicts import verdict_in
 from ..curriculum.identity import keyed, uid_of
 from ..curriculum.table import Categorical, Table, read_arrow, read_table
@@ -131,7 +132,7 @@ def _planted(path: str | Path | None) -> dict[int, str]:
     if path is None:
         return {}
     found = {}
-    for text in Path(path).read_text(encoding="utf-8").splitlines():
+    for text in read_text(path, JSON_BYTES).splitlines():
         record = json.loads(text)
         source, _, identifier = record["key"].partition("/")
         found[uid_of(source, identifier)] = record["planted"]

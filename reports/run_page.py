@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from ..boundary.files import read_json
+from ..boundary.words import say
 from ..curriculum.contribution.labels import read_about
 from ..curriculum.statistics import holm
 from ..datamodules.shards.reader import ShardReader
@@ -31,7 +32,7 @@ def build_report(results: str, out: str | None = None, embed_mb: float = 40.0) -
     path = Path(results)
     if not path.is_file():
         raise InputError(f"{results}: no such results; run the recipe's evaluate step first")
-    content = _with_paths(json.loads(path.read_text(encoding="utf-8")), path)
+    content = _with_paths(read_json(path), path)
     target = Path(out) if out else path.with_name("report.html")
     items, total, reason = _items(content)
     lead = _lead(content) + (f" {reason}" if reason else _shown(len(items), total))
@@ -50,8 +51,8 @@ def build_report(results: str, out: str | None = None, embed_mb: float = 40.0) -
 
 def show(results: str, report: str | None = None) -> None:
     """Prints the table of a `results.json`, and where its report is; report: the path, default beside the results."""
-    print("\n" + "\n".join(summary_lines(json.loads(Path(results).read_text()))))
-    print(f"\nreport: {report or Path(results).with_name('report.html')}")
+    say("\n" + "\n".join(summary_lines(read_json(results))))
+    say(f"\nreport: {report or Path(results).with_name('report.html')}")
 
 
 def _with_paths(content: dict[str, Any], results: Path) -> dict[str, Any]:

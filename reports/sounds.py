@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from ..boundary.files import JSON_BYTES, read_bytes, write_bytes
 from ..datamodules.audio.encoding import opus_bytes
 from ..datamodules.audio.waves import Cut, whole
 from ..datamodules.shards.reader import ShardReader
@@ -78,7 +79,7 @@ def gather(clips: Iterable[Clip], page: Path, embed_mb: float, beside_mb: float)
             continue
         beside -= len(data)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{place}.ogg").write_bytes(data)
+        write_bytes(folder / f"{place}.ogg", data)
         sounds.clips[place] = {"url": f"{quote(folder.name)}/{place}.ogg"}
     return sounds
 
@@ -89,7 +90,7 @@ def _wave(clip: Clip) -> np.ndarray:
     if clip.path is None:
         raise InputError(f"{clip.id}: neither a file nor a shard is known")
     end = None if clip.seconds is None else clip.start + clip.seconds
-    return whole(Path(clip.path).read_bytes(), clip.path, Cut(clip.start, end, too_long="first")).wave
+    return whole(read_bytes(clip.path, JSON_BYTES), clip.path, Cut(clip.start, end, too_long="first")).wave
 
 
 def _url(clip: Clip, page: Path) -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 
+from ..boundary.files import JSON_BYTES, read_text
 from .charts import Series, charts, colour_of, lines, stacked
 from .page import folded, plain
 from .records import Section
@@ -21,11 +23,10 @@ def read_log(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
     """
     series: dict[str, dict[int, float]] = {}
     for path in sorted(Path(folder).rglob("metrics.csv"), key=lambda p: (len(p.parent.name), p.parent.name)):
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if value and name not in ("step", "epoch"):
-                        series.setdefault(name, {})[int(row["step"])] = float(value)
+        for row in csv.DictReader(StringIO(read_text(path, JSON_BYTES))):
+            for name, value in row.items():
+                if value and name not in ("step", "epoch"):
+                    series.setdefault(name, {})[int(row["step"])] = float(value)
     return {name: sorted(points.items()) for name, points in series.items()}
 
 
@@ -103,5 +104,5 @@ def settings_of(logs: Mapping[str, str]) -> str:
     html = ""
     for stage, folder in logs.items():
         for path in sorted(Path(folder).rglob("run.yaml"))[-1:]:
-            html += folded(f"{stage}: its configuration", f"<pre>{plain(path.read_text(encoding='utf-8'))}</pre>")
+            html += folded(f"{stage}: its configuration", f"<pre>{plain(read_text(path))}</pre>")
     return html

@@ -12,7 +12,7 @@ from pathlib import Path
 
 Module = tuple[str, ...]  # the parts of its name after `earwitness`
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("commands", "reports", "lightning_modules", "datamodules", "curriculum", "configs", "kernels")
+FOLDERS = ("commands", "reports", "lightning_modules", "datamodules", "curriculum", "configs", "kernels", "boundary")
 # From the top. What stands on one line may import what stands below it and itself, but not its neighbours on the line.
 FLOORS = """
 __main__
@@ -24,7 +24,9 @@ datamodules
 curriculum
 configs
 kernels
-errors progress
+progress
+boundary
+errors
 """
 ROOMS = {
     "lightning_modules": """
@@ -38,15 +40,16 @@ ROOMS = {
         strategies
         policy
         checkpoints
-        objectives ranks
+        objectives ranks connections
     """,
     "datamodules": """
         module
-        training voting
+        training voting building
         batches
         benchmarks corpora processors
         shards
         batch
+        asking sources
         questions storage
         audio
     """,

@@ -54,14 +54,17 @@ def small(tmp_path_factory) -> SimpleNamespace:
 @pytest.fixture(autouse=True)
 def same_environment():
     """What starts ranks sets RANK, LOCAL_RANK and MASTER_PORT; a later test's launcher would take them for its own."""
+    from earwitness.boundary import environment
+
     before = dict(os.environ)
     yield
+    environment._KNOWN.clear()
     os.environ.clear()
     os.environ.update(before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that fork a trainer or a loader come first: a child may wait for ever for a thread of another test."""
+    """Files whose tests fork come first, for a child may wait for ever for a thread of another test; then slow ones."""
     texts = {path: path.read_text(encoding="utf-8") for path in {item.path for item in items}}
-    forks = {path: "ddp_fork" in text or "forked" in text for path, text in texts.items()}
-    items.sort(key=lambda item: not forks[item.path])
+    order = {path: 0 if "ddp_fork" in t or "forked" in t else 1 - ("mark.slow" in t) + 1 for path, t in texts.items()}
+    items.sort(key=lambda item: order[item.path])

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from earwitness.datamodules.batch import Prompts, Sample
 from earwitness.datamodules.questions.question import parse_question
 from earwitness.lightning_modules.policy.adapters import Lora
+from earwitness.lightning_modules.policy.dry_run import Allocated
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.sharding import clip_gradients, shard, whole
 from earwitness.lightning_modules.policy.weights import adapter_weights, merged_weights
@@ -108,7 +109,13 @@ def half(checkpoint: str, once: bool) -> dict[str, float]:
     exact = {name: p.detach().clone() for name, p in policy.named_parameters() if p.requires_grad}
     prompts = prompts_of(rounded)
     wanted = float(loss_of(rounded, prompts, [0, 2]).detach())
-    shard(policy, mesh, compute=torch.bfloat16)
+    sizes = [
+        sum(p.numel() for p in part.parameters()) for part in (*policy.base.get_decoder().layers, *policy.tower.layers)
+    ]
+    trained = sum(p.numel() for p in exact.values())
+    with Allocated() as counter:
+        shard(policy, mesh, compute=torch.bfloat16)
+    spare = counter.peak / 4 - trained / mesh.size()  # beside the parts that stay
     with whole(policy, for_backward=True) if once else nullcontext():
         loss = loss_of(policy, prompts, [0, 2])
         loss.backward()
@@ -116,7 +123,8 @@ def half(checkpoint: str, once: bool) -> dict[str, float]:
     kept = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     lost = max(float((gathered(p.detach()) - exact[name]).abs().max()) for name, p in kept.items())
     types = {p.dtype for p in kept.values()} | {p.grad.dtype for p in kept.values() if p.grad is not None}
-    return {"loss": abs(float(loss.detach()) - wanted), "lost": lost, "float32": float(types == {torch.float32})}
+    found = {"loss": abs(float(loss.detach()) - wanted), "lost": lost, "float32": float(types == {torch.float32})}
+    return found | {"spare": spare / max(*sizes, trained - sum(sizes)), "parts": trained / max(sizes)}
 
 
 def main(checkpoint: str, out: str) -> None:

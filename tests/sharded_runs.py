@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +29,7 @@ from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.weights import merged_weights
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.rollout.sampling import PolicyEngine
+from earwitness.lightning_modules.rollout.vllm_engine import VllmEngine
 from earwitness.lightning_modules.sft import SFT
 from earwitness.tests.grpo_parts import Kept
 from earwitness.tests.trainers import trainer_of
@@ -93,16 +96,43 @@ MORE = {
     "mirror-lora": lambda small: grpo(small, LORA, engine=Mirror(small.tiny)),
     "online": lambda small: online(small),
 }
+
+
+def vllm(small: Any, policy: dict[str, Any], sync: str) -> tuple[Any, AudioQuestions]:
+    """GRPO by a real vLLM in every process, which gets the weights in one of the ways to send them."""
+    engine = VllmEngine(max_model_len=1024, enforce_eager=True, max_num_seqs=32, sync=sync)  # type: ignore[arg-type]
+    return grpo(small, policy, engine=engine, rollout=Rollout(4, 1.5, 6, top_k=4, refill_rounds=1))
+
+
+VLLM = {
+    "vllm-full": lambda small: vllm(small, {}, "merged"),
+    "vllm-lora": lambda small: vllm(small, LORA, "adapter"),
+}
 ADAM = partial(torch.optim.AdamW, lr=1e-3)
+MOMENTUM = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 
 
-def saved(small: Any, policy: dict[str, Any]) -> tuple[Any, AudioQuestions]:
-    """Supervised fine-tuning by AdamW, whose state has to be continued."""
-    module = SFT(partial(OmniPolicy, small.tiny, **policy), ADAM, micro_batch_size=2)
+def grouped(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Matrices decay, vectors do not: two groups, in another order than the policy's own."""
+    matrices, vectors = ([p for p in parameters if (p.ndim > 1) == wanted] for wanted in (True, False))
+    groups: list[dict[str, Any]] = [{"params": vectors, "weight_decay": 0.0}, {"params": matrices}]
+    return torch.optim.SGD(groups, lr=0.05, momentum=0.9, weight_decay=0.1)
+
+
+def saved(small: Any, policy: dict[str, Any], optimizer: Any) -> tuple[Any, AudioQuestions]:
+    """Supervised fine-tuning by an optimizer whose state has to be continued."""
+    module = SFT(partial(OmniPolicy, small.tiny, **policy), optimizer, micro_batch_size=2)
     return module, data_of(small, "sft", pool={"label": "weak"}, budget={"samples": 16})
 
 
-CASES_ADAM = {"adam-full": lambda small: saved(small, {}), "adam-lora": lambda small: saved(small, LORA)}
+CONTINUED = {
+    "groups-full": lambda small: saved(small, {}, grouped),
+    "momentum-lora": lambda small: saved(small, LORA, MOMENTUM),
+    "adam-lora": lambda small: saved(small, LORA, ADAM),
+}
+
+
+KNOWN = CASES | CONTINUED | MORE | VLLM
 
 
 def small_of(root: Path) -> SimpleNamespace:
@@ -120,6 +150,27 @@ def whole_weights(policy: OmniPolicy) -> dict[str, torch.Tensor]:
             tensor = parameter.detach()
             found[name] = (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).clone()
     return found
+
+
+def digest(weights: dict[str, torch.Tensor]) -> str:
+    """The same for the same bits."""
+    parts = [weights[name].contiguous().view(torch.uint8).numpy().tobytes() for name in sorted(weights)]
+    return sha256(b"".join(parts)).hexdigest()
+
+
+class Rows(L.Callback):
+    """Which rows every step had, in the order of the batch over all ranks."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[int]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        own = [sample.row for sample in batch.samples if sample.weight > 0]
+        shares: list[Any] = [own] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(shares, own)
+        dealt = zip_longest(*shares)  # the first rank has the first row, the second the next, ...
+        self.steps.append([row for round_ in dealt for row in round_ if row is not None])
 
 
 class Saves(L.Callback):
@@ -141,11 +192,17 @@ def train(case: str, small: Any, out: Path, **options: Any) -> dict[str, Any]:
     torch.manual_seed(1)  # adapters begin at random
     case, _, action = case.partition("@")
     verb, _, path = action.partition("=")
-    module, data = (CASES | CASES_ADAM | MORE)[case](small)
-    kept = Kept()
+    module, data = KNOWN[case](small)
+    kept, rows = Kept(), Rows()
     if verb == "save":
         options["callbacks"] = [Saves(path)]
-    callbacks: list[L.Callback] = [kept, SilentProbe(1), ExportPolicy(str(out / case)), *options.pop("callbacks", [])]
+    callbacks: list[L.Callback] = [
+        kept,
+        rows,
+        SilentProbe(1),
+        ExportPolicy(str(out / case)),
+        *options.pop("callbacks", []),
+    ]
     trainer = trainer_of(out, callbacks=callbacks, **options)
     trainer.fit(module, data, ckpt_path=path if verb == "load" else None)
     trainer.limit_val_batches = 1.0
@@ -153,9 +210,9 @@ def train(case: str, small: Any, out: Path, **options: Any) -> dict[str, Any]:
     logs = [{name: v for name, v in step.items() if not name.startswith("time/")} for step in kept.logs]
     trained = whole_weights(module.net)
     torch.manual_seed(1)
-    start = whole_weights((CASES | CASES_ADAM | MORE)[case](small)[0].make_policy())
+    start = whole_weights(KNOWN[case](small)[0].make_policy())
     moved = max(float((trained[name] - start[name]).abs().max()) for name in start)
-    return {"weights": trained, "logs": logs, "validated": validated, "moved": moved}
+    return {"weights": trained, "logs": logs, "validated": validated, "moved": moved, "rows": rows.steps}
 
 
 def launch(root: Path, out: Path, world: int, strategy: str, *cases: str, timeout: float = 300) -> dict[str, Any]:
@@ -185,6 +242,9 @@ def main(root: str, out: str, world: str, strategy: str, *cases: str) -> None:
     for case in cases:
         options = {"strategy": eval(strategy), "devices": int(world)}
         found = train(case, small_of(Path(root)), Path(out), **options)
+        digests: list[Any] = [None] * int(world)
+        torch.distributed.all_gather_object(digests, digest(found["weights"]))
+        assert len(set(digests)) == 1, f"{case}: the ranks have other weights each"
         if torch.distributed.get_rank() == 0:
             torch.save(found, Path(out) / f"{case.partition('@')[0]}.pt")
     torch.distributed.barrier()

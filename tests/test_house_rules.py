@@ -33,6 +33,7 @@ FORBIDDEN = {
     "curriculum": {"torch", "lightning", "transformers", "soundfile", "webdataset", "omegaconf", "kernels"},
     "configs": {"torch", "lightning", "transformers", "soundfile", "webdataset", "numpy", "pyarrow", "kernels"},
     "kernels": {"lightning", "transformers", "peft"},
+    "boundary": {"torch", "lightning", "transformers", "soundfile", "webdataset", "omegaconf", "kernels"},
 }
 MAX_LINES, MAX_FUNCTION, MAX_ARGUMENTS = 300, 60, 10
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef

@@ -1,4 +1,4 @@
-"""What README and CONTRIBUTING show runs: Python in a process of its own, curricula, command lines, make's targets.
+"""What README, CONTRIBUTING and docs show runs: Python in a process of its own, curricula, command lines, targets.
 
 A stand-in of what a reader has: `index.arrow` and `labels.arrow` of sixteen questions in the working folder, and a
 package `my_lab` whose modules hold what the texts name in it.
@@ -12,8 +12,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import types
 
+import numpy as np
 import pytest
+import soundfile
+import torch
 import yaml
 
 from earwitness.commands.cli import COMMANDS, TRAINER_COMMANDS, _parser, main
@@ -22,10 +26,19 @@ from earwitness.commands.trainer import check
 from earwitness.curriculum.plan.plan import Plan
 from earwitness.curriculum.preview.synthetic import audiomcq_table
 from earwitness.curriculum.schedule.stages import parse_curriculum
+from earwitness.datamodules.questions.answers import verdict
+from earwitness.datamodules.questions.layouts import layout_named
+from earwitness.datamodules.questions.prompts import prompt_text
 from earwitness.errors import InputError
+from earwitness.lightning_modules.objectives.advantages import compute_advantages
+from earwitness.lightning_modules.objectives.kl import kl
+from earwitness.lightning_modules.objectives.losses import loss_named
+from earwitness.lightning_modules.objectives.rewards import Rewards
+from earwitness.tests.architecture import FOLDERS
 from earwitness.tests.places import ROOT, TESTS
 
-TEXTS = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")}
+PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+TEXTS = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", *PAGES)}
 FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 
@@ -48,6 +61,8 @@ def reader(tmp_path):
     """A folder as a reader of the texts has it."""
     shutil.copytree(TESTS / "stored" / "shards", tmp_path, dirs_exist_ok=True)
     shutil.copy(TESTS / "stored" / "labels.arrow", tmp_path)
+    shutil.copytree(TESTS / "stored" / "tiny", tmp_path / "runs" / "grpo" / "model")
+    soundfile.write(tmp_path / "clip.wav", np.sin(np.arange(8_000) / 5).astype("f4"), 16_000)
     (tmp_path / "my_lab").mkdir()
     (tmp_path / "my_lab" / "__init__.py").touch()
     return tmp_path
@@ -73,7 +88,7 @@ def test_a_block_of_python_runs_as_it_stands(number, reader):
     ran(blocks("python")[number], reader)
 
 
-def test_the_datasets_of_the_readme_give_every_question(reader):
+def test_the_datasets_that_are_shown_give_every_question(reader):
     """Sixteen pairs in any order, recordings of 0.3 s, then rows 3, 1 and 2 of the index."""
     (code,) = [block for block in blocks("python") if "QuestionDataset" in block]
     shown = ran(code, reader).splitlines()
@@ -82,9 +97,9 @@ def test_the_datasets_of_the_readme_give_every_question(reader):
     assert [line.split()[0] for line in shown[16:]] == [keys.split()[row] for row in (3, 1, 2)]
 
 
-def test_the_weight_of_the_readme_is_one(reader):
+def test_the_weight_that_is_shown_is_one(reader):
     """As `my_lab.curricula`, under the name and with the arguments that its comment shows."""
-    (code,) = [block for block in blocks("python") if "def " in block]
+    (code,) = [block for block in blocks("python") if "def heard_but_hard" in block]
     (reader / "my_lab" / "curricula.py").write_text(code)
     (weight,) = re.findall(r"# weight: (\{.*\})", code)
     stage = {"name": "s", "algorithm": "grpo", "batch_size": 2, "budget": {"steps": 3}, "window": 1}
@@ -98,6 +113,81 @@ def test_the_weight_of_the_readme_is_one(reader):
         reader,
     )
     assert said == "2\n"
+
+
+def shown(name):
+    """What the block that defines this function defines, with its places in a configuration: the comments."""
+    (code,) = [block for block in blocks("python") if f"def {name}(" in block]
+    scope = {}
+    exec(code, scope)
+    return scope
+
+
+def test_the_parts_of_a_loss_that_are_shown_are_taken(monkeypatch):
+    """By hand: two completions of two tokens in one group, rewards 1 and 0; -(1 * -1 + 1 * -2) of three tokens."""
+    scope = shown("reinforce")
+    lab = types.ModuleType("losses_of_the_lab")
+    lab.__dict__.update(scope)
+    monkeypatch.setitem(sys.modules, "losses_of_the_lab", lab)
+    loss = loss_named("losses_of_the_lab.reinforce")
+    logprob = torch.tensor([[-1.0, -2.0], [-3.0, -9.0]], requires_grad=True)
+    mask = torch.tensor([[1, 1], [1, 0]])
+    group, rewards = torch.tensor([0, 0]), torch.tensor([1.0, 0.0])
+    advantages = compute_advantages("losses_of_the_lab.best_of_group", rewards, group, parts=rewards[None], weights=[1])
+    assert advantages.tolist() == [1.0, 0.0] and loss.denominator == "tokens"
+    value = loss.function(logprob, logprob.detach(), advantages, mask, denominator=3.0, clip=None, weights=None)
+    assert value.item() == pytest.approx(1.0)
+    estimate = kl(logprob, logprob.detach() - 2, mask, estimator="losses_of_the_lab.half_squared")
+    assert estimate.tolist() == [[2.0, 2.0], [2.0, 0.0]]
+
+
+def test_the_judging_that_is_shown_judges(monkeypatch):
+    lab = types.ModuleType("judging_of_the_lab")
+    lab.__dict__.update(shown("last_word"))
+    monkeypatch.setitem(sys.modules, "judging_of_the_lab", lab)
+    said = [
+        verdict("judging_of_the_lab.last_word", text, "Rain", ["Rain", "A dog"]) for text in ("It is rain.", "dog", "")
+    ]
+    assert said == ["right", "wrong", "unreadable"]
+    assert prompt_text("judging_of_the_lab.plainly", "Which?", ["a", "b"]) == "Which? (a / b)"
+    record = {"nr": 7, "q": "Which?", "options": ["a", "b"], "right": 1}
+    assert layout_named("judging_of_the_lab.our_layout")(record)["answer"] == "b"
+
+
+def test_the_reward_that_is_shown_runs(monkeypatch):
+    lab = types.ModuleType("rewards_of_the_lab")
+    lab.__dict__.update(shown("brevity"))
+    monkeypatch.setitem(sys.modules, "rewards_of_the_lab", lab)
+    rewards = Rewards({"rewards_of_the_lab.brevity": {"weight": 0.5, "limit": 32}})
+    assert rewards(["a", "b"], {"num_tokens": [32, 33]}, ["q", "q"]).total.tolist() == [0.5, 0.0]
+
+
+def test_what_errors_say_is_said_somewhere():
+    """Every sentence of the page stands in the code."""
+    sources = "".join(path.read_text() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+    rows = re.findall(r"^\| `([^`]+)` \|", TEXTS["docs/errors.md"], re.MULTILINE)
+    assert len(rows) > 8 and [row for row in rows if row not in sources] == []
+
+
+def test_every_logged_name_is_explained(small, tmp_path):
+    """Each column of a GRPO run's log is in the table of training, LABEL and the like standing for what varies."""
+    cells = re.findall(r"^\| (`.*?) \|", TEXTS["docs/train.md"].split("## What is logged")[1], re.MULTILINE)
+    names = [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+    base = {name.split("/")[0] for name in names} | {"epoch", "step"}
+    words = ["fit", "--config", "grpo", "--paths.data", str(small.root), "--paths.labels", small.labels]
+    words += ["--paths.model", small.tiny, "--paths.out", str(tmp_path), "--trainer.max_steps", "1"]
+    main([*words, "--trainer.accelerator", "cpu"])
+    columns = (tmp_path / "log" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
+
+    def explained(column):
+        for name in names:
+            pattern = re.escape(name).replace("LABEL", "(all|weak|strong|unlabelled)").replace(r"\.\.\.", ".+")
+            pattern = re.sub("NAME|CELL|CONDITION|PART|COLUMN|PACE", ".+", pattern)
+            if re.fullmatch(f"{pattern}(/(all|weak|strong|unlabelled))?", column):
+                return True
+        return column in ("epoch", "step")
+
+    assert base and [column for column in columns if not explained(column)] == []
 
 
 def test_the_curricula_that_are_shown_are_planned():
@@ -123,7 +213,7 @@ def test_values_of_a_stage_in_sentences_and_tables_are_ones():
         "interleave",
     )
     seen = set()
-    for code in inline(TEXTS["README.md"]):
+    for code in inline(TEXTS["docs/curricula.md"] + TEXTS["docs/labels.md"]):
         key, mark, text = code.partition(": ")
         if key not in keys or not mark:
             continue
@@ -155,9 +245,8 @@ def command_lines():
 
 def test_command_lines_are_found():
     lines = [" ".join(words) for words, _ in command_lines()]
-    wanted = ["run RECIPE key=value", "plan A B --compare --index INDEX --match", "fit --config FILE", "serve"]
-    assert len(lines) > 15 and all(any(line.startswith(one) for line in lines) for one in wanted[2:])
-    assert wanted[0] in lines and "plan A B --compare --index INDEX" in lines
+    wanted = ["run RECIPE key=value", "shard ANNOTATIONS OUT", "fit --config FILE", "serve CHECKPOINT"]
+    assert len(lines) > 30 and [one for one in wanted if one not in lines] == []
     assert any("stages.grpo.budget.steps=50" in line for line in lines)
 
 
@@ -195,7 +284,7 @@ def test_a_command_line_is_understood(words, whole, capsys, monkeypatch):
 def test_the_plans_of_a_block_are_shown(reader, monkeypatch, capsys):
     """Over the made-up table, which is as large as the amounts that they name."""
     monkeypatch.chdir(reader)
-    shown = [words for words, whole in command_lines() if whole and words[0] == "plan"]
+    shown = [words for words, whole in command_lines() if whole and words[0] == "plan" and "--memory" not in words]
     assert len(shown) >= 2
     for words in shown:
         table = {"--index", "--labels", "--synthetic"}

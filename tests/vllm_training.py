@@ -23,6 +23,7 @@ from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.lightning_modules.rollout.vllm_engine import VllmEngine
 from earwitness.tests.grpo_parts import Kept
+from earwitness.tests.sharded_runs import VLLM, launch
 from earwitness.tests.trainers import trainer_of
 
 LENGTH = {"earwitness.tests.lab_rewards.length": 1.0}
@@ -78,3 +79,11 @@ def test_sft_and_grpo_take_turns_around_one_engine(small, tmp_path):
     trainer_of(tmp_path, callbacks=[kept]).fit(module, data_of(small, entry, name="both"))
     assert [log["rollout/logprob_gap"] < 1e-4 for log in kept.logs[1::2]] == [True, True]
     assert kept.logs[0]["loss/weak"] > kept.logs[2]["loss/weak"]
+
+
+def test_engines_of_two_processes_get_gathered_weights(small, tmp_path):
+    """FSDP2, an engine in each process, whole weights and adapters: log-probs are the policy's, on both alike."""
+    for case, result in launch(small.root, tmp_path, 2, "FSDP2()", *VLLM).items():
+        first, second = result["logs"]
+        assert result["moved"] > 1e-3, case
+        assert max(first["rollout/logprob_gap"], second["rollout/logprob_gap"]) < 1e-4, case

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from ...errors import InputError
 from ..arrays import Bools, Floats, Hashes, Ints
 from ..statistics import mcnemar, paired_difference, wilson_interval
-from ..table import Categorical, Table, read_arrow
-from .verdicts import VERDICTS, verdicts_of
+from ..table import Categorical, Table
+from .verdicts import VERDICTS, read_answer_table, verdicts_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def read_answers(path: str | Path) -> Answers:
     What is unfinished or unreadable is not right. Raises InputError unless every question was asked once under every
     condition of the file, and judged.
     """
-    table = read_arrow(path)
+    table = read_answer_table(path)
     condition, verdicts = np.asarray(table.column("condition").to_pylist()), verdicts_of(table)
     if count := verdicts.count(None):
         raise InputError(f"{path}: {count} answers were not judged; ask again, or give questions that have an answer")

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ...boundary.environment import hidden_in
+from ...boundary.words import say
 from ...errors import InputError
 from ..arrays import Floats, Hashes, Ints, Texts
 from ..table import read_arrow, write_arrow
@@ -102,7 +104,7 @@ def label(
     if lacking and not allow_missing:
         raise InputError(f"{lacking} questions lack votes; run the voters over the whole index, or allow_missing")
     if unread:
-        print(f"{unread} questions get no label: votes that could decide are unfinished or unreadable", file=sys.stderr)
+        say(f"{unread} questions get no label: votes that could decide are unfinished or unreadable", file=sys.stderr)
     known: dict[str, Any] = {"format": _FORMAT, "rule": chosen.describe(), "condition": condition, "index": content}
     paths = {name: str(path) for name, path in tables.items() if not isinstance(path, Mapping)}
     known |= {"voters": [{"name": name, "answers": path} for name, path in paths.items()], **_software()}
@@ -226,6 +228,7 @@ def _with_audio(pairs: Sequence[tuple[Tally, Tally]], uid: Hashes) -> dict[str, 
 def write_labels(columns: Mapping[str, np.ndarray], about: Mapping[str, Any], out: str | Path) -> str:
     """Writes columns [N] as a label table that remembers what `about` says of its making; returns its fingerprint."""
     arrays = {}
+    about = dict(hidden_in(about))
     for name, values in columns.items():
         if values.dtype.kind == "U":
             kept = pa.array((values == STRONG).astype(np.int8), mask=values == "")
@@ -236,7 +239,7 @@ def write_labels(columns: Mapping[str, np.ndarray], about: Mapping[str, Any], ou
     for name in sorted(columns):
         digest.update(name.encode() + np.ascontiguousarray(columns[name]).tobytes())
     fingerprint = digest.hexdigest()[:16]
-    metadata = {"earwitness": json.dumps(dict(about) | {"fingerprint": fingerprint}, default=str)}
+    metadata = {"earwitness": json.dumps({**about, "fingerprint": fingerprint}, default=str)}
     write_arrow(pa.table(arrays).replace_schema_metadata(metadata), out, compression="zstd")
     return fingerprint
 

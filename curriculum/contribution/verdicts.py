@@ -43,9 +43,44 @@ def counted(verdicts: Iterable[Verdict | None]) -> dict[str, int]:
     return {name: counts[name] for name in VERDICTS}
 
 
+def read_answer_table(path: str | Path) -> pa.Table:
+    """A voter's answer table; InputError where a column that is read of it is missing or of another kind."""
+    table = read_arrow(path)
+    for name in ("uid", "condition", "correct"):
+        if name not in table.column_names:
+            raise InputError(f"{path}: not an answer table: no column {name!r}")
+    for name, (fits, kind) in _KINDS.items():
+        column = table.column(name) if name in table.column_names else None
+        if column is None:
+            continue
+        if name in ("uid", "condition", "rotation", "draw") and column.null_count:
+            raise InputError(f"{path}: {column.null_count} answers have no {name}; remove them")
+        if not pa.types.is_null(column.type) and not fits(column.type):
+            raise InputError(f"{path}: not an answer table: column {name!r} is {column.type!s:.60}, not {kind}")
+    return table
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain))
+
+
+def _is_scores(kind: pa.DataType) -> bool:
+    return bool((pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_floating(kind.value_type))
+
+
+_KINDS = {
+    **dict.fromkeys(("uid", "rotation", "draw", "right_option", "num_tokens"), (pa.types.is_integer, "whole numbers")),
+    **dict.fromkeys(("condition", "verdict", "raw", "answer", "key"), (_is_text, "texts")),
+    **dict.fromkeys(("correct", "finished"), (pa.types.is_boolean, "true or false")),
+    "p_right": (pa.types.is_floating, "numbers"),
+    "scores": (_is_scores, "lists of numbers"),
+}
+
+
 def read_verdicts(path: str | Path) -> dict[str, dict[str, int]]:
     """Condition -> how many answers of a table have each verdict."""
-    table = read_arrow(path)
+    table = read_answer_table(path)
     conditions, found = table.column("condition").to_pylist(), verdicts_of(table)
     return {
         name: counted(verdict for verdict, condition in zip(found, conditions, strict=True) if condition == name)
@@ -100,7 +135,7 @@ class Readable:
 
 def check_table(name: str, path: str | Path, most: float) -> Readable:
     """Counts the answers in a voter's table; InputError where more than `most` of them are unfinished or unreadable."""
-    table = read_arrow(path)
+    table = read_answer_table(path)
     columns = [column for column in ("verdict", "correct", "raw") if column in table.column_names]
     readable = Readable(name, most, table.select(columns).to_pylist())
     readable.check(f"ask again what is in {path}, with a longer answer allowed or in other words")

@@ -20,11 +20,10 @@ import pyarrow.compute as pc
 from ...errors import InputError
 from ..arrays import Bools, Floats, Hashes, Ints
 from ..identity import splitmix64
-from ..table import read_arrow
 from .constant import luck_of_places
 from .jury import VoteMatrix
 from .measures import smoothed_rate
-from .verdicts import UNREAD
+from .verdicts import UNREAD, read_answer_table
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,7 @@ def read_tallies(path: str | Path) -> dict[str, Tally]:
 
     Raises InputError where columns are missing, or an answer to the same question is given twice.
     """
-    table = read_arrow(path)
-    for name in ("uid", "condition", "correct"):
-        if name not in table.column_names:
-            raise InputError(f"{path}: not an answer table: no column {name!r}")
-        if name != "correct" and table.column(name).null_count:
-            raise InputError(f"{path}: {table.column(name).null_count} answers have no {name}; remove them")
+    table = read_answer_table(path)
     _refuse_repeated(table, path)
     conditions = sorted(pc.unique(table.column("condition")).to_pylist())
     return {name: _tally(table.filter(pc.equal(table.column("condition"), name))) for name in conditions}

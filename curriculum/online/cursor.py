@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...boundary.files import read_json, write_text
 from ...errors import InputError
 from ..arrays import Bools, Floats, Ints
 from ..plan.compile import allocate_block, pool_of
@@ -209,18 +210,16 @@ def fork(state: Mapping[str, Any], table: Table) -> Bools:
 def read_state(path: str | Path) -> dict[str, Any]:
     """The state that a run left as JSON; InputError where there is none or it cannot be read."""
     try:
-        state: dict[str, Any] = json.loads(Path(path).read_text())
-        return state
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found; a run writes it to the file that `training.record` names") from None
-    except ValueError as error:
+        state = read_json(path)
+    except InputError as error:
+        if not Path(path).exists():
+            raise InputError(f"{path}: not found; a run writes it to the file that `training.record` names") from None
         raise InputError(f"{path}: not the state of a curriculum ({error})") from None
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: not the state of a curriculum; it is no object")
+    return state
 
 
 def write_state(state: Mapping[str, Any], path: str | Path) -> None:
     """Writes a state as JSON, beside the target first, then renames."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".partial")
-    scratch.write_text(json.dumps(state, indent=1))
-    scratch.replace(path)
+    write_text(path, json.dumps(state, indent=1))

@@ -181,7 +181,7 @@ def _doubts(
                 "confounded; `{matched: {by: source}}` in its weight holds the mix"
             )
         if stage["padding"]:
-            doubts.append(f"{name}: the last batch is padded with {stage['padding']} rows of weight 0")
+            doubts.append(f"{name}: the last batch has {stage['padding']} questions fewer than the others")
         doubts += _unused(plan, name)
         doubts += _without_advantage(plan, name, rows[name])
     for entry in overlaps(plan, rows):

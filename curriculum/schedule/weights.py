@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ...configs.plugins import function_named
+from ...configs.plugins import function_named, raised_by
 from ...errors import InputError
 from ..arrays import Floats, Ints
 from .allocation import masses, water_fill
@@ -239,7 +239,7 @@ def _called(part: Component, cells: Cells, t: float, *amount: Floats) -> Floats:
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         if isinstance(error, InputError):
             raise InputError(f"{part.where}: {str(error).removeprefix(f'weight {part.name!r}: ')}") from None
-        raise InputError(f"{part.where}: raised {type(error).__name__} at {t:.1%}: {error}") from None
+        raise InputError(f"{part.where}: {raised_by(part.function, error)}, at {t:.1%} of the stage") from None
     if weight is None or weight.shape != (len(cells),):
         shape = type(value).__name__ if weight is None else weight.shape
         raise InputError(f"{part.where}: must return one number per cell, [{len(cells)}], got {shape}")

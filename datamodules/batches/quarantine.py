@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+from ...boundary.files import bounded_lines, open_regular, open_to_append
 from ...errors import InputError
 from ..batch import Replaced
 
@@ -29,11 +30,8 @@ class Quarantine:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             line = json.dumps(asdict(bad), ensure_ascii=False) + "\n"
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(descriptor, line.encode(errors="backslashreplace"))  # a path need not be UTF-8
-            finally:
-                os.close(descriptor)
+            with open_to_append(self.path) as file:
+                os.write(file.fileno(), line.encode(errors="backslashreplace"))  # a path need not be UTF-8
         if not known:
             self.check()
 
@@ -59,12 +57,11 @@ def read_quarantine(folder: str | Path) -> list[Replaced]:
     """The bad samples of all ranks of a run, each once per stage and step; InputError for a damaged line."""
     samples: dict[tuple[int, str, int], Replaced] = {}
     for path in sorted(Path(folder).glob("quarantine-rank*.jsonl")):
-        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):  # a text may hold other line ends
-            if not line:
-                continue
-            try:
-                bad = Replaced(**json.loads(line))
-            except (ValueError, TypeError):
-                raise InputError(f"{path}:{number}: not a line of a quarantine file") from None
-            samples[bad.uid, bad.stage, bad.step] = bad
+        with open_regular(path) as file:
+            for number, line in enumerate(bounded_lines(file, 1 << 20, str(path)), 1):
+                try:
+                    bad = Replaced(**json.loads(line))
+                    samples[bad.uid, bad.stage, bad.step] = bad
+                except (ValueError, TypeError, RecursionError):
+                    raise InputError(f"{path}:{number}: not a line of a quarantine file") from None
     return list(samples.values())

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ...boundary.words import say
+
 EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -45,6 +47,6 @@ class Watchdog:
             time.sleep(min(1.0, self.limit_s / 4))
             watched = self._watched
             if watched is not None and time.monotonic() > watched[0]:
-                print(f"error: {watched[1]()} took longer than {self.limit_s:g} s", file=sys.stderr, flush=True)
+                say(f"error: {watched[1]()} took longer than {self.limit_s:g} s", file=sys.stderr, flush=True)
                 faulthandler.dump_traceback(all_threads=True)
                 os._exit(EXIT_CODE)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from ...boundary.files import open_regular
 from ...curriculum.identity import hash64, uniforms
 from ...errors import InputError
 from ..audio.waves import SAMPLE_RATE, decode
@@ -94,7 +94,7 @@ def read_recordings(source: str) -> dict[tuple[str, str], dict[int, np.ndarray]]
     """
     clips: dict[tuple[str, str], dict[int, np.ndarray]] = {}
     members = list(walk_tar(source))
-    with Path(source).open("rb") as file:
+    with open_regular(source) as file:
         for member in members:
             if found := _NAME.fullmatch(member.name):
                 file.seek(member.offset)

@@ -20,6 +20,8 @@ from ..audio.features import LogMel
 from ..audio.signals import silence
 from ..batch import Batch, Prompts, Sample
 from ..questions.prompts import prompt_text
+from .model_files import check_model_files
+from .templates import rendered
 
 SYSTEM = "You are an audio understanding model that answers multiple choice questions based on audio content."
 AUDIO, AUDIO_BOS, AUDIO_EOS = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
@@ -44,15 +46,12 @@ class OmniProcessor:
     def __init__(self, tokenizer: Any, feature_extractor: Any, system: str = SYSTEM) -> None:
         self.tokenizer, self.feature_extractor = tokenizer, feature_extractor
         self._features = LogMel(feature_extractor)
-        rendered = tokenizer.apply_chat_template(
-            [
-                {"role": "system", "content": [{"type": "text", "text": system}]},
-                {"role": "user", "content": [{"type": "audio", "audio": ""}, {"type": "text", "text": _TEXT_MARK}]},
-            ],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        self.prefix, mark, self.tail = rendered.partition(_TEXT_MARK)
+        asked = [
+            {"role": "system", "content": [{"type": "text", "text": system}]},
+            {"role": "user", "content": [{"type": "audio", "audio": ""}, {"type": "text", "text": _TEXT_MARK}]},
+        ]
+        text = rendered(tokenizer, asked, add_generation_prompt=True)
+        self.prefix, mark, self.tail = text.partition(_TEXT_MARK)
         if not mark or self.prefix.count(AUDIO) != 1 or not self.prefix.endswith(AUDIO_EOS):
             raise InputError("the checkpoint's chat template does not put one recording before the user's text")
         self.eos_id, self.pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
@@ -63,15 +62,19 @@ class OmniProcessor:
         """From a checkpoint folder or a hub id; InputError where it is not one of Qwen2.5-Omni."""
         from transformers import AutoTokenizer, WhisperFeatureExtractor
 
+        check_model_files(checkpoint)
         try:
             tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
-            extractor = WhisperFeatureExtractor.from_pretrained(checkpoint)
+            extractor = WhisperFeatureExtractor.from_pretrained(checkpoint, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise InputError(f"{checkpoint}: no Qwen2.5-Omni processor there ({str(error).splitlines()[0]})") from None
         for token in (AUDIO, AUDIO_BOS, AUDIO_EOS):
             if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id):
                 raise InputError(f"{checkpoint}: its tokenizer has no {token}; this is not a Qwen2.5-Omni checkpoint")
-        return cls(tokenizer, extractor, system)
+        try:
+            return cls(tokenizer, extractor, system)
+        except InputError as error:
+            raise InputError(f"{checkpoint}: {error}") from None
 
     def features(self, clips: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Log-mel [U, 128, F] and mask [U, F] of U waves at 16 kHz, padded to the longest."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...boundary.words import say
 from ...errors import InputError
 from .datasets import Source
 from .fields import FieldReader, Fields
@@ -82,7 +83,7 @@ def annotated(
         yield record.value, found
     reader.check_kept()
     for line in reader.notes() if notes else ():
-        print(f"{path}: {line}", file=sys.stderr)
+        say(f"{path}: {line}", file=sys.stderr)
 
 
 def _annotation(reader: FieldReader, record: Any, where: str, row: int, split: str) -> Annotation | None:

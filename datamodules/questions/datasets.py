@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ...boundary.tables import open_parquet, unpacked_bytes
 from ...errors import InputError
 from .formats import Record, TextFile, split_of_name, text_files, visible
 
 _TEXT = ("string", "large_string")
+_MOST_OF_BATCH = 256 << 20
 _LOCAL = 40  # bits of a record's number that count within its file
 
 
@@ -39,10 +40,7 @@ class ParquetFile:
 
     def __init__(self, path: Path, split: str = "") -> None:
         self.path, self.split = path, split
-        try:
-            self.file = pq.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path}: not a readable Parquet file ({error!s:.120})") from None
+        self.file = open_parquet(path, shared=True)
         schema = self.file.schema_arrow
         self.holds_recordings = "audio" in schema.names and not _is_text(schema.field("audio").type)
         self.columns = [name for name in schema.names if not (name == "audio" and self.holds_recordings)]
@@ -59,6 +57,8 @@ class ParquetFile:
         number = 0
         try:
             for batch in self.file.iter_batches(256, columns=self.columns):
+                if sum(map(unpacked_bytes, batch.columns)) > _MOST_OF_BATCH:
+                    raise InputError(f"{self.path}[{number}]: 256 records of more than {_MOST_OF_BATCH:,} bytes")
                 for record in batch.to_pylist():
                     yield number, _named(record, self.labels)
                     number += 1
@@ -193,8 +193,21 @@ def load_saved_dataset(path: Path) -> list[tuple[str, Any]]:
         for column, feature in part.features.items():
             if isinstance(feature, datasets.Audio):
                 part = part.cast_column(column, datasets.Audio(decode=False))
+            elif not _holds_values(feature):  # pictures and films may be addresses, which would be fetched
+                part = part.remove_columns(column)
         pairs.append((str(name), part.with_format(None)))
     return pairs
+
+
+def _holds_values(feature: Any) -> bool:
+    """Whether a column of a saved dataset holds texts, numbers, or lists and mappings of them alone."""
+    if isinstance(feature, Mapping):
+        return all(map(_holds_values, feature.values()))
+    if isinstance(feature, list | tuple):
+        return all(map(_holds_values, feature))
+    inner = getattr(feature, "feature", None)
+    kind = type(feature).__name__
+    return _holds_values(inner) if inner is not None else kind in ("Value", "ClassLabel", "Translation")
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from ...configs.plugins import nearest
 from ...errors import InputError
 from .formats import checked_encoding, listed
+from .guesses import flags_for
 from .layouts import COLUMNS, layout_named
 from .options import READINGS, Evidence, Options, number_text, options_of, options_of_columns, place_of
 from .question import OPTIONAL, REQUIRED, SPLITS, Kept, parse_question
@@ -248,12 +249,11 @@ class FieldReader:
         split = fields.get("split")
         if isinstance(split, str) and split not in (*SPLITS, "") and split.isprintable():
             return f"; --split-map {split}=train reads it, --split-map {split}={SKIP} leaves it out"
-        names = [name for name in (*REQUIRED, "audio_path") if name not in fields and name != "answer"]
-        missing = [name for name in names if f"field '{name}'" in error or f"{name} must be a list" in error]
-        if not missing or not record:
+        missing = [name for name in (*REQUIRED, "audio_path") if name not in fields]
+        named = [name for name in missing if f"field '{name}'" in error or f"{name} must be a list" in error]
+        if not named or not record:
             return ""
-        constant = f" or --constant {missing[0]}=NAME" if missing[0] == "source_dataset" else ""
-        return f"; there are {listed(record)}; give --column {missing[0]}=THEIRS{constant}"
+        return f"; there are {listed(record)}; give {flags_for(missing, record)}"
 
     def notes(self) -> list[str]:
         """One line each on columns that nobody asked for, on names that are nearly ours, and on what was left out."""

@@ -15,12 +15,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from ...boundary.files import bounded_lines, open_regular
 from ...errors import InputError
 from .question import DECODER, parse_json
 
 TEXT_KINDS = (".jsonl", ".json", ".csv", ".tsv")
 _MAX_FIELD = 1 << 20
 _MAX_RECORD = 1 << 23  # characters of one record in a JSON list
+_MAX_OBJECT = 1 << 27
 _CHUNK = 1 << 20
 _MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"))
 _MARKS += ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # type: ignore[assignment]
@@ -76,7 +78,7 @@ class TextFile:
         """The encoding: as given, by the file's byte order mark, else UTF-8; InputError where it is UTF-16 unmarked."""
         if self.encoding:
             return self.encoding
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             start = file.read(4)
         if len(start) == 4 and start.count(0) == 2 and start[:2] not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise InputError(f"{self.path}: looks like UTF-16; give its encoding, e.g. --encoding utf-16-le")
@@ -88,12 +90,12 @@ class TextFile:
         if codec != "utf-8-sig":
             with self.path.open(encoding=codec, newline="\n") as text:
                 try:
-                    yield from enumerate(text, 1)
+                    yield from enumerate(bounded_lines(text, _MAX_RECORD, str(self.path)), 1)
                 except UnicodeError as error:
                     raise InputError(f"{self.path}: not {codec} ({_reason(error)}); {_other(codec)}") from None
             return
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+        with open_regular(self.path) as file:
+            for number, line in enumerate(bounded_lines(file, _MAX_RECORD, str(self.path)), 1):
                 try:
                     yield number, line.decode("utf-8-sig")
                 except UnicodeDecodeError as error:
@@ -108,7 +110,10 @@ class TextFile:
                 if start.lstrip().startswith("["):
                     yield from enumerate(list_items(start, file, self.path))
                 else:
-                    content = parse_json(start + file.read(), f"{self.path}:1") if start.strip() else []
+                    whole = start + file.read(_MAX_OBJECT)
+                    if len(whole) > _MAX_OBJECT:
+                        raise InputError(f"{self.path}: an object of more than {_MAX_OBJECT:,} characters; write JSONL")
+                    content = parse_json(whole, f"{self.path}:1") if start.strip() else []
                     yield from enumerate(self._of_object(content))
             except UnicodeError as error:
                 if codec != "utf-8-sig":
@@ -183,7 +188,7 @@ def list_items(text: str, file: TextIO, path: Path) -> Iterator[Any]:
                 raise InputError(f"{path}:{line}: not JSON: {fault.msg}")
             raise InputError(f"{path}:{line}: not JSON that can be read: {fault}")
         if item is _END:
-            rest = text[at:] + file.read()
+            rest = text[at:] + file.read(_CHUNK)
             if rest.strip():
                 line = lines + text.count("\n", 0, at) + rest.count("\n", 0, len(rest) - len(rest.lstrip()))
                 raise InputError(f"{path}:{line}: not JSON: Extra data")

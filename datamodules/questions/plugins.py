@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from ...configs.plugins import function_named
-from ...errors import InputError
+from ...configs.plugins import Guarded, function_named
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -19,11 +17,4 @@ def plugin_named(name: str, known: Mapping[str, Function], kind: str, arguments:
     where there is no such function, and where it cannot be called with so many arguments.
     """
     function = function_named(name, known, kind)
-    if name not in known:
-        try:
-            inspect.signature(function).bind(*arguments.split(", "))
-        except TypeError as error:
-            raise InputError(f"{kind}: {name!r} must take the arguments ({arguments}): {error}") from None
-        except ValueError:  # some functions written in C do not say what they take
-            pass
-    return function
+    return function if name in known else Guarded(function, name, kind, arguments)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ...errors import InputError
 from ..audio.waves import MAX_SAMPLES
 from ..storage.ranges import Shard
-from .sample import AUDIO_EXTENSIONS
+from .sample import AUDIO_EXTENSIONS, MAX_AUDIO, MAX_JSON
 
 _CONTROL = r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}\x{202a}-\x{202e}\x{2066}-\x{2069}]"
 _TEXTS = ("key", "split", "question_type", "source", "shard", "audio_ext", "audio_contribution")
@@ -57,6 +57,8 @@ def _in_their_shards(table: pa.Table, known: Mapping[str, Shard]) -> bool:
     size = np.array([known.get(name, Shard(-1)).size for name in names])[columns["shard"].indices.to_numpy()]
     for part in ("json", "audio"):
         offset, length = (columns[f"{part}_{what}"].to_numpy() for what in ("offset", "size"))
+        if not (length <= (MAX_JSON if part == "json" else MAX_AUDIO)).all():
+            return False
         if not ((offset > 0) & (length > 0) & (length <= size) & (offset <= size - length)).all():
             return False
     samples = columns["num_samples"].to_numpy()

@@ -16,6 +16,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
+from ...boundary.files import alone_in, read_json, write_text
+from ...boundary.words import say
 from ...curriculum.identity import hash64
 from ...errors import InputError
 from ...progress import track
@@ -72,24 +74,25 @@ def shard(
     done = Done(folder, f"{hash64(json.dumps(how), source.stamps()):016x}", root)
     if (counts := done.counts()) is not None and "." not in fields.layout:  # a user's layout may have changed
         return counts
-    left_out: list[dict[str, str]] = []
-    spool = Spool(folder / "questions.spool", root, str(Path(annotations).parent))
-    try:
-        jobs = jobs_of(
-            spool, source, fields, folder, samples_per_shard, audio == "original", cut, on_bad == "stop", left_out
-        )
-        done.remember(spool)
-        packed = _pack_all(jobs, folder, workers)
-        left_out += [entry for job in jobs for entry in packed[Path(job.target).name]["left_out"]]
-    finally:
-        spool.close()
-        (folder / "recordings.spool").unlink(missing_ok=True)
-    _write_lines([json.dumps(entry, ensure_ascii=False) for entry in left_out], folder / "packing.quarantine.jsonl")
-    notes = _report_notes([note for job in jobs for note in packed[Path(job.target).name]["notes"]], folder)
-    counts = build_index(str(folder), on_bad=on_bad, holdout=holdout, workers=workers) | {"shards": len(jobs)}
-    counts |= {name: number for name, number in (("left_out", len(left_out)), ("changed", notes)) if number}
-    done.write(counts)
-    return counts
+    with alone_in(folder, "packing"):
+        left_out: list[dict[str, str]] = []
+        spool = Spool(folder / "questions.spool", root, str(Path(annotations).parent))
+        try:
+            jobs = jobs_of(
+                spool, source, fields, folder, samples_per_shard, audio == "original", cut, on_bad == "stop", left_out
+            )
+            done.remember(spool)
+            packed = _pack_all(jobs, folder, workers)
+            left_out += [entry for job in jobs for entry in packed[Path(job.target).name]["left_out"]]
+        finally:
+            spool.close()
+            (folder / "recordings.spool").unlink(missing_ok=True)
+        _write_lines([json.dumps(entry, ensure_ascii=False) for entry in left_out], folder / "packing.quarantine.jsonl")
+        notes = _report_notes([note for job in jobs for note in packed[Path(job.target).name]["notes"]], folder)
+        counts = build_index(str(folder), on_bad=on_bad, holdout=holdout, workers=workers) | {"shards": len(jobs)}
+        counts |= {name: number for name, number in (("left_out", len(left_out)), ("changed", notes)) if number}
+        done.write(counts)
+        return counts
 
 
 def _check(audio: str, on_bad: str, samples_per_shard: int) -> None:
@@ -119,15 +122,13 @@ def _pack_all(jobs: list[Job], folder: Path, workers: int) -> dict[str, dict[str
         target = Path(job.target)
         done[target.name] = {"made_of": prints[job.target], "size": target.stat().st_size}
         done[target.name] |= {"left_out": left_out, "notes": notes}
-        scratch = record.with_suffix(".partial")
-        scratch.write_text(json.dumps(dict(sorted(done.items()))))
-        scratch.replace(record)
+        write_text(record, json.dumps(dict(sorted(done.items()))))
     return done
 
 
 def _read_record(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         return {
             name: {k: entry[k] for k in ("made_of", "size", "left_out", "notes")} for name, entry in content.items()
         }
@@ -163,13 +164,13 @@ def _report_notes(notes: list[str], folder: Path) -> int:
     _write_lines(notes, folder / "packing.notes.txt")
     if notes:
         more = f", and {len(notes) - 1:,} more in {folder / 'packing.notes.txt'}" if len(notes) > 1 else ""
-        print(f"{notes[0]}{more}", file=sys.stderr)
+        say(f"{notes[0]}{more}", file=sys.stderr)
     return len(notes)
 
 
 def _write_lines(lines: list[str], path: Path) -> None:
     """Writes the lines, or removes the file of an earlier packing where there are none."""
     if lines:
-        path.write_text("".join(f"{line}\n" for line in lines), "utf-8", "backslashreplace")  # half a letter of a name
+        write_text(path, "".join(f"{line}\n" for line in lines))
     else:
         path.unlink(missing_ok=True)

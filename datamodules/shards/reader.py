@@ -6,12 +6,15 @@ What comes is compared with what the index says of it, so that a changed shard i
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from ...boundary.words import say
 from ...errors import InputError
 from ..audio.waves import decode
 from ..questions.question import Question
@@ -51,6 +54,8 @@ class ShardReader:
         self._questions = question_reader(fields_of(table))
         held = UNANSWERED in table.column_names
         self.unanswered: np.ndarray = table.column(UNANSWERED).to_numpy() if held else np.zeros(len(table), bool)
+        if scheme_of(self.root) and not reading.shards:
+            _say_host(str(self.path), redacted(self.root))
         self.files: LocalFiles | RemoteFiles = (
             RemoteFiles(self.root, shards, reading) if scheme_of(self.root) else LocalFiles(self.root, shards)
         )
@@ -184,6 +189,12 @@ class ShardReader:
     def close(self) -> None:
         """Closes what this process opened."""
         self.files.close()
+
+
+@cache
+def _say_host(index: str, place: str) -> None:
+    """Says once on stderr where an index leads, as somebody else may have written it."""
+    say(f"{index}: its recordings are read from {place}", file=sys.stderr)
 
 
 def share(rows: np.ndarray, rank: int, world: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ...boundary.files import open_new
 from ...errors import InputError
 from ...progress import track
 from ..questions.datasets import ParquetFile, Source
@@ -19,7 +20,7 @@ def spool_recordings(source: Path, target: Path) -> None:
     """Writes the column `audio` of all Parquet files of a source; raises InputError where one of them has none."""
     parts = Source(source).parts
     schema = pa.schema({"audio": pa.struct({"bytes": pa.large_binary(), "path": pa.string()})})
-    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with open_new(target) as sink, pa.ipc.new_file(sink, schema) as writer:
         for part in track(parts, "copying recordings", len(parts)):
             if not isinstance(part, ParquetFile) or not part.holds_recordings:
                 raise InputError(f"{part.where(0)}: has no column `audio` of recordings, unlike others of {source}")

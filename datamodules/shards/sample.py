@@ -14,7 +14,7 @@ from ..questions.question import Question, parse_json
 from .tar import Member, walk_tar
 
 AUDIO_EXTENSIONS = EXTENSIONS
-MAX_JSON = 1 << 20
+MAX_JSON, MAX_AUDIO = 1 << 20, 512 << 20  # bytes of a sample's text and of its recording
 SORT = "sort its members by name, as `tar --sort=name -cf new.tar FILES` does"
 
 

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import xxhash
 
+from ...boundary.files import open_regular
 from ...curriculum.identity import hash64
 from ...errors import InputError
 from ..audio.decoding import opened
@@ -28,7 +29,7 @@ from ..questions.fields import FieldReader, Fields
 from ..storage.address import joined, redacted
 from ..storage.files import Reading, RemoteFiles
 from ..storage.ranges import Shard
-from .sample import SORT, about_recording, file_of, pair_of, question_reader, questions_of
+from .sample import MAX_AUDIO, MAX_JSON, SORT, about_recording, file_of, pair_of, question_reader, questions_of
 from .tar import Member, walk_tar
 
 FILE = "file"  # of a row: equal where recordings are of one file, which then go into one split
@@ -140,7 +141,7 @@ def scan_shard(
     reader = question_reader(fields or Fields())
     finished: set[str] = set()
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             for members in _samples(path, scan, ignore):
                 key = members[0].key
                 try:
@@ -252,6 +253,9 @@ def _heard(data: bytes, where: str, decoded: bool) -> tuple[int, dict[str, float
 
 
 def _read(file: BinaryIO, member: Member, path: str) -> bytes:
+    most = MAX_JSON if member.extension == "json" else MAX_AUDIO
+    if member.size > most:  # in a file with holes it would take no room but memory
+        raise InputError(f"{path}: member {member.name!r} has {member.size:,} bytes, at most {most:,} are read")
     file.seek(member.offset)
     data = file.read(member.size)
     if len(data) != member.size:

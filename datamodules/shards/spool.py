@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ...boundary.files import open_new, open_regular
 from ...curriculum.identity import hash64
 from ...errors import InputError
 from ..questions.annotations import Annotation
@@ -48,7 +49,7 @@ class Spool:
 
     def __init__(self, path: Path, root: str, home: str) -> None:
         self.path, self.root, self.home = path, root, home
-        self.file = path.open("wb")
+        self.file = open_new(path)
         self.order, self.offsets = array("Q"), array("q")
 
     def add(self, annotation: Annotation) -> None:
@@ -95,7 +96,7 @@ def paths(path: str, offsets: np.ndarray) -> Iterator[str]:
 
 
 def _lines(path: str, offsets: np.ndarray) -> Iterator[list[Any]]:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         for offset in offsets.tolist():
             file.seek(offset)
             yield json.loads(file.readline())

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...boundary.files import open_regular
 from ...errors import InputError
 
 BLOCK = 512
@@ -58,14 +59,14 @@ def walk_tar(path: str | Path) -> Iterator[Member]:
     if not path.is_file():
         raise InputError(f"{path}: no such shard")
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(6)
     if packed := next((name for mark, name in _PACKED.items() if start.startswith(mark)), None):
         raise InputError(f"{path}: is compressed ({packed}); parts of a shard are read by place: unpack it to .tar")
     if size < 2 * BLOCK or size % BLOCK:
         raise InputError(f"{path}: {size} bytes is not a whole tar; it is empty or cut off")
     # Not memory-mapped: a file that shrinks meanwhile would kill the process.
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         position, long_name = 0, None
         while True:
             if position + 2 * BLOCK > size:

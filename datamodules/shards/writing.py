@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ...boundary.files import open_regular, read_bytes, replacing
 from ...curriculum.identity import hash64
 from ...errors import InputError
 from ..audio.kinds import kind_of
@@ -33,8 +34,7 @@ def pack_shard(job: Job) -> tuple[list[dict[str, str]], list[str]]:
     done to recordings beyond resampling, a sentence each."""
     left_out: list[dict[str, str]] = []
     notes: list[str] = []
-    scratch = Path(job.target + ".partial")
-    with scratch.open("wb") as file, tarfile.open(fileobj=file, mode="w|") as tar:
+    with replacing(job.target) as file, tarfile.open(fileobj=file, mode="w|") as tar:
         for clip in job.clips():
             try:
                 extension, data, about, note = _recording(job, clip)
@@ -49,7 +49,6 @@ def pack_shard(job: Job) -> tuple[list[dict[str, str]], list[str]]:
             _add(tar, f"{key}.json", content)
             _add(tar, f"{key}.{extension}", data)
             notes += [note] if note else []
-    scratch.replace(job.target)
     return left_out, notes
 
 
@@ -115,8 +114,8 @@ def _file_bytes(path: Path) -> Data:
     try:
         if path.is_file():  # a pipe would be read for ever
             if path.stat().st_size < _MAPPED:
-                return path.read_bytes()
-            with path.open("rb") as file:
+                return read_bytes(path, _MAPPED)
+            with open_regular(path) as file:
                 return mmap(file.fileno(), 0, access=ACCESS_READ)
         raise InputError(f"{path}: no such recording; is `audio_root` right?")
     except OSError as error:

@@ -144,10 +144,15 @@ def _http() -> Any:
     import aiohttp
     from fsspec.implementations.http import HTTPFileSystem
 
+    from .answers import BoundedAnswer, same_host_only
+
     async def client(**options: Any) -> aiohttp.ClientSession:
         # By default a download may take five minutes in all, and 100 requests are open at most: whoever asks decides.
         options.setdefault("timeout", aiohttp.ClientTimeout(total=None, sock_connect=30))
         options.setdefault("connector", aiohttp.TCPConnector(limit=0))
+        # Compressed on the way, ranges would be of other bytes, and a few of them could be gigabytes.
+        options |= {"auto_decompress": False, "response_class": BoundedAnswer, "trace_configs": [same_host_only()]}
+        options["headers"] = {"Accept-Encoding": "identity"} | dict(options.get("headers") or {})
         return aiohttp.ClientSession(**options)
 
     class CheckedHTTP(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -156,8 +161,7 @@ def _http() -> Any:
 
         async def _cat_file(self, url: str, start: int, end: int, **_: Any) -> bytes:
             session = await self.set_session()
-            # Compressed on the way, the range would be one of other bytes.
-            headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+            headers = {"Range": f"bytes={start}-{end - 1}"}
             headers = self.kwargs.get("headers", {}) | headers
             async with session.get(self.encode_url(url), **(self.kwargs | {"headers": headers})) as answer:
                 self._raise_not_found_for_status(answer, url)
@@ -173,8 +177,19 @@ def _http() -> Any:
                     )
                 if place and place != f"bytes {start}-{end - 1}":
                     raise ConnectionError(f"{place} came instead of {start}-{end - 1}")
+                answer.most = end - start
                 data: bytes = await answer.read()
                 return data
+
+        async def _get_file(self, url: str, path: str, most: int = 1 << 40, **_: Any) -> None:
+            session = await self.set_session()
+            async with session.get(self.encode_url(url), **self.kwargs) as answer:
+                self._raise_not_found_for_status(answer, url)
+                with open(path, "wb") as file:
+                    async for part in answer.content.iter_chunked(1 << 20):
+                        if file.tell() + len(part) > most:
+                            raise InputError(f"{redacted(url)}: sends more than the {most:,} bytes it has; re-index it")
+                        file.write(part)
 
     return CheckedHTTP
 
@@ -203,6 +218,8 @@ def patiently(act: Callable[[], Result], where: str, retries: int = 5, timeout_s
             if getattr(error, "errno", None) in FULL:
                 raise
             last = _cause(error)
+            if isinstance(last, InputError):
+                raise last from None
             if not transient(last):
                 break
         if attempt < retries:

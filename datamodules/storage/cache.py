@@ -6,15 +6,17 @@ range instead.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
 
+from ...boundary.files import locked, open_regular
+from ...boundary.words import say
 from ...curriculum.identity import hash64
 from ...errors import InputError
 from .ranges import Shard
@@ -59,7 +61,7 @@ class ShardCache:
             known, self.full = self.full, True
             if not known:
                 why = error.strerror or type(error).__name__
-                print(f"{self.folder}: takes no more shards ({why}); they are read by byte range", file=sys.stderr)
+                say(f"{self.folder}: takes no more shards ({why}); they are read by byte range", file=sys.stderr)
             return None
 
     def _downloaded(self, path: Path, shard: Shard, download: Callable[[str], None]) -> str | None:
@@ -68,9 +70,9 @@ class ShardCache:
             with self._locked("room"):
                 if not self._make_room(shard.size):
                     return None
-                scratch.touch()  # counts with its whole size from now on
+                scratch.touch(exist_ok=False)  # counts with its whole size from now on
             download(str(scratch))
-            with open(scratch, "rb") as file:
+            with open_regular(scratch, follow=False) as file:
                 os.fsync(file.fileno())
             with self._locked("room"):  # or who counts meanwhile may see it under neither name
                 scratch.replace(path)
@@ -81,22 +83,21 @@ class ShardCache:
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """A context that one process at a time may be in."""
-        with open(self.folder / f"{name}.lock", "w") as lock:
-            with suppress(OSError):  # where the file system has no locks, a shard may be downloaded twice, no more
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.folder / f"{name}.lock"):  # where the file system has no locks, a shard may come twice
             yield
 
     def _whole(self, path: Path, shard: Shard) -> bool:
         """Whether the copy is there and as long as the shard; it then counts as used just now."""
         try:
-            size = path.stat().st_size
+            state = path.lstat()
+            size = state.st_size
         except OSError:
             return False
-        if shard.size >= 0 and size != shard.size:  # cut off by whatever: never served, never kept
+        if not S_ISREG(state.st_mode) or 0 <= shard.size != size:  # a link, or cut off: never served
             path.unlink(missing_ok=True)
             return False
         try:
-            os.utime(path)
+            os.utime(path, follow_symlinks=False)
         except OSError:
             return path.exists()
         return True
@@ -110,7 +111,7 @@ class ShardCache:
         copies, coming = [], 0
         for path in self.folder.iterdir():
             try:
-                state = path.stat()
+                state = path.lstat()
             except OSError:
                 continue  # another process removed it
             if path.suffix == ".partial" and time.time() - state.st_mtime > _ABANDONED_S:

@@ -12,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from ...boundary.files import open_regular, regular
 from ...errors import InputError
 from .address import call, filesystem, joined, patiently, redacted, scheme_of
 from .cache import ShardCache
 from .ranges import Range, Shard, coalesced
 
+_LARGEST_SHARD = 1 << 37  # bytes of a shard whose server does not say its size
 _MOST_OPEN = 256  # files of one reader; 1,024 is a common limit for the whole process
 _CONNECTED: weakref.WeakSet[RemoteFiles] = weakref.WeakSet()
 _INHERITED: list[Any] = []
@@ -79,7 +81,7 @@ class _Opened:
     """An open file, closed with its last user; not in a forked child, where its number may mean another file by now."""
 
     def __init__(self, path: str) -> None:
-        self.descriptor, self.pid = os.open(path, os.O_RDONLY), os.getpid()
+        self.descriptor, self.pid = regular(path), os.getpid()
 
     def __del__(self, close: Callable[[int], None] = os.close, getpid: Callable[[], int] = os.getpid) -> None:
         # Arguments, as `os` may be gone when the interpreter ends.
@@ -215,6 +217,11 @@ class RemoteFiles:
             raise ConnectionError(f"{len(data)} of {span.size} bytes came")
         return data
 
+    @property
+    def _bounded(self) -> bool:
+        """Whether a download stops at a size: only a web server is somebody else's."""
+        return scheme_of(self.root).startswith("http")
+
     def _call(self, name: str, *args: Any, limit_s: float | None = None, **options: Any) -> Any:
         return call(self._fs, name, *args, limit_s=limit_s or self.reading.timeout_s, **options)
 
@@ -227,19 +234,20 @@ class RemoteFiles:
         if copy is None:
             return None
         try:
-            with open(copy, "rb") as file:
+            with open_regular(copy, follow=False) as file:
                 data = os.pread(file.fileno(), span.size, span.offset)
-        except OSError:
+        except (OSError, InputError):
             return None
         return data if len(data) == span.size else None
 
     def _download(self, address: str, known: Shard, path: str) -> None:
         """Copies the whole shard to a path; a full disk is an OSError."""
         size = known.size if known.size >= 0 else 1 << 32
+        limit = {"most": known.size if known.size >= 0 else _LARGEST_SHARD} if self._bounded else {}
         limit_s = self.reading.timeout_s * (1 + size // (64 << 20))  # 64 MiB per timeout
 
         def act() -> None:
-            self._call("get_file", address, path, limit_s=limit_s)
+            self._call("get_file", address, path, limit_s=limit_s, **limit)
             if known.size >= 0 and os.path.getsize(path) != known.size:
                 raise ConnectionError(f"{os.path.getsize(path)} of {known.size} bytes came")
 

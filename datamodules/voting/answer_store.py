@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
+from ...boundary.environment import hidden, hidden_in
+from ...boundary.files import bounded_lines, open_regular, open_to_append, read_json, write_bytes, write_text
 from ...curriculum.contribution.verdicts import verdict_in
 from ...curriculum.table import write_arrow
 from ...errors import InputError
 
+_MOST_OF_LINE = 64 << 20
 ANSWER_SCHEMA = pa.schema(
     {
         "uid": pa.uint64(),
@@ -66,15 +69,20 @@ class AnswerStore:
     def read(self) -> list[dict[str, Any]]:
         """The records of all processes; of two with one identity the first. InputError for a damaged line."""
         records: dict[AnswerId, dict[str, Any]] = {}
+        for identity, record in self._lines():
+            records.setdefault(identity, record)
+        return list(records.values())
+
+    def _lines(self) -> Iterator[tuple[AnswerId, dict[str, Any]]]:
+        """(identity, record) of every whole line, one in memory at a time."""
         for path in sorted(self.folder.glob("rank*.jsonl")):
-            lines = path.read_bytes().split(b"\n")
-            for number, line in enumerate(lines[:-1], 1):  # behind the last line's end is a line cut off, or nothing
+            for number, line in enumerate(_whole_lines(path), 1):
                 try:
                     record = json.loads(line)
-                    records.setdefault(answer_id(record), record)
-                except (ValueError, KeyError, TypeError):
+                    identity = answer_id(record)
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
                     raise InputError(f"{path}:{number}: not a stored answer; remove the line to ask again") from None
-        return list(records.values())
+                yield identity, record
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Appends records and syncs them to disk; half a surrogate pair, which no file can hold, becomes "?"."""
@@ -82,16 +90,16 @@ class AnswerStore:
         if not lines:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a+b") as file:
+        with open_to_append(self.path) as file:
             if file.tell() and not _ends_with_line(file):
                 file.truncate(_end_of_last_line(self.path))
-            file.write(lines.encode("utf-8", "replace"))
+            file.write(hidden(lines).encode("utf-8", "replace"))
             file.flush()
             os.fsync(file.fileno())
 
     def missing(self, wanted: Iterable[AnswerId]) -> list[AnswerId]:
         """The wanted answers that are not stored yet, in their order."""
-        done = {answer_id(record) for record in self.read()}
+        done = {identity for identity, _ in self._lines()}
         return [identity for identity in wanted if identity not in done]
 
     def finish(self) -> int:
@@ -108,7 +116,7 @@ class AnswerStore:
         """
         if not self._description.is_file() or not self.read():
             return
-        before, now = self.described(), json.loads(json.dumps(described))
+        before, now = hidden_in(self.described()), hidden_in(json.loads(json.dumps(described)))
         for key in sorted({*before, *now} - set(free)):
             if before.get(key) != now.get(key):
                 raise InputError(
@@ -116,9 +124,20 @@ class AnswerStore:
                     "remove the folder to ask anew, or give the voter another name"
                 )
 
+    def tokens(self) -> tuple[int, int]:
+        """Tokens of all prompts and of all answers, whichever run asked; lines of before tokens were kept count 0."""
+        asked = said = 0
+        for _, record in self._lines():
+            asked += record.get("prompt_tokens") or 0
+            said += record.get("num_tokens") or 0
+        return asked, said
+
     def described(self) -> dict[str, Any]:
         """What was written down of how the voter is asked and judged; {} where nothing was."""
-        return dict(json.loads(self._description.read_text())) if self._description.is_file() else {}
+        described = read_json(self._description) if self._description.is_file() else {}
+        if not isinstance(described, dict):
+            raise InputError(f"{self._description}: not the description of a voter; remove the folder to ask anew")
+        return described
 
     def rewrite(self, change: Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]) -> None:
         """Writes every stored record as `change` makes it, which is given those of one process after the other.
@@ -126,19 +145,14 @@ class AnswerStore:
         Each process's file appears whole or not at all; nobody may append meanwhile.
         """
         for path in sorted(self.folder.glob("rank*.jsonl")):
-            lines = path.read_bytes().split(b"\n")[:-1]
-            records = change([json.loads(line) for line in lines])
-            scratch = path.with_suffix(".partial")
+            records = change([json.loads(line) for line in _whole_lines(path)])
             text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-            scratch.write_bytes(text.encode("utf-8", "replace"))
-            scratch.replace(path)
+            write_bytes(path, text.encode("utf-8", "replace"))
 
     def remember(self, described: Mapping[str, Any]) -> None:
         """Writes down how a voter is asked, for `refuse_changed`; the file appears whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        scratch = self._description.with_suffix(".partial")
-        scratch.write_text(json.dumps(described, indent=1))
-        scratch.replace(self._description)
+        write_text(self._description, json.dumps(hidden_in(described), indent=1))
 
 
 def write_answers(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
@@ -156,4 +170,10 @@ def _ends_with_line(file: BinaryIO) -> bool:
 
 
 def _end_of_last_line(path: Path) -> int:
-    return path.read_bytes().rfind(b"\n") + 1
+    return sum(len(line) for line in _whole_lines(path))
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """The lines that have an end; behind the last one's is a line that was cut off, or nothing."""
+    with open_regular(path) as file:
+        yield from (line for line in bounded_lines(file, _MOST_OF_LINE, str(path)) if line.endswith(b"\n"))

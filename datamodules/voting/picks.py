@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...curriculum.contribution.constant import Picks, best_texts, places_shown
+from ...curriculum.contribution.verdicts import read_answer_table
 from ...curriculum.identity import keyed
-from ...curriculum.table import read_arrow
 from ..questions.answers import letter_of
 from ..shards.reader import ShardReader
 
@@ -78,7 +78,7 @@ def sample_questions(reader: ShardReader, rows: np.ndarray, most: int = MOST) ->
 
 def read_picks(path: str | Path, condition: str, sampled: Sampled) -> Picks:
     """What a voter picked, from its answers under the condition to the sampled questions that were judged."""
-    table = read_arrow(path)
+    table = read_answer_table(path)
     wanted = pa.array(sampled.uid, pa.uint64())
     kept = pc.and_(pc.equal(table.column("condition"), condition), pc.is_in(table.column("uid"), wanted))
     table = table.filter(pc.and_(kept, pc.is_valid(table.column("correct"))))

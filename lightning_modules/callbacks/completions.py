@@ -9,6 +9,7 @@ import lightning as L
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...boundary.files import replacing
 from ...errors import InputError
 from ...reports.completions_page import completions_page
 from ..step.experience import Experience
@@ -54,9 +55,9 @@ class CompletionTable(L.Callback):
         if trainer.is_global_zero:
             rows = [row for part in gathered for row in part]
             self.folder.mkdir(parents=True, exist_ok=True)
-            _whole(self.folder / f"step-{batch.step:06d}.parquet", lambda path: pq.write_table(_table(rows), path))
+            _whole(self.folder / f"step-{batch.step:06d}.parquet", lambda file: pq.write_table(_table(rows), file))
             page = completions_page(rows, self.prompts)
-            _whole(self.folder / "latest.html", lambda path: path.write_text(page, encoding="utf-8"))
+            _whole(self.folder / "latest.html", lambda file: file.write(page.encode("utf-8", "backslashreplace")))
 
 
 def records(each: Experience) -> list[dict[str, Any]]:
@@ -99,6 +100,5 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def _whole(path: Path, write: Any) -> None:
-    scratch = path.with_name(path.name + ".partial")
-    write(scratch)
-    scratch.replace(path)
+    with replacing(path) as file:
+        write(file)

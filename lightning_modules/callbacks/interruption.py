@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,6 +17,7 @@ import lightning as L
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ...boundary.words import say
 from .checkpoints import Checkpoints
 
 
@@ -30,38 +33,59 @@ class Interruption(L.Callback):
     """
 
     def __init__(self) -> None:
-        self._received, self._pid = 0, os.getpid()
+        self.told, self._pid = 0, os.getpid()  # the first signal that came
         self._before: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Listens from now on."""
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Takes the signals from Lightning; until training starts only SLURM's is listened to."""
+        connector: Any = trainer._signal_connector
+        connector.register_signal_handlers = lambda: None
         environment = getattr(trainer.strategy, "cluster_environment", None)
-        listened: list[int] = [signal.SIGTERM]
         if SLURMEnvironment.detect():
-            listened.append(getattr(environment, "requeue_signal", None) or signal.SIGUSR1)
+            number = getattr(environment, "requeue_signal", None) or signal.SIGUSR1
+            self._listen(number, partial(self._leave, trainer.global_rank))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Listens to all of them from now on."""
+        for number in [*self._before, signal.SIGTERM]:
+            self._listen(number, self._note)
+
+    def _listen(self, number: int, act: Callable[[int, FrameType | None], None]) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in listened}
+            before = signal.signal(number, act)
+            self._before.setdefault(number, before)
+
+    def _leave(self, rank: int, number: int, frame: FrameType | None) -> None:
+        """Ends at once: nothing is trained yet that could be saved."""
+        self._elsewhere(number)
+        if rank == 0:
+            _requeue()
+        raise Interrupted(128 + number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        self._elsewhere(number)
+        self.told = self.told or number
+
+    def _elsewhere(self, number: int) -> None:
         if os.getpid() != self._pid:  # a loader process that was forked later
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self._received = self._received or number
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Saves and ends where any rank was told to, before the next batch is trained."""
-        self._check(trainer)
+        self.check(trainer)
 
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         """Saves and ends in the middle of a validation, which is done again when the run continues."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._check(trainer)
+            self.check(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Ends with the signal's code also where training was just over: nothing may start after it."""
+        number = int(pl_module.ranks.most(self.told))
         self._restore()
-        if self._received:
-            raise Interrupted(128 + self._received)
+        if number:
+            self._end(trainer, number, "training was over; the same command does what is left")
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Gives the signals back to whoever listened before."""
@@ -69,26 +93,40 @@ class Interruption(L.Callback):
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            if signal.getsignal(number) == self._note:  # at the end of a run Lightning has given them back already
-                signal.signal(number, handler)
+            signal.signal(number, handler)
         self._before = {}
 
-    def _check(self, trainer: L.Trainer) -> None:
+    def check(self, trainer: L.Trainer) -> None:
+        """Where any rank was told to, saves what the last finished step left, and ends; a collective operation."""
         module: Any = trainer.lightning_module
-        number = int(module.ranks.most(self._received))
+        number = int(module.ranks.most(self.told))
         if not number:
             return
         saved = _save(trainer)
+        self._end(trainer, number, f"saved {saved}; the same command continues" if saved else "nothing is saved")
+
+    def _end(self, trainer: L.Trainer, number: int, what: str) -> None:
         name, step = signal.Signals(number).name, trainer.datamodule.position  # type: ignore[attr-defined]
         if trainer.is_global_zero:
-            what = f"saved {saved}; the same command continues" if saved else "nothing is saved"
-            print(f"{name} after step {step}: {what}", file=sys.stderr, flush=True)
+            say(f"{name} after step {step}: {what}", file=sys.stderr, flush=True)
             if number != signal.SIGTERM:
                 _requeue()
         environment = getattr(trainer.strategy, "cluster_environment", None)
         launched = environment is not None and not environment.creates_processes_externally
         # Lightning kills rank 0 where a process that it started ends with another code.
         raise Interrupted(0 if launched and trainer.local_rank else 128 + number)
+
+
+def told_to_end(trainer: L.Trainer) -> bool:
+    """Whether this rank was told to end; the others may not have been."""
+    return any(isinstance(each, Interruption) and each.told > 0 for each in trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def end_where_told(trainer: L.Trainer) -> None:
+    """Saves what the last finished step left, and ends, where any rank was told to; a collective operation."""
+    for each in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(each, Interruption):
+            each.check(trainer)
 
 
 def _save(trainer: L.Trainer) -> Path | None:
@@ -115,4 +153,4 @@ def _requeue() -> None:
         said = "is queued again" if not done.returncode else f"could not be queued again: {done.stderr.strip()}"
     except OSError as error:
         said = f"could not be queued again: {error}"
-    print(f"SLURM job {job} {said}", file=sys.stderr, flush=True)
+    say(f"SLURM job {job} {said}", file=sys.stderr, flush=True)

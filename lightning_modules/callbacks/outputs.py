@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import lightning as L
 import torch
 
+from ...boundary.words import say
 from ...datamodules.voting.answer_store import write_answers
 from ...errors import InputError
 from ..policy.export import FORMS, check_export, policy_weights, write_policy
+from ..policy.files import Weights
+from .interruption import told_to_end
 
 
 class ExportPolicy(L.Callback):
@@ -33,14 +37,19 @@ class ExportPolicy(L.Callback):
         check_export(pl_module.net, self.folder, self.form)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Writes on rank 0 what all ranks read; where it cannot be written, every rank raises the same InputError."""
+        """Writes on rank 0 what all ranks read; where it cannot be written, every rank raises the same InputError.
+
+        Where rank 0 is told to end, the folder stays as it was: training is saved, the same command exports it.
+        """
         if trainer.interrupted:
             return
         failed = None
         weights = policy_weights(pl_module.net, self.form)
         if trainer.is_global_zero:
             try:
-                write_policy(weights, pl_module.net, self.folder, self.form)
+                write_policy(_while_wanted(weights, trainer), pl_module.net, self.folder, self.form)
+            except _Unwanted:
+                say(f"{self.folder} is not written; the same command exports what is saved", file=sys.stderr)
             except InputError as error:
                 failed = str(error)
         if pl_module.net.sharded:  # gathering needs all ranks, to the end
@@ -49,6 +58,17 @@ class ExportPolicy(L.Callback):
         failed = trainer.strategy.broadcast(failed)
         if failed:
             raise InputError(failed)
+
+
+class _Unwanted(Exception):
+    """The run was told to end."""
+
+
+def _while_wanted(weights: Weights, trainer: L.Trainer) -> Weights:
+    for pair in weights:
+        if told_to_end(trainer):
+            raise _Unwanted
+        yield pair
 
 
 class AnswerTable(L.Callback):

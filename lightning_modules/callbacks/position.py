@@ -14,6 +14,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from ...datamodules.module import AudioQuestions
 from ...errors import InputError
 from ..checkpoints.whole_file import WholeFile
+from ..strategies.synchronised import settle_buckets
 from .interruption import Interruption
 from .watchdog import Watchdog
 
@@ -43,7 +44,9 @@ class PlanPosition(L.Callback):
         if trainer.world_size > 1 and not any(isinstance(each, Watchdog) for each in others):
             others.insert(0, Watchdog())
             others[0].setup(trainer, pl_module, stage)
-        trainer.callbacks = [_Count(self), *others, Interruption()]  # type: ignore[attr-defined]
+        interruption = Interruption()
+        interruption.setup(trainer, pl_module, stage)
+        trainer.callbacks = [_Count(self), *others, interruption]  # type: ignore[attr-defined]
         pl_module.ranks.agree({"data": trainer.datamodule.state_dict(), "software": _software()})  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -67,6 +70,7 @@ class PlanPosition(L.Callback):
             )
         self._refuse_other_settings(trainer)
         self._optimizer_steps = steps
+        settle_buckets(trainer)
         data.write_record()
         # Lightning would count a second round of batches where its limit, or the plan, is reached.
         trainer.should_stop = self._stopped or data.position >= trainer.num_training_batches

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
+from ...boundary.words import say
 from .throughput import shown
 
 
@@ -49,7 +50,7 @@ class LineProgress(ProgressBar):
             metrics = " ".join(f"{name} {value:.3f}" for name, value in numbers.items())
             if what in ("step", "trained"):
                 metrics = " ".join([metrics, *(f"{name} {text}" for name, text in shown(trainer).items())]).strip()
-            print(f"  {what} {done}/{total} {metrics}".rstrip(), flush=True)
+            say(f"  {what} {done}/{total} {metrics}".rstrip(), flush=True)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Prints the step and the metrics, if the last line is old enough."""

@@ -13,7 +13,9 @@ from typing import Any
 import lightning as L
 import torch
 
+from ...boundary.words import say
 from ...errors import InputError
+from ..connections import end_when_silent
 
 _PACKAGE = __name__.split(".")[0]
 
@@ -22,15 +24,17 @@ class Watchdog(L.Callback):
     """Says on rank 0, when a batch takes longer than `stall_s`, the step, the rows and the line of every rank.
 
     A collective operation that one rank does not enter holds up all of them, and ends with a message about the others.
+    A rank whose host is lost, with its cable or its power, ends the others after `silent_s`.
 
     Args:
         stall_s: seconds for one batch of training, validation or prediction; said again after twice, four times, ...
+        silent_s: seconds after which a host that does not answer is lost.
     """
 
-    def __init__(self, stall_s: float = 300.0) -> None:
-        if stall_s <= 0:
-            raise InputError(f"Watchdog: stall_s must be positive, got {stall_s}")
-        self.stall_s = stall_s
+    def __init__(self, stall_s: float = 300.0, silent_s: float = 60.0) -> None:
+        if min(stall_s, silent_s) <= 0:
+            raise InputError(f"Watchdog: stall_s and silent_s must be positive, got {stall_s} and {silent_s}")
+        self.stall_s, self.silent_s = stall_s, silent_s
         self._at, self._what = time.monotonic(), "starting"
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
@@ -38,6 +42,7 @@ class Watchdog(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Starts the thread of this process."""
         self._beat("starting")
+        end_when_silent(self.silent_s)
         if self._thread is None or not self._thread.is_alive():
             self._done.clear()
             whose = trainer.global_rank, trainer.world_size, threading.get_ident()
@@ -81,7 +86,8 @@ class Watchdog(L.Callback):
 
     def _watch(self, rank: int, world_size: int, main: int) -> None:
         wait, said_of = self.stall_s, self._at
-        while not self._done.wait(min(wait, self.stall_s) / 10):
+        while not self._done.wait(min(wait, self.stall_s, 5 * self.silent_s) / 10):
+            end_when_silent(self.silent_s)  # connections of new groups are made at their first use
             if self._at != said_of:
                 wait, said_of = self.stall_s, self._at
             if time.monotonic() - said_of < wait:
@@ -90,7 +96,7 @@ class Watchdog(L.Callback):
             told = {rank: here} if world_size == 1 else _told(rank, world_size, here, self.stall_s / 4)
             if rank == 0 and not self._done.is_set():
                 lines = [f"rank {each}: {told.get(each, 'says nothing')}" for each in range(world_size)]
-                print(f"no batch has ended for {wait:.0f} s; " + "; ".join(lines), file=sys.stderr, flush=True)
+                say(f"no batch has ended for {wait:.0f} s; " + "; ".join(lines), file=sys.stderr, flush=True)
             wait *= 2
 
 

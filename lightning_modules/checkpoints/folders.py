@@ -6,12 +6,14 @@ a run dies of, `last` names a whole checkpoint.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...boundary.files import read_text, replacing
 from ...errors import InputError
 from .whole_file import flushed
 
@@ -65,10 +67,10 @@ def finished(partial: Path, keep: Keep) -> Path:
         _remove(whole)
     partial.rename(whole)
     flushed(folder)
-    scratch = folder / f"{POINTER}.partial"
-    scratch.write_text(f"{whole.name}\n")
-    flushed(scratch)
-    scratch.replace(folder / POINTER)
+    with replacing(folder / POINTER) as file:
+        file.write(f"{whole.name}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
     flushed(folder)
     steps = {step: path for path in folder.iterdir() if (step := step_of(path)) is not None}
     for step in set(steps) - keep.stays(list(steps)):
@@ -92,7 +94,7 @@ def last_of(folder: Path) -> Path | None:
     steps = [path for path in folder.glob("step-*") if step_of(path) is not None and (path / FILE).is_file()]
     pointer = folder / POINTER
     if pointer.is_file():
-        named = folder / pointer.read_text().strip()
+        named = folder / read_text(pointer).strip()
         if named in steps:
             return named / FILE
     if steps:

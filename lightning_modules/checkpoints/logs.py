@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from ...boundary.files import open_regular, write_text
 
 
 def versions_of(loggers: Iterable[Logger]) -> dict[str, Any]:
@@ -27,12 +31,23 @@ def continued(loggers: Iterable[Logger], versions: Mapping[str, Any], step: int 
         if hasattr(logger, "_wandb_init"):
             logger._wandb_init |= {"id": version, "resume": "allow"}
             logger._id = version
+        elif getattr(logger, "_run_id", "") is None:  # MLflow's
+            logger._run_id = version
         elif getattr(logger, "_version", "") is None:
             logger._version = version
         if step is not None and isinstance(getattr(logger, "_kwargs", None), dict):  # TensorBoard's
             logger._kwargs.setdefault("purge_step", step)
         if isinstance(logger, CSVLogger):
             logger._experiment = _Continued(logger.log_dir)
+
+
+def tell(logger: Any, facts: Mapping[str, Any]) -> None:
+    """Gives a logger what a run is; MLflow only what is new to it, for it refuses other values for what it was told."""
+    if hasattr(logger, "_run_id"):
+        known = logger.experiment.get_run(logger.run_id).data.params
+        flat = _flatten_dict(_convert_params(dict(facts)))
+        facts = {name: value for name, value in flat.items() if name not in known}
+    logger.log_hyperparams(facts)
 
 
 def cut(loggers: Iterable[Logger], step: int) -> None:
@@ -49,7 +64,7 @@ class _Continued(ExperimentWriter):
         super().__init__(log_dir)
         path = Path(self.metrics_file_path)
         if path.is_file():
-            with open(path, newline="", encoding="utf-8") as file:
+            with io.TextIOWrapper(open_regular(path), "utf-8", newline="") as file:
                 self.metrics_keys = next(csv.reader(file), [])
 
     def _check_log_dir_exists(self) -> None:
@@ -60,12 +75,11 @@ class _Continued(ExperimentWriter):
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
-        with open(path, newline="", encoding="utf-8") as file:
+        with io.TextIOWrapper(open_regular(path), "utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
         rows = [row for row in rows if row.get("step", "").isdigit() and int(row["step"]) < step]
-        scratch = path.with_name(path.name + ".partial")
-        with open(scratch, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(rows)
-        scratch.replace(path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=self.metrics_keys)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, text.getvalue())

@@ -32,7 +32,7 @@ def from_shards(folder: Path, trained: Mapping[str, Tensor], optimizers: Sequenc
                 tensors[key] = states[name][key.removeprefix(prefix)] = empty
     shards.read_into(tensors, folder)
     for optimizer in optimizers:
-        _set_states(optimizer, list(states.values()))
+        _set_states(optimizer, {trained[name]: state for name, state in states.items()})
 
 
 @torch.no_grad()
@@ -57,23 +57,33 @@ def from_whole(
             raise InputError(f"{file}: holds no {name!r}; it was saved by a run that trained other parts")
     for optimizer, state in zip(optimizers, checkpoint.get("optimizer_states", []), strict=False):
         found = [state["state"].get(number, {}) for number in range(len(trained))]
-        parts = [
-            {key: _part(value, weight) for key, value in each.items()}
+        parts = {
+            weight: {key: _part(value, weight) for key, value in each.items()}
             for each, weight in zip(found, trained.values(), strict=True)
-        ]
+        }
         _set_states(optimizer, parts)
 
 
 def settings(checkpoint: Mapping[str, Any], optimizers: Sequence[Any]) -> None:
-    """Gives the optimizers the settings of the checkpoint, such as the learning rate."""
+    """Gives the optimizers the settings of the checkpoint, such as the learning rate.
+
+    InputError where the optimizer has other groups of parameters than the one that was saved.
+    """
     for optimizer, state in zip(optimizers, checkpoint.get("optimizer_states", []), strict=False):
+        here, there = (
+            [len(group["params"]) for group in groups] for groups in (optimizer.param_groups, state["param_groups"])
+        )
+        if here != there:
+            raise InputError(
+                f"the optimizer has groups of {here} parameters, in the checkpoint they have {there}; name the "
+                "optimizer of then to continue, or start anew with --fresh"
+            )
         for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
             group |= {name: value for name, value in saved.items() if name != "params"}
 
 
-def _set_states(optimizer: Any, states: Sequence[Mapping[str, Tensor]]) -> None:
-    (group,) = optimizer.param_groups
-    for parameter, state in zip(group["params"], states, strict=True):
+def _set_states(optimizer: Any, states: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
+    for parameter, state in states.items():
         if state:
             optimizer.state[parameter] = dict(state)
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...boundary.environment import hidden_in
+from ...boundary.files import open_regular, read_json, write_text
 from ...curriculum.plan.fingerprint import differences
 from ...errors import InputError
 from .folders import RECORD
@@ -41,7 +43,7 @@ def model_fingerprint(checkpoint: str) -> str | None:
     for path in sorted((*folder.glob("config.json"), *folder.glob("*.safetensors"))):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             for number in range(_SAMPLES if size > _SAMPLES * _SAMPLED_BYTES else 1):
                 file.seek(size * number // _SAMPLES)
                 digest.update(file.read(_SAMPLED_BYTES if size > _SAMPLES * _SAMPLED_BYTES else size))
@@ -62,17 +64,17 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """The record in a folder of checkpoints; None where there is none."""
     path = folder / RECORD
     try:
-        return json.loads(path.read_text()) if path.is_file() else None
-    except ValueError as error:
+        record = read_json(path) if path.is_file() else None
+    except InputError as error:
         raise InputError(f"{path} is no JSON ({error}); start anew with --fresh") from error
+    if record is not None and not (isinstance(record, dict) and isinstance(record.get("configuration"), dict)):
+        raise InputError(f"{path} is not the record of a run; start anew with --fresh")
+    return record
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes it beside the checkpoints, whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f"{RECORD}.partial"
-    scratch.write_text(json.dumps(record, indent=1))
-    scratch.replace(folder / RECORD)
+    write_text(folder / RECORD, json.dumps(hidden_in(record), indent=1), private=True)
 
 
 def refuse_other_configuration(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -101,7 +103,7 @@ def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[
     same_model = then.get("model") is not None and then.get("model") == now.get("model")
     if not same_model and then.get("model") is not None and now.get("model") is not None:
         yield path, f"{_at(then['configuration'], path)} ({then['model']})", f"of other content ({now['model']})"
-    old, new = (_compared(each["configuration"]) for each in (then, now))
+    old, new = (_compared(hidden_in(each["configuration"])) for each in (then, now))
     for key, a, b in differences(old, new):
         # A key that the record lacks is newer than the record.
         if (key != path or then.get("model") is None or now.get("model") is None) and _has(old, key):

@@ -8,12 +8,13 @@ holds the rest, and says where the folder is (`shards`) and in which order the o
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -36,22 +37,40 @@ def remove_others(file: Path, keep: Path | None) -> None:
             shutil.rmtree(folder)
 
 
-def write(tensors: dict[str, Any], folder: Path, first: bool, barrier: Callable[[], None]) -> None:
-    """Every rank writes its parts of the tensors; a collective operation. first: whether this is rank 0.
-
-    The folder appears under its name when it is whole.
-    """
+def begun(folder: Path) -> Path:
+    """An empty folder that `write` fills and `finished` gives its name; by one process."""
     partial = folder.with_name(f"{folder.name}.partial")
-    if first:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    barrier()
-    save(tensors, storage_writer=FileSystemWriter(partial, sync_files=True))
-    barrier()
-    if first:
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    barrier()
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+class _Writer(FileSystemWriter):
+    """A full disk is an OSError: torch's archives turn it into one about positions in a file."""
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            raise (error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error))) from error
+
+
+def write(tensors: dict[str, Any], folder: Path) -> None:
+    """Every rank writes its parts of the tensors into a folder of `begun`; a collective operation.
+
+    OSError, on all ranks, where one of them could not.
+    """
+    try:
+        save(tensors, storage_writer=_Writer(folder, sync_files=True))
+    except CheckpointException as error:  # no Exception; it holds the tracebacks of all ranks
+        cause = next(cause for cause, _ in error.failures.values())
+        raise (cause if isinstance(cause, OSError) else OSError(str(cause))) from error
+
+
+def finished(partial: Path, folder: Path) -> None:
+    """Gives a written folder its name; by one process, after all have written."""
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 def read_into(tensors: dict[str, Any], folder: Path, alone: bool = False) -> None:
@@ -78,7 +97,8 @@ def read_whole(checkpoint: dict[str, Any], file: Path) -> dict[str, Any]:
     states = {name: tensor for name, tensor in tensors.items() if name.startswith("weights.")}
     checkpoint["state_dict"] |= {name.removeprefix("weights."): tensor for name, tensor in states.items()}
     for state in checkpoint["optimizer_states"]:
-        state["state"] = {n: state_of(tensors, name) for n, name in enumerate(checkpoint["trained"])}
+        numbered = ((number, state_of(tensors, name)) for number, name in enumerate(checkpoint["trained"]))
+        state["state"] = {number: found for number, found in numbered if found}
     return checkpoint
 
 
@@ -97,11 +117,18 @@ def shapes_in(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     return {name: (tuple(each.size), each.properties.dtype) for name, each in kept.items()}
 
 
-def named_states(optimizer: Any, names: Sequence[str]) -> dict[str, Any]:
-    """The tensors of an optimizer whose one group has the weights `names`, in this order, as a folder names them."""
-    (group,) = optimizer.param_groups
+def in_order(trained: Mapping[str, Tensor], optimizers: Sequence[Any]) -> dict[str, Tensor]:
+    """The weights by name, in the order in which optimizers number them: group by group; then those they leave out."""
+    names = {id(weight): name for name, weight in trained.items()}
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    numbered = {names[id(weight)]: weight for group in groups for weight in group["params"] if id(weight) in names}
+    return numbered | {name: weight for name, weight in trained.items() if name not in numbered}
+
+
+def named_states(optimizer: Any, trained: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The tensors of an optimizer's state, as a folder names them. trained: the weights by name."""
     found = {}
-    for name, parameter in zip(names, group["params"], strict=True):
+    for name, parameter in trained.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 found[f"optimizer.{name}.{key}"] = value

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from ...boundary.files import replacing
 from ...errors import InputError
 from .shards import read_whole
 
@@ -79,14 +80,8 @@ def flushed(path: Path) -> None:
 
 
 def _write(checkpoint: dict[str, Any], target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(".checkpoint.partial")
-    try:
-        with open(scratch, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(target)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with replacing(target) as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
     flushed(target.parent)  # the new name is on the disk before ModelCheckpoint removes the old file

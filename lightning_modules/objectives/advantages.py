@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...configs.plugins import function_named
+from ...configs.plugins import Guarded, function_named
 from ...errors import InputError
 
 SCALES = ("group", "batch", "none")
@@ -117,7 +117,8 @@ def advantages_named(name: str, where: str = "advantages") -> Callable[..., Tens
 
     where: the key of the configuration, for messages. InputError where there is neither.
     """
-    return function_named(name, ADVANTAGES, where)
+    function = function_named(name, ADVANTAGES, where)
+    return function if name in ADVANTAGES else Guarded(function, name, where, "rewards, group")
 
 
 def compute_advantages(

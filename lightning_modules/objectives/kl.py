@@ -28,7 +28,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...configs.plugins import function_named
+from ...configs.plugins import Guarded, function_named
 from ...errors import InputError
 from .differences import difference
 
@@ -64,7 +64,8 @@ def kl_named(name: str, where: str = "kl") -> Estimator:
 
     where: the key of the configuration, for messages. InputError where there is neither.
     """
-    return function_named(name, ESTIMATORS, where)
+    function = function_named(name, ESTIMATORS, where)
+    return function if name in ESTIMATORS else Guarded(function, name, where, "logprob, reference")
 
 
 def kl(

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...configs.plugins import function_named
+from ...configs.plugins import Guarded, function_named
 from ...errors import InputError
 from .differences import difference
 
@@ -234,6 +234,9 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+_TAKES = "logprob, old, advantages, mask, *, denominator, clip, weights, penalty, correction"
+
+
 def loss_named(name: str) -> Loss:
     """A loss of LOSSES, or the user's function at that import path.
 
@@ -246,7 +249,7 @@ def loss_named(name: str) -> Loss:
     denominator = getattr(function, "denominator", "completions")
     if denominator not in DENOMINATORS:
         raise InputError(f"loss {name!r}: no denominator {denominator!r}; there are {', '.join(DENOMINATORS)}")
-    return Loss(function, denominator)
+    return Loss(Guarded(function, name, "objective.loss", _TAKES), denominator)
 
 
 def clip_metrics(ratio: Tensor, advantages: Tensor, mask: Tensor, clip: Clip) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...configs.plugins import function_named
+from ...configs.plugins import function_named, raised_by
 from ...errors import InputError
 from .built_in_rewards import BUILT_IN
 from .calling import Call
@@ -80,7 +80,7 @@ class Rewards:
         outcomes = _run([(function, completions, columns) for function in self._functions.values()])
         parts: dict[str, Tensor] = {}
         for name, outcome in zip(self._functions, outcomes, strict=True):
-            problem = _problem(outcome, len(keys))
+            problem = _problem(outcome, len(keys), self._functions[name].function)
             if problem:
                 raise InputError(f"reward {name!r} {self._blame(name, completions, columns, keys)}") from (
                     outcome if isinstance(outcome, Exception) else None
@@ -102,11 +102,11 @@ class Rewards:
         for place, (key, text) in enumerate(zip(keys, completions, strict=True)):
             alone = {column: values[place : place + 1] for column, values in columns.items()}
             outcome = _run([(function, [text], alone)])[0]
-            if problem := _problem(outcome, 1):
+            if problem := _problem(outcome, 1, function.function):
                 missing = isinstance(outcome, KeyError) and not set(outcome.args) & set(columns)
                 there = f"; the columns are {', '.join(columns)}" if missing else ""
                 return f"{problem} for {_shown(key, text)}{there}"
-        problem = _problem(_run([(function, completions, columns)])[0], len(keys))
+        problem = _problem(_run([(function, completions, columns)])[0], len(keys), function.function)
         return f"{problem or 'failed'} for all {len(keys)} completions at once, and for none of them alone"
 
 
@@ -167,10 +167,10 @@ def _loop(process: int) -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _problem(outcome: Any, count: int) -> str:
+def _problem(outcome: Any, count: int, function: Callable[..., Any]) -> str:
     """What is wrong with the result of a call as a whole, "" where nothing is."""
     if isinstance(outcome, BaseException):
-        return f"raised {type(outcome).__name__}: {outcome}"
+        return raised_by(function, outcome)
     if isinstance(outcome, str | bytes | Mapping) or not hasattr(outcome, "__len__"):
         return f"returned {outcome!r:.80}, not a list of numbers,"
     return "" if len(outcome) == count else f"returned {len(outcome)} values for {count} completions,"

@@ -5,7 +5,6 @@ vLLM and transformers' own classes read what `save_thinker` writes; a checkpoint
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import reduce
@@ -16,6 +15,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ...boundary.files import read_json
+from ...datamodules.processors.model_files import check_model_files
 from ...errors import InputError
 from .files import (
     Weights,
@@ -91,6 +92,7 @@ def thinker_config(checkpoint: str | Path) -> Any:
     folder = Path(checkpoint)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(f"{checkpoint}: no config.json there; a checkpoint folder in the published layout is needed")
+    check_model_files(checkpoint)
     try:
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -111,7 +113,7 @@ def check_tensors(checkpoint: str | Path, config: Any) -> None:
         for name, (shape, _) in headers(folder).items()
         if not is_speech(name)
     }
-    wanted = _thinker_shapes(config)
+    wanted = thinker_shapes(config)
     tied = {"lm_head.weight"} if getattr(config.get_text_config(), "tie_word_embeddings", False) else set()
     _refuse(checkpoint, "missing", sorted(wanted.keys() - found.keys() - tied))
     _refuse(checkpoint, "unknown to its config.json", sorted(found.keys() - wanted.keys()))
@@ -119,7 +121,7 @@ def check_tensors(checkpoint: str | Path, config: Any) -> None:
     _refuse(checkpoint, "of another shape than its config.json says", wrong)
 
 
-def _thinker_shapes(config: Any) -> dict[str, list[int]]:
+def thinker_shapes(config: Any) -> dict[str, list[int]]:
     """The shape of every tensor of a thinker, by published name; nothing is allocated."""
     import copy
 
@@ -213,8 +215,8 @@ def _with_speech(weights: Weights, source: Path | None, speech: bool) -> Iterato
 def _complete_processor(path: Path, source: Path | None) -> None:
     """Adds the source's settings, and the published ones for images, which processors of the whole model need."""
     kept = source / path.name if source is not None else path
-    known = json.loads(kept.read_text()) if kept.is_file() else {}
-    write_json(path, _IMAGES | known | json.loads(path.read_text()))
+    known = read_json(kept) if kept.is_file() else {}
+    write_json(path, _IMAGES | known | read_json(path))
 
 
 def _copy_settings(source: Path | None, out: Path) -> None:
@@ -234,7 +236,7 @@ def _full_config(thinker_config: Any, source: Path | None) -> dict[str, Any]:
     from transformers import Qwen2_5OmniConfig
 
     if source is not None and (source / "config.json").is_file():
-        config: dict[str, Any] = json.loads((source / "config.json").read_text())
+        config: dict[str, Any] = read_json(source / "config.json")
         if config.get("model_type") == "qwen2_5_omni":
             return config | {"architectures": config.get("architectures") or _ARCHITECTURES}  # vLLM asks for it
     # The talker is neither trained nor saved; its default ids lie outside a small vocabulary, which loaders report.

@@ -106,8 +106,9 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-        """Keeps what the backward pass of the kernels needs."""
-        out = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        """Keeps what the backward pass of the kernels needs; like them, lays heads side by side within a position."""
+        batch, heads, length, _ = query.shape
+        out = query.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)
         rows = query.new_empty(query.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, out, rows, bias)
         return out

@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...boundary.files import read_json, write_text
+from ...boundary.words import is_name
 from ...errors import InputError
 
 Weights = Iterable[tuple[str, Tensor]]
@@ -68,7 +70,7 @@ def write_weights(weights: Weights, folder: Path) -> dict[str, torch.dtype]:
 
 def write_json(path: Path, content: object) -> None:
     """Writes JSON as transformers does: indented, keys sorted, a newline at the end."""
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -81,10 +83,14 @@ def weight_files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         return []
     try:
-        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{folder / INDEX}: not an index of weight files; copy the checkpoint again") from None
     for name in names:
+        if not is_name(name):
+            raise InputError(
+                f"{folder / INDEX}: {name!r:.80} is no name of a file beside it; copy the checkpoint again"
+            )
         if not (folder / str(name)).is_file():
             raise InputError(f"{folder}: its weights cannot be read ({name}, which {INDEX} lists, is missing)")
     return [folder / name for name in names]

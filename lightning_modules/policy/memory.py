@@ -1,9 +1,9 @@
 """What a configuration needs of a GPU's memory, counted without its weights: by a dry run of one micro-batch.
 
 Weights that train are held in float32, with a copy in the type of the computation; frozen ones in that type alone.
-Gradients and Adam's two moments are float32. Of a sharded policy each of n GPUs holds the n-th part; while it reads, it
-gathers the weights around the layers and those of two layers, or all of them where prefixes are shared or completions
-are sampled. vLLM, where there is one on the same GPU, comes on top.
+Gradients and Adam's two moments are float32. Of a sharded policy each of n GPUs holds the n-th part. An update gathers
+the weights around the layers and those of two layers, or all of them once a step, as `trainer.strategy.gather` says;
+rollouts and the reference gather all. vLLM, where there is one on the same GPU, comes on top.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...datamodules.batch import Prompts
 from ...datamodules.processors.omni import AUDIO
@@ -23,6 +24,7 @@ from .dry_run import counting, head_like, replaced
 from .omni import OmniPolicy
 
 STRATEGIES = ("ddp", "fsdp2")
+GATHER = ("auto", "layer", "step")
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,18 @@ def update_bytes(policy: OmniPolicy, lengths: Lengths) -> int:
     """The most that forward and backward pass of a micro-batch hold beside weights and gradients."""
     for parameter in policy.parameters():
         parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+    with replaced(omni, linear_logprob=head_like(1 << 30)), counting() as counter:
+        _read(policy, lengths).sum().backward()
+    return counter.peak
+
+
+def _read(policy: OmniPolicy, lengths: Lengths) -> Tensor:
+    """Log-probs of a micro-batch."""
     rows = torch.arange(lengths.prompts).repeat_interleave(lengths.group)
     ids = torch.zeros(len(rows), lengths.said, dtype=torch.int64)
-    with replaced(omni, linear_logprob=head_like(1 << 30)), counting() as counter:
-        prompts = prompts_like(policy, lengths, lengths.prompts)
-        policy(prompts, ids, torch.ones_like(ids), rows, entropy=lengths.samples).logprob.sum().backward()
-    return counter.peak
+    prompts = prompts_like(policy, lengths, lengths.prompts)
+    logprob: Tensor = policy(prompts, ids, torch.ones_like(ids), rows, entropy=lengths.samples).logprob
+    return logprob
 
 
 @torch.no_grad()
@@ -152,60 +160,83 @@ def sampling_bytes(policy: OmniPolicy, lengths: Lengths) -> int:
     return max(before, counter.peak)
 
 
+@torch.no_grad()
+def reading_bytes(policy: OmniPolicy, lengths: Lengths) -> int:
+    """The most that log-probs of a micro-batch hold where no gradient is asked for, as of a reference."""
+    with replaced(omni, linear_logprob=head_like(1 << 30)), counting() as counter:
+        _read(policy, lengths)
+    return counter.peak
+
+
 @dataclass(frozen=True)
 class Measured:
-    """What a dry run found, whatever the strategy: counts, bytes of update and sampling, and what the policy is.
+    """What a dry run found: counts, bytes that update, sampling and reading a reference hold, what the policy is.
 
-    width: bytes of a number in the type of the computation. shares: whether prefixes are shared. adapted: with LoRA.
+    width: bytes of a number in the type of the computation. adapted: with LoRA. sharded: read as under FSDP2, where
+    a layer reads all that it reads in one call.
     """
 
     counts: Counts
     activations: int
     sampling: int
+    reading: int
     width: int
-    shares: bool
     adapted: bool
+    sharded: bool
 
 
-def measured(config: Any, policy: Mapping[str, Any], lengths: Lengths) -> Measured:
+def measured(config: Any, policy: Mapping[str, Any], lengths: Lengths, strategy: str = "ddp") -> Measured:
     """A dry run of one micro-batch and, where the policy samples, of a rollout.
 
-    config: of the model. policy: arguments of OmniPolicy, without the checkpoint.
-    """
-    given = {"dtype": "bfloat16", **policy}
-    made = outline(config, **{name: value for name, value in given.items() if name != "attention"})
-    sampling = sampling_bytes(made, lengths) if lengths.samples else 0
-    width = getattr(torch, given["dtype"]).itemsize
-    shares = made.share and not made.by_layers
-    return Measured(counts_of(made), update_bytes(made, lengths), sampling, width, shares, made.adapted)
-
-
-def memory_of(
-    found: Measured, gpus: int = 8, strategy: str = "ddp", reference: bool = False, moments: int = 2
-) -> Memory:
-    """What each of `gpus` GPUs needs for a step.
-
-    reference: a frozen copy is kept (full fine-tuning with a KL). moments: numbers that the optimizer keeps per weight.
-    InputError for a strategy that is not in STRATEGIES.
+    config: of the model. policy: arguments of OmniPolicy, without the checkpoint. InputError for a strategy that is not
+    in STRATEGIES.
     """
     if strategy not in STRATEGIES:
         raise InputError(f"strategy: {', '.join(STRATEGIES)} are known, got {strategy!r}")
-    counts, width, parts = found.counts, found.width, 1 if strategy == "ddp" else gpus
+    given = {"dtype": "bfloat16", **policy}
+    made = outline(config, **{name: value for name, value in given.items() if name != "attention"})
+    sharded = strategy == "fsdp2"
+    made.by_layers = made.by_layers or sharded
+    sampling = sampling_bytes(made, lengths) if lengths.samples else 0
+    reading = reading_bytes(made, lengths) if sharded else 0
+    width = getattr(torch, given["dtype"]).itemsize
+    return Measured(counts_of(made), update_bytes(made, lengths), sampling, reading, width, made.adapted, sharded)
+
+
+def memory_of(
+    found: Measured,
+    gpus: int = 8,
+    reference: bool = False,
+    moments: int = 2,
+    gather: str = "auto",
+    offload: bool = False,
+) -> Memory:
+    """What each of `gpus` GPUs, that under FSDP2 hold one copy together, needs for a step.
+
+    reference: of a KL is read, which with full fine-tuning is a frozen copy. moments: numbers that the optimizer keeps
+    per weight. gather, offload: as FSDP2's options `gather` and `cpu_offload`. InputError for a `gather` not in GATHER.
+    """
+    if gather not in GATHER:
+        raise InputError(f"gather: {', '.join(GATHER)} are known, got {gather!r}")
+    counts, width, parts = found.counts, found.width, gpus if found.sharded else 1
     everything, master = (counts.trained + counts.frozen) * width, 4 * counts.trained
     copies = counts.trained * width if width < 4 else 0
-    in_update = in_rollout = 0
-    if parts > 1:  # copies in 16 bits are made when weights are gathered; shards of what trains are float32 alone
+    in_update = in_rollout = in_reading = 0
+    if found.sharded:  # copies in 16 bits are made when weights are gathered; shards of what trains are float32 alone
         copies = 0
         in_rollout = everything if found.sampling else 0
-        in_update = (
-            everything + master
-            if found.shares
-            else (counts.root + 2 * counts.layer) * width * (1 if found.adapted else 2)
-        )
+        in_reading = everything if reference else 0
+        at_once = gather == "step" or (gather == "auto" and found.adapted)
+        of_layers = (counts.root + 2 * counts.layer) * width * (1 if found.adapted else 2)  # weights and gradients
+        in_update = everything + master if at_once else of_layers
     weights = (master + copies + counts.frozen * width) / parts
     gradients, optimizer = master / parts, moments * master / parts
     held = everything / parts if reference and not found.adapted else 0.0
-    most = max(found.activations + in_update, found.sampling + in_rollout, master / parts)  # the last: of the optimizer
+    if found.sharded and offload:
+        weights = gradients = optimizer = held = 0.0
+    reading = found.reading + in_reading if reference else 0
+    in_step = 0.0 if found.sharded and offload else master / parts  # the optimizer's own
+    most = max(found.activations + in_update, found.sampling + in_rollout, reading, in_step)
     total = weights + gradients + optimizer + held + most
-    gathered = max(in_update, in_rollout)
+    gathered = max(in_update, in_rollout, in_reading)
     return Memory(weights, gradients, optimizer, held, gathered, found.activations, found.sampling, total)

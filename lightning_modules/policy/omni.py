@@ -77,6 +77,7 @@ class OmniPolicy(nn.Module):
         self.processor = OmniProcessor.from_pretrained(checkpoint)
         self.thinker = load_thinker(checkpoint, dtype, attention)
         self.dtype: torch.dtype = self.thinker.dtype
+        self.compute_dtype = self.dtype  # until a trainer's precision says otherwise, see `precision.py`
         self.share = True
         self.by_layers = gradient_checkpointing  # whether `forward` reads layer by layer, see `layers.py`
         self.recompute = gradient_checkpointing
@@ -199,8 +200,12 @@ class OmniPolicy(nn.Module):
         embeddings: Tensor = self.base.get_input_embeddings()(ids)
         return embeddings
 
+    @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
-        """[N, V] float32 logits for the token after hidden states [N, H]; placeholder ids are -inf."""
+        """[N, V] float32 logits for the token after hidden states [N, H], to sample by: placeholder ids are -inf.
+
+        They carry no gradient; `forward` gives log-probs that do.
+        """
         logits = head_logits(hidden, self.head, 1.0)
         logits[:, self.suppressed] = -torch.inf
         return logits

@@ -59,19 +59,21 @@ class Copies:
         return rounded
 
 
-def compute_in(policy: nn.Module, dtype: torch.dtype, training: bool = True) -> None:
+def compute_in(policy: nn.Module, dtype: torch.dtype, training: bool = True, convert: bool = True) -> None:
     """Has a policy compute in `dtype`: its frozen weights have this type, those that train at least float32.
 
     training: False stores all weights in `dtype`, unless the policy has trained before. Buffers stay as they are.
+    convert: False leaves the weights as they are, to be converted when they are sharded.
     Repeated calls, also with another type, lose nothing of the weights that train.
     """
     training = training or getattr(policy, "has_trained", False)
     policy.has_trained = training  # type: ignore[assignment]
+    policy.compute_dtype = dtype  # type: ignore[assignment]
     stored = torch.promote_types(dtype, torch.float32)
     for module in policy.modules():
         weights = {name: p for name, p in module._parameters.items() if p is not None and p.is_floating_point()}
         trained = tuple(name for name, p in weights.items() if p.requires_grad and training)
-        for name, weight in weights.items():
+        for name, weight in weights.items() if convert else ():
             weight.data = weight.data.to(stored if name in trained else dtype)
         if trained and stored != dtype:
             module.__class__ = _showing_copies(_plain(type(module)), trained)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from ...boundary.files import read_json, read_text
 from ...configs.files import read_yaml
 from ...errors import InputError
 from ..checkpoints.shards import read_whole
@@ -131,7 +131,7 @@ def checkpoint_of(run: str) -> Path:
         raise InputError(f"{run}: no such run or checkpoint")
     for folder in (path, path / "checkpoints"):
         pointer = folder / _POINTER
-        named = folder / pointer.read_text().strip() / _FILE if pointer.is_file() else None
+        named = folder / read_text(pointer).strip() / _FILE if pointer.is_file() else None
         for file in (folder / _FILE, named, folder / _LAST):
             if file is not None and file.is_file():
                 return file
@@ -148,8 +148,10 @@ def _policy_settings(file: Path, config: str | None) -> dict[str, Any]:
             found = found or (folder / name if (folder / name).is_file() else None)
     if found is None:
         raise InputError(f"{file}: the run's configuration does not lie with it; name its file with --config")
-    whole = json.loads(found.read_text())["configuration"] if found.name == _RECORD else read_yaml(found)
-    settings = OmegaConf.select(OmegaConf.create(whole), "model.init_args.policy.init_args")
+    whole = read_json(found) if found.name == _RECORD else read_yaml(found)
+    if found.name == _RECORD:
+        whole = whole.get("configuration") if isinstance(whole, dict) else None
+    settings = OmegaConf.select(OmegaConf.create(whole or {}), "model.init_args.policy.init_args")
     plain = OmegaConf.to_container(settings, resolve=True) if settings is not None else None
     if not isinstance(plain, Mapping):
         raise InputError(f"{found}: no model.init_args.policy.init_args in it; name the run's own file with --config")

@@ -39,19 +39,15 @@ def shard(
     for name in units:
         if not any(type(module).__name__ == name for module in found):
             raise InputError(f"trainer.strategy.units: the policy has no module of the class {name!r}")
-    if compute is not None:
-        for parameter in policy.parameters():
-            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute)
-    _take_from_rank_0(policy, mesh)
     on_gpu = mesh.device_type == "cuda"
     options: dict[str, Any] = {
         "mesh": mesh,
         "mp_policy": MixedPrecisionPolicy(compute, torch.float32 if compute else None, cast_forward_inputs=False),
         "offload_policy": CPUOffloadPolicy(pin_memory=on_gpu) if offload else OffloadPolicy(),
     }
-    for module in _idle(policy) + found:
+    for module in [*_idle(policy), *found, policy]:  # one after the other: whole weights are not held but of one
+        _settle_weights(module, mesh, compute)
         fully_shard(module, **options)
-    fully_shard(policy, **options)
     _settle(policy)
     policy.sharded = policy.by_layers = True
 
@@ -118,12 +114,22 @@ def _idle(policy: OmniPolicy) -> list[Any]:
     return [] if visual is None else [visual]
 
 
-def _take_from_rank_0(policy: OmniPolicy, mesh: DeviceMesh) -> None:
-    for parameter in policy.parameters():
+@torch.no_grad()
+def _settle_weights(module: Any, mesh: DeviceMesh, compute: torch.dtype | None) -> None:
+    """Gives weights that are not sharded yet the type they are kept in, those that train with rank 0's values.
+
+    In new memory: what was read from a checkpoint stays mapped from its file, which all ranks of a host share.
+    """
+    stored = None if compute is None else torch.promote_types(compute, torch.float32)
+    for parameter in module.parameters():
+        if isinstance(parameter, DTensor):
+            continue
         if parameter.requires_grad:
-            there = parameter.data.to(mesh.device_type)
-            torch.distributed.broadcast(there, 0)
-            parameter.data.copy_(there)
+            kept = parameter.data.to(mesh.device_type, stored or parameter.dtype, copy=True)
+            torch.distributed.broadcast(kept, 0)
+            parameter.data = kept
+        elif compute is not None:
+            parameter.data = parameter.data.to(compute)
 
 
 def _settle(policy: Any) -> None:

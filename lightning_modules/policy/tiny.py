@@ -18,6 +18,8 @@ from ...datamodules.processors.omni import SYSTEM
 from ...datamodules.questions.annotations import read_annotations
 from ...datamodules.questions.answers import target_text
 from ...datamodules.questions.prompts import question_text
+from ...datamodules.questions.question import Question
+from ...datamodules.shards.reader import ShardReader
 from .checkpoint import save_thinker, thinker_state
 
 SPECIAL_TOKENS = (  # in the order of the published vocabulary
@@ -159,17 +161,18 @@ def build_tiny(
 ) -> dict[str, int]:
     """Writes a tiny checkpoint to `out`; returns its number of parameters and the size of its vocabulary.
 
-    annotations: the file of questions whose texts train the tokenizer. processor_from: a checkpoint whose tokenizer is
-    used instead, so that several models share one vocabulary. The sizes are as in `build_thinker`.
+    annotations: the file of questions, or the index, whose texts train the tokenizer; of an index 2,000 at most.
+    processor_from: a checkpoint whose tokenizer is used instead, so that several models share one vocabulary. The sizes
+    are as in `build_thinker`.
     """
     from transformers import AutoTokenizer, WhisperFeatureExtractor
 
     extractor_class: Any = WhisperFeatureExtractor
     if processor_from is not None:
-        tokenizer = AutoTokenizer.from_pretrained(processor_from)
+        tokenizer = AutoTokenizer.from_pretrained(processor_from, trust_remote_code=False)
     else:
         texts = []
-        for question, *_ in read_annotations(annotations):
+        for question in _questions(annotations):
             # The system turn is part of every prompt, so it weighs as much in the training of the tokenizer.
             texts += [SYSTEM, question_text(question.question, question.choices), target_text(question.answer)]
         tokenizer = train_tokenizer(texts, vocab_size)
@@ -178,3 +181,13 @@ def build_tiny(
     processor = SimpleNamespace(tokenizer=tokenizer, feature_extractor=extractor)
     save_thinker(thinker_state(thinker), thinker.config, processor, Path(out))
     return {"parameters": sum(p.numel() for p in thinker.parameters()), "vocabulary": len(tokenizer)}
+
+
+def _questions(source: str) -> list[Question]:
+    """The questions of an annotation file, or of an index: every so manieth of more than 2,000."""
+    if not source.endswith(".arrow"):
+        return [question for question, *_ in read_annotations(source)]
+    reader = ShardReader(source)
+    rows = range(0, len(reader), len(reader) // 2_000 + 1)
+    fetched = reader.fetch(rows, [])
+    return [reader.question(row, fetched) for row in rows]

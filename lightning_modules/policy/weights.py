@@ -32,19 +32,19 @@ CHUNK_BYTES = 256 << 20
 _ADAPTER = "default"
 
 
-def merged_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
+def merged_weights(policy: OmniPolicy, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of the whole thinker, adapters merged, named as by `thinker_state`; detached, on its own device.
 
-    All have the dtype that the policy was loaded in. An adapted layer's weight is W + s B A, computed when its turn
-    comes: the only copy is of one layer (Hu et al. 2021, eq. 3). Other weights are not copied: use each before asking
-    for the next.
+    All have this dtype, by default the one that the policy was loaded in. An adapted layer's weight is W + s B A,
+    computed when its turn comes: the only copy is of one layer (Hu et al. 2021, eq. 3). Other weights are not copied:
+    use each before asking for the next.
     """
-    return _read(policy, merge=True)
+    return _read(policy, dtype or policy.dtype, merge=True)
 
 
-def base_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
+def base_weights(policy: OmniPolicy, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) as of `merged_weights`, without what the adapters add."""
-    return _read(policy, merge=False)
+    return _read(policy, dtype or policy.dtype, merge=False)
 
 
 def adapter_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
@@ -78,7 +78,7 @@ def without_vision(weights: Weights) -> Iterator[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def _read(policy: OmniPolicy, merge: bool) -> Iterator[tuple[str, Tensor]]:
+def _read(policy: OmniPolicy, dtype: torch.dtype, merge: bool) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of all weights but the adapters', merged with them where `merge` says so."""
     state = policy.base.state_dict()  # what trains in float32, and not as it is computed with
     for name, tensor in state.items():
@@ -89,7 +89,7 @@ def _read(policy: OmniPolicy, merge: bool) -> Iterator[tuple[str, Tensor]]:
             place = name.removesuffix(".base_layer.weight")
             down, up = (_whole(state[f"{place}.lora_{side}.{_ADAPTER}.weight"]) for side in "AB")
             whole = merged(whole, down, up, policy.base.get_submodule(place).scaling[_ADAPTER])
-        whole = whole.to(policy.dtype) if whole.is_floating_point() else whole
+        whole = whole.to(dtype) if whole.is_floating_point() else whole
         yield published(name.replace(".base_layer.", ".")), whole
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,7 +95,12 @@ class Completions:
 
 
 class Engine(ABC):
-    """What samples completions: `start` once; in every step `sync`, `complete` once or more, `rest`; then `close`."""
+    """What samples completions: `start` once; in every step `sync`, `complete` once or more, `rest`; then `close`.
+
+    unwanted: whether the run was told to end, so that `complete` may return what it has: nobody will train on it.
+    """
+
+    unwanted: Callable[[], bool] = staticmethod(bool)
 
     @abstractmethod
     def start(self, policy: OmniPolicy, rank: int, world_size: int) -> None:

@@ -21,8 +21,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ...boundary.environment import variable
+from ...boundary.words import one_line
 from ...curriculum.identity import hash64
 from ...datamodules.batch import Batch
+from ...datamodules.storage.address import redacted
 from ...errors import InputError
 from ..policy.omni import OmniPolicy
 from ..policy.weights import (
@@ -35,12 +38,22 @@ from ..policy.weights import (
     merged_weights,
     without_vision,
 )
+from .checked import completions_in
 from .engine import Completions, Engine, Rollout
-from .vllm_format import TokenIds, architecture, concatenated, vocabulary_hash
+from .vllm_format import TIES, TokenIds, architecture, concatenated, vocabulary_hash
 from .wire import TOKEN_VARIABLE, Message, pack, tensors_of, unpack
 
 _FIRST_PAUSE_S = 0.5
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the nodes of one cluster need no proxy
+_SMALL = 1 << 20  # bytes of an answer without tensors
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args: Any, **more: Any) -> None:
+        """Follows none: the token would go along to whichever host is named."""
+
+
+# The nodes of one cluster need no proxy.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
 
 
 class VllmServer(Engine):
@@ -84,7 +97,7 @@ class VllmServer(Engine):
             for name, value in {**expected, "sync": self.sync_mode}.items():
                 if status.get(name) != value:
                     raise InputError(
-                        f"{url}: its {name} is {status.get(name)}, the policy's {value}; "
+                        f"{redacted(url)}: its {name} is {one_line(status.get(name))}, the policy's {value}; "
                         f"serve {policy.checkpoint} there with --sync {self.sync_mode}"
                     )
         self._run = self._from_rank_0(f"{hash64(time.time_ns(), os.getpid()):016x}")
@@ -100,7 +113,9 @@ class VllmServer(Engine):
             if self.sync_mode == "adapter":
                 sent = self._send(policy, "adapter", self.version, adapter_weights(policy), adapter_config(policy))
             else:
-                sent = self._send(policy, "merged", self.version, without_vision(merged_weights(policy)))
+                sent = self._send(
+                    policy, "merged", self.version, without_vision(merged_weights(policy, policy.compute_dtype))
+                )
             failure = self._from_rank_0(sent)
         if failure:
             raise InputError(failure)
@@ -117,10 +132,14 @@ class VllmServer(Engine):
             header["keys"] = [int(key) for key in keys[first * size : last * size]]
             parts.append((url, "complete", header, tensors_of(prompts.select(slice(first, last)))))
         sampled = []
-        for (url, *_), (answer, tensors) in zip(parts, self._post_all(parts), strict=True):
+        for (url, _, header, _), (answer, tensors) in zip(parts, self._post_all(parts), strict=True):
             if answer.get("version") != self.version:
-                raise InputError(f"{url}: sampled with the weights {answer.get('version')}, not with {self.version}")
-            sampled.append(Completions(**tensors))
+                said = one_line(answer.get("version"), 80)
+                raise InputError(f"{redacted(url)}: sampled with the weights {said}, not with {self.version}")
+            try:
+                sampled.append(completions_in(tensors, len(header["keys"]), rollout, self.tokens.vocabulary))
+            except InputError as error:
+                raise InputError(f"{redacted(url)}: {error}") from None
         return concatenated(sampled, self.tokens.pad, prompts.suffix_ids.device)
 
     def rest(self) -> None:
@@ -139,7 +158,7 @@ class VllmServer(Engine):
             except InputError as error:
                 failure = str(error)
         if self._from_rank_0(bool(lacking)):
-            weights = without_vision(base_weights(policy))
+            weights = without_vision(base_weights(policy, policy.compute_dtype))
             failure = failure or self._send(policy, "base", f"{self._run}.base", weights, urls=lacking)
         return failure
 
@@ -195,54 +214,83 @@ class VllmServer(Engine):
     def _status(self, url: str) -> dict[str, Any]:
         """What a server says of itself. InputError where something else answers, or nobody."""
         try:
-            status: dict[str, Any] = json.loads(self._request(url, "status", None))
-        except json.JSONDecodeError:
-            status = {}
-        if "vocabulary" not in status:
-            raise InputError(f"{url}: something else than `earwitness serve` answers there")
+            status = json.loads(self._request(url, "status", None, _SMALL))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
+            status = None
+        if not isinstance(status, dict) or "vocabulary" not in status:
+            raise InputError(f"{redacted(url)}: something else than `earwitness serve` answers there")
         return status
 
     def _post(self, url: str, path: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> Message:
         """A server's answer to one message."""
-        return unpack(self._request(url, path, pack(header, tensors)))
+        rollout, rows = header.get("rollout", {}), len(header.get("keys", ()))
+        tokens = rows * rollout.get("max_new_tokens", 0)
+        kept = self.tokens.vocabulary if rollout.get("top_p", 1) < 1 else rollout.get("top_k", 0) + TIES
+        received = self._request(url, path, pack(header, tensors), _SMALL + tokens * (24 + 8 * kept))
+        try:
+            return unpack(received)
+        except InputError as error:
+            raise InputError(f"{redacted(url)}: {error}") from None
 
-    def _request(self, url: str, path: str, body: bytes | None) -> bytes:
-        """The body of one answer; InputError where there is none, or an error.
+    def _request(self, url: str, path: str, body: bytes | None, most: int) -> bytes:
+        """The body of one answer of at most `most` bytes; InputError where there is none, or an error.
 
         Servers take every message twice without harm, so a connection that fails is tried again.
         """
         headers = {"Content-Type": "application/octet-stream"}
-        if token := os.environ.get(TOKEN_VARIABLE):
+        if token := variable(TOKEN_VARIABLE):
             headers["Authorization"] = f"Bearer {token}"
         pause_s = _FIRST_PAUSE_S
+        why: Any = None
         for attempt in range(self.retries + 1):
+            until = time.monotonic() + self.timeout_s
             try:
-                with _DIRECT.open(
-                    urllib.request.Request(f"{url}/{path}", body, headers), timeout=self.timeout_s
-                ) as answer:
-                    received: bytes = answer.read()
-                    return received
+                request = urllib.request.Request(f"{url}/{path}", body, headers)
+                with _DIRECT.open(request, timeout=self.timeout_s) as answer:
+                    return _received(answer, most, until)
             except urllib.error.HTTPError as error:
-                raise InputError(f"{url}: {_reason(error)}") from None
+                raise InputError(f"{redacted(url)}: {_reason(error)}") from None
             except (OSError, http.client.HTTPException) as error:
                 why = getattr(error, "reason", error)
                 if isinstance(why, TimeoutError):
                     raise InputError(
-                        f"{url}: no answer within engine.timeout_s: {self.timeout_s:g}; raise it"
+                        f"{redacted(url)}: no answer within engine.timeout_s: {self.timeout_s:g}; raise it"
                     ) from None
                 if attempt == self.retries:
                     break
+            except InputError as error:
+                raise InputError(f"{redacted(url)}: {error}") from None
             time.sleep(pause_s)
             pause_s *= 2
         raise InputError(
-            f"{url}: nobody answers ({why or type(why).__name__}); start `earwitness serve` there and resume"
+            f"{redacted(url)}: nobody answers ({why or type(why).__name__}); start `earwitness serve` there and resume"
         )
+
+
+def _received(answer: Any, most: int, until: float) -> bytes:
+    """The body of an answer; InputError for more than `most` bytes, TimeoutError where it trickles beyond a moment."""
+    parts, size = [], 0
+    while part := answer.read1(1 << 20):
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise InputError(f"its answer has more than {most:,} bytes")
+        if time.monotonic() > until:
+            raise TimeoutError
+    if answer.length:
+        raise http.client.IncompleteRead(b"", answer.length)
+    return b"".join(parts)
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
     """The message that a server sent with an error, or the standard one of its HTTP status."""
+    if 300 <= error.code < 400:
+        where = redacted(one_line(error.headers.get("Location", "nowhere"), 200))
+        return f"redirects to {where}; engine.urls must name the servers themselves"
     try:
-        message = json.loads(error.read())["error"]
-    except (ValueError, KeyError, OSError):
-        message = error.reason
+        message = one_line(json.loads(error.read(_SMALL))["error"], 1000)
+    except (ValueError, KeyError, TypeError, OSError, RecursionError):
+        message = one_line(error.reason)
     return f"{message} (HTTP {error.code}{'; see its log' if error.code >= 500 else ''})"

@@ -6,7 +6,7 @@ same whatever the batch it is sampled in, the number of ranks and the order of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +43,7 @@ class PolicyEngine(Engine):
             keys=keys,
             top_k=rollout.top_k,
             top_p=rollout.top_p,
+            unwanted=self.unwanted,
         )
 
     def rest(self) -> None:
@@ -71,12 +72,13 @@ def sample(
     keys: Sequence[int] | None = None,
     top_k: int = 0,
     top_p: float = 1.0,
+    unwanted: Callable[[], bool] = bool,
 ) -> Completions:
     """[N = B x group_size] completions; temperature 0 is greedy, otherwise `keys` [N] decide every draw.
 
     Placeholder tokens have probability 0, so a completion never claims to contain audio. It ends with the end of the
-    turn or of the text, whichever comes first. top_k and top_p act after the temperature, as in `Rollout`. ValueError
-    for another number of keys than completions.
+    turn or of the text, whichever comes first. top_k and top_p act after the temperature, as in `Rollout`. unwanted is
+    asked after every token; what is drawn by then is returned. ValueError for another number of keys than completions.
     """
     if temperature and (keys is None or len(keys) != len(prompts) * group_size):
         raise ValueError(f"sampling needs one key per completion, {len(prompts) * group_size}")
@@ -100,7 +102,7 @@ def sample(
             drawn[-1] = drawn[-1]._replace(token=token)
             mask.append(unfinished)
             unfinished = unfinished * ~torch.isin(token, stops)
-            if position + 1 == max_new_tokens or not unfinished.any():
+            if position + 1 == max_new_tokens or not unfinished.any() or unwanted():
                 break
             state, _ = policy.extend(state, policy.embed(token[:, None]), mask[-1][:, None])
     return _stacked(drawn, torch.stack(mask, 1), unfinished == 0, rows)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from ...boundary.files import write_text
 from ...curriculum.identity import hash64
 from ...datamodules.batch import Batch, Prompts
 from ...errors import InputError
@@ -56,7 +57,7 @@ class VllmEngine(Engine):
         gpu_memory_utilization: share of the device's memory that vLLM may take, weights included.
         max_model_len: positions of the longest prompt and completion together.
         tensor_parallel_size: devices for one engine; more than one only with a single training process.
-        dtype: of vLLM's weights; "auto" is the policy's. Another dtype makes ratios differ from 1.
+        dtype: of vLLM's weights; "auto" is that which the policy computes in. Another dtype makes ratios differ from 1.
         enforce_eager: no CUDA graphs: slower, starts sooner. max_num_seqs: completions sampled at once.
         sync: "merged" sends all weights, adapters added; "adapter" sends the adapters alone and needs policy.lora.
         sleep: gives the device's memory back between rollouts; needs a GPU.
@@ -101,7 +102,7 @@ class VllmEngine(Engine):
         device = policy.suppressed.device
         if self.sleeps and device.type != "cuda":
             raise InputError("engine.sleep: only a GPU's memory can be given back; set sleep: false")
-        dtype = str(policy.head.dtype).removeprefix("torch.") if self.dtype == "auto" else self.dtype
+        dtype = str(policy.compute_dtype).removeprefix("torch.") if self.dtype == "auto" else self.dtype
         more: dict[str, Any] = {}
         if self.sync_mode == "adapter":
             more["max_lora_rank"] = int(adapter_config(policy)["r"])
@@ -151,7 +152,7 @@ class VllmEngine(Engine):
         if self.sync_mode == "adapter":
             self.update_weights(lambda: self.load_adapter(adapter_weights(policy), adapter_config(policy)))
         else:
-            self.update_weights(lambda: self.load_weights(merged_weights(policy)))
+            self.update_weights(lambda: self.load_weights(merged_weights(policy, policy.compute_dtype)))
 
     def update_weights(self, change: Callable[[], None]) -> None:
         """Loads weights by calling `change`, vLLM awake and its caches empty afterwards; until then nothing is sampled.
@@ -198,7 +199,7 @@ class VllmEngine(Engine):
         folder = tempfile.TemporaryDirectory(prefix="earwitness-adapter-")
         (part,) = chunks(weights, 1 << 62)
         save_file(part, Path(folder.name) / "adapter_model.safetensors", {"format": "pt"})
-        (Path(folder.name) / "adapter_config.json").write_text(json.dumps(config))
+        write_text(Path(folder.name) / "adapter_config.json", json.dumps(config))
         self._adapter = LoRARequest(f"policy-{self._num_adapters}", self._num_adapters, folder.name), folder
         if not self._llm.llm_engine.add_lora(self._adapter[0]):
             raise ValueError("vLLM did not take the adapter")

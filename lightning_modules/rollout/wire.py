@@ -14,11 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ...boundary.words import one_line
 from ...datamodules.batch import Prompts
 from ...errors import InputError
 from .engine import Completions
 
 TOKEN_VARIABLE = "EARWITNESS_TOKEN"  # the environment variable of the secret that clients and servers share
+_HEADER_BYTES = 64 << 20
 Message = tuple[dict[str, Any], dict[str, Tensor]]  # header and tensors
 
 
@@ -33,11 +35,13 @@ def unpack(body: bytes) -> Message:
     """(header, tensors) of the bytes of a message. InputError where they are none."""
     view = memoryview(body)
     length = int.from_bytes(view[:8], "little")
+    if length > min(_HEADER_BYTES, len(view)):
+        raise InputError("not a message of a rollout server or its client (its header is too long)")
     try:
         header = json.loads(bytes(view[8 : 8 + length]))
         tensors = load(bytes(view[8 + length :]))
-    except (ValueError, SafetensorError) as error:
-        raise InputError(f"not a message of a rollout server or its client ({error})") from None
+    except (ValueError, RecursionError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        raise InputError(f"not a message of a rollout server or its client ({one_line(error, 200)})") from None
     if not isinstance(header, dict):
         raise InputError("not a message of a rollout server or its client (its header is no object)")
     return header, tensors

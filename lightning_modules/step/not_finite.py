@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...boundary.files import write_text
 from ...datamodules.batch import Sample
 from ...errors import InputError
 from ..ranks import Ranks
@@ -30,8 +31,7 @@ def refuse_step(
     bad = [record for record in everywhere if not math.isfinite(float(str(record["loss"])))]
     path = folder / f"not-finite-step-{step}.json"
     if ranks.rank == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"step": step, "gradient": str(norm), "samples": bad or everywhere}, indent=1))
+        write_text(path, json.dumps({"step": step, "gradient": str(norm), "samples": bad or everywhere}, indent=1))
     what = f"the loss of {len(bad)} of its {len(everywhere)} samples" if bad else "its gradient, and no loss,"
     first = f", {(bad or everywhere)[0]['key']!r} the first" if everywhere else ""
     return InputError(

@@ -31,7 +31,7 @@ class Reference:
         self.policy, self.offload = policy, offload
         self.copy = None if policy.adapted else make().requires_grad_(False)
         if self.copy is not None:
-            compute_in(self.copy, dtype)
+            compute_in(self.copy, dtype, convert=shard is None)
             if shard is not None:
                 shard(self.copy, offload)
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from ...errors import InputError
 from ..checkpoints import restore, shards
-from ..checkpoints.whole_file import WholeFile
+from ..checkpoints.whole_file import WholeFile, unwritten
 from ..policy.omni import OmniPolicy
 from ..policy.sharding import UNITS, shard, whole
 
@@ -94,8 +93,7 @@ class FSDP2(ModelParallelStrategy):
     def shard(self, policy: OmniPolicy, offload: bool = False) -> None:
         """Divides the weights of a policy, or of a reference, over the processes. offload: its parts lie on the CPU."""
         assert self.mesh is not None
-        compute = torch.bfloat16 if str(self.precision_plugin.precision).startswith("bf16") else _frozen_dtype(policy)
-        shard(policy, self.mesh, self.units, compute, offload or self.cpu_offload)
+        shard(policy, self.mesh, self.units, policy.compute_dtype, offload or self.cpu_offload)
 
     @contextmanager
     def update(self, policy: OmniPolicy) -> Iterator[None]:
@@ -118,19 +116,42 @@ class FSDP2(ModelParallelStrategy):
         return {"state": {}, "param_groups": state["param_groups"]}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Writes the trainer's file on rank 0, and beside it a folder of shards to which every rank writes its part."""
+        """Writes the trainer's file on rank 0, and beside it a folder of shards to which every rank writes its part.
+
+        InputError on all ranks where one cannot write.
+        """
         file = Path(self.broadcast(filepath))
         folder = shards.folder_for(file, checkpoint["global_step"])
+        partial = folder.with_name(f"{folder.name}.partial")
         trained = self._trained()
         tensors = {f"weights.{name}": parameter.detach() for name, parameter in trained.items()}
         for optimizer in self.optimizers:
-            tensors |= shards.named_states(optimizer, list(trained))
-        shards.write(tensors, folder, self.is_global_zero, self.barrier)
-        if self.is_global_zero:
+            tensors |= shards.named_states(optimizer, trained)
+        self._on_first(file, lambda: shards.begun(folder))
+        try:
+            shards.write(tensors, partial)
+        except OSError as error:
+            raise unwritten(file, error) from error
+
+        def finish() -> None:
+            shards.finished(partial, folder)
             whole_file = checkpoint | {shards.KEY: folder.name, "trained": list(trained)}
             self.checkpoint_io.save_checkpoint(whole_file, file, storage_options)
             shards.remove_others(file, folder)
-        self.barrier()
+
+        self._on_first(file, finish)
+
+    def _on_first(self, file: Path, act: Callable[[], Any]) -> None:
+        """Rank 0 does it, and the others wait; where it cannot, all of them raise the same InputError."""
+        failed = None
+        if self.is_global_zero:
+            try:
+                act()
+            except (InputError, OSError) as error:
+                failed = str(error if isinstance(error, InputError) else unwritten(file, error))
+        failed = self.broadcast(failed)
+        if failed:
+            raise InputError(failed)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Loads weights and optimizer of a checkpoint, sharded over any number of ranks or whole; returns the rest."""
@@ -156,12 +177,7 @@ class FSDP2(ModelParallelStrategy):
     def _trained(self) -> dict[str, Any]:
         """The weights that train, in the optimizer's order."""
         module: Any = self.lightning_module
-        return {name: p for name, p in module.named_parameters() if p.requires_grad}
-
-
-def _frozen_dtype(policy: OmniPolicy) -> torch.dtype | None:
-    """What the weights that do not train are stored in, and everything is computed in; None where all train."""
-    return next((p.dtype for p in policy.parameters() if not p.requires_grad), None)
+        return shards.in_order({name: p for name, p in module.named_parameters() if p.requires_grad}, self.optimizers)
 
 
 NAME = "earwitness.fsdp2"  # trainers look names of strategies up in lower case

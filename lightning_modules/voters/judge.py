@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from ...configs.prompt_files import read_prompt
 from ...datamodules.questions.answers import extract_answer, verdict
 from ...datamodules.questions.question import Question
 from ...datamodules.voting.answer_store import AnswerId
@@ -21,21 +22,7 @@ CATEGORIES = (LOGICAL, IMPLICIT)
 _CONDITION = "category"
 _SAID = re.compile(r"\b(A(?!\s+(?!or\b|and\b|is\b)[a-z])|B)\b")  # "A dog" says no letter
 
-PROMPT = """A multiple-choice question about a recording was answered correctly by models that could not hear the \
-recording. Decide why that is possible.
-
-A. Explicit logical reasoning: the wording of the question or of the options gives the answer away. For example the \
-question states or implies it, the other options contradict the question or each other, or only one option has the \
-form or the detail that is asked for. Somebody without any knowledge of the world could find it by reading closely.
-B. Implicit knowledge: nothing in the wording gives the answer away, but the right option is the most probable one for \
-somebody who knows the world: what usually causes a sound, who usually speaks so, which answer is most common.
-
-Question: {question}
-Options:
-{options}
-Right answer: {answer}
-
-Reply with the letter A or B alone."""
+PROMPT = read_prompt("judge").fixed
 
 
 def prompt_of(question: Question) -> str:

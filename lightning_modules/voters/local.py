@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from ...curriculum.identity import hash64
 from ...datamodules.audio.waves import SAMPLE_RATE
 from ...datamodules.batch import Prompts
+from ...datamodules.processors.model_files import check_model_files
 from ...datamodules.processors.omni import SYSTEM, OmniProcessor
+from ...datamodules.processors.templates import rendered
 from ...datamodules.questions.answers import target_text
 from ...datamodules.voting.tasks import Ask, Reply, Scoring
 from ...errors import InputError
@@ -38,6 +40,7 @@ def kind_of(checkpoint: str) -> str:
     """
     import transformers
 
+    check_model_files(checkpoint)
     try:
         kind = transformers.AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).model_type
     except (OSError, ValueError, KeyError) as error:
@@ -170,9 +173,18 @@ class ChatVoter(nn.Module):
         import transformers
 
         model_class = getattr(transformers, kind_of(checkpoint))
-        self.model = model_class.from_pretrained(checkpoint, dtype=dtype, attn_implementation=attention).eval()
+        self.model, found = model_class.from_pretrained(
+            checkpoint,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        if missing := sorted(found["missing_keys"]):
+            raise InputError(f"{checkpoint}: {len(missing)} of its tensors are missing ({missing[0]}); copy it again")
+        self.model.eval()
         processor_class: Any = transformers.AutoProcessor
-        self.processor = processor_class.from_pretrained(checkpoint)
+        self.processor = processor_class.from_pretrained(checkpoint, trust_remote_code=False)
         self.processor.tokenizer.padding_side = "left"
         self.scoring, self.style, self.system = scoring, style, system
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
@@ -184,8 +196,8 @@ class ChatVoter(nn.Module):
         They differ in Qwen2-Audio, whose tokenizer ends texts and whose template ends turns.
         """
         messages = [{"role": role, "content": [{"type": "text", "text": _MARK}]} for role in ("user", "assistant")]
-        rendered = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
-        tokenizer, behind = self.processor.tokenizer, rendered.rpartition(_MARK)[2].strip()
+        text = rendered(self.processor, messages, add_generation_prompt=False)
+        tokenizer, behind = self.processor.tokenizer, text.rpartition(_MARK)[2].strip()
         first = tokenizer(behind, add_special_tokens=False)["input_ids"][:1] if behind else []
         special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         return str(tokenizer.convert_ids_to_tokens(first)[0] if set(first) & special else tokenizer.eos_token)
@@ -257,9 +269,7 @@ class ChatVoter(nn.Module):
             messages = [{"role": "user", "content": content}]
             if self.system:
                 messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.system}]})
-            texts.append(
-                self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + answer
-            )
+            texts.append(rendered(self.processor, messages, add_generation_prompt=True) + answer)
         waves = [ask.wave for ask in asks if ask.wave is not None]
         sounds: dict[str, Any] = {"audio": waves, "audio_kwargs": {"sampling_rate": SAMPLE_RATE}} if waves else {}
         # Padding is asked of the texts alone: sounds are padded to the length that the audio tower wants.

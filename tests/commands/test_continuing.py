@@ -160,6 +160,38 @@ def test_sigterm_in_the_middle_of_a_validation_does_it_again(config, straight, t
     same(tmp_path / "run", straight)
 
 
+def test_sigterm_in_a_rollout_ends_it_at_the_next_token(small, tmp_path, monkeypatch, capsys):
+    from earwitness.lightning_modules.grpo import GRPO
+    from earwitness.lightning_modules.rollout import sampling
+
+    group = "rollout: {group_size: 2, max_new_tokens: 6}\n    rewards: {earwitness.tests.lab_rewards.length: 1.0}"
+    configs = [Path(written(small, tmp_path / name)) for name in ("grpo", "grpo-straight")]
+    for path in configs:
+        text = path.read_text().replace("earwitness.SFT", "earwitness.GRPO").replace("algorithm: sft", "algorithm: grpo")
+        path.write_text(text.replace("    micro_batch_size: 2", f"    micro_batch_size: 2\n    {group}"))
+    assert fit(str(configs[1])) is None
+    inside, draw, steps, after = GRPO.training_step, sampling._draw, [], []
+
+    def counted(self, batch, batch_idx) -> None:
+        steps.append(batch.step)
+        inside(self, batch, batch_idx)
+
+    def stopping(*given):
+        if steps[-1:] == [3]:
+            after.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GRPO, "training_step", counted)
+        patch.setattr(sampling, "_draw", stopping)
+        assert fit(str(configs[0])) == 143
+    assert len(after) == 1 and "SIGTERM after step 3: saved " in capsys.readouterr().err
+    assert names(tmp_path / "grpo") == ["last", "run.json", "step-00000002", "step-00000003"]
+    assert fit(str(configs[0])) is None
+    same(tmp_path / "grpo", tmp_path / "grpo-straight")
+
+
 def test_slurms_signal_saves_in_the_runs_folder_and_queues_the_job_again(
     config, straight, tmp_path, monkeypatch, capsys
 ):
@@ -194,7 +226,9 @@ def test_after_a_run_signals_do_what_they_did_before(config, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_sigterm_while_the_model_is_exported_ends_with_143_all_the_same(config, straight, tmp_path, monkeypatch):
+def test_sigterm_while_the_model_is_exported_ends_at_once_and_it_is_exported_later(
+    config, straight, tmp_path, monkeypatch, capsys
+):
     from earwitness.lightning_modules.callbacks.outputs import ExportPolicy
 
     export = ExportPolicy.on_train_end
@@ -205,6 +239,10 @@ def test_sigterm_while_the_model_is_exported_ends_with_143_all_the_same(config, 
 
     monkeypatch.setattr(ExportPolicy, "on_train_end", interrupted)
     assert fit(config) == 143
+    assert not (tmp_path / "run" / "model").exists()
+    assert "SIGTERM after step 6: training was over; the same command does what is left" in capsys.readouterr().err
+    monkeypatch.setattr(ExportPolicy, "on_train_end", export)
+    assert fit(config) is None
     same(tmp_path / "run", straight)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import stat
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -94,3 +96,25 @@ def test_other_loggers_get_the_facts_as_hyperparameters(small, tmp_path, monkeyp
     monkeypatch.setattr(CSVLogger, "log_hyperparams", lambda self, params, *_: seen.append(params))
     main(["fit", "--config", write_config(small, tmp_path / "run")])
     assert [set(each) for each in seen] == [{"configuration", "curriculum", "versions", "command"}]
+
+
+def test_mlflow_goes_on_in_its_run_and_is_told_only_what_is_new(monkeypatch) -> None:
+    """It would refuse another value for what it knows, and end the run that goes on."""
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    from earwitness.lightning_modules.checkpoints.logs import continued, tell, versions_of
+
+    known = {"command": "fit", "configuration/trainer/devices": "1"}
+    sent: list[tuple[str, dict[str, str]]] = []
+    client = SimpleNamespace(
+        get_run=lambda run: SimpleNamespace(data=SimpleNamespace(params=known)),
+        log_batch=lambda run_id, params: sent.append((run_id, {each.key: each.value for each in params})),
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", ModuleType("mlflow"))
+    monkeypatch.setitem(sys.modules, "mlflow.entities", SimpleNamespace(Param=SimpleNamespace))
+    logger = MLFlowLogger.__new__(MLFlowLogger)
+    vars(logger).update(_run_id=None, _initialized=True, _mlflow_client=client, _log_batch_kwargs={})
+    continued([logger], {"MLFlowLogger:0": "run-7"}, 4)
+    assert versions_of([logger]) == {"MLFlowLogger:0": "run-7"}
+    tell(logger, {"command": "fit --fresh", "configuration": {"trainer": {"devices": 2, "precision": None}}})
+    assert sent == [("run-7", {"configuration/trainer/precision": "None"})]

@@ -135,6 +135,12 @@ WRONG = [
         "trainer.callbacks[0].init_args: Invalid value for save_top_k=-5. Must be >= -1",
     ),
     ("trainer.callbacks=[3]", 2, "trainer.callbacks: Not a valid subclass of Callback"),
+    (
+        "trainer.logger=[{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: x}}, "
+        "{class_path: earwitness.tests.lab_logger.Unreachable}]",
+        1,
+        "nobody answers at http://nowhere",
+    ),
     ("threads=x", 2, "threads must be a whole number, got 'x'"),
     ("seed_everything=x", 2, "seed_everything must be true or false or a whole number or null, got 'x'"),
     ("paths.dat=x", 2, "paths: unknown key 'dat'; did you mean 'data'?"),
@@ -178,6 +184,7 @@ def test_a_command_line_that_is_none_is_one_line_and_exit_code_2(words: list[str
 def test_what_the_trainer_refuses_and_a_path_that_is_not_there_are_one_line(tmp_path, capsys) -> None:
     (tmp_path / "shards").mkdir()
     words = ["fit", "--config", GRPO, "--paths.data", str(tmp_path), "--paths.model", "Qwen/Qwen2.5-Omni-7B"]
+    words += ["--paths.labels", str(tmp_path / "labels.arrow")]
     assert refused(words, capsys) == (1, f"error: data.init_args.index: {tmp_path}/shards/index.arrow is not there\n")
     for name in ("shards/index.arrow", "labels.arrow"):
         (tmp_path / name).touch()

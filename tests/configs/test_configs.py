@@ -66,9 +66,9 @@ def test_a_base_file_an_override_file_and_the_command_line_interpolate_after_mer
     words = ["fit", "--config", str(CONFIGS / "sft.yaml"), "--config", str(over)]
     config = parsed(*words)
     assert config.data.init_args.index == "/two/shards/index.arrow"
-    config = parsed(*words, "--paths.data", "/three", "--paths.out", "/out")
+    config = parsed(*words, "--paths.data", "/three", "--paths.labels", "/four.arrow", "--paths.out", "/out")
     assert config.data.init_args.index == "/three/shards/index.arrow"
-    assert config.data.init_args.labels == "/three/labels.arrow"
+    assert config.data.init_args.labels == "/four.arrow"
     assert config.trainer.callbacks[0].init_args.folder == "/out/model"
 
 

@@ -22,7 +22,16 @@ CONFIGS = ROOT / "configs"
 
 def ran(small, verb: str, file: Path, out: Path, *more: str) -> None:
     """Runs a shipped file in this process, as the command line does."""
-    paths = ["--paths.data", str(small.root), "--paths.model", small.tiny, "--paths.out", str(out)]
+    paths = [
+        "--paths.data",
+        str(small.root),
+        "--paths.labels",
+        small.labels,
+        "--paths.model",
+        small.tiny,
+        "--paths.out",
+        str(out),
+    ]
     main([verb, "--config", str(file), *paths, *more])
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from earwitness.tests.commands.test_continuing import fit, names, rows, written
-from earwitness.tests.kills import ended, forked, meeting
+from earwitness.tests.commands.test_continuing import fit, names, rows, same, written
+from earwitness.tests.forks import ended, forked, meeting
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -128,6 +128,15 @@ def test_a_run_goes_on_with_another_number_of_ranks(config, small, tmp_path, bef
     close(tmp_path / "run", tmp_path / "alone")
     steps, expected = ([step for step, *_ in rows(tmp_path / at)] for at in ("run", "alone"))
     assert steps == expected
+
+
+def test_three_ranks_continue_bitwise(small, tmp_path):
+    """From three on, the order of a sum depends on where in DDP's buckets a gradient lies."""
+    for name, parts in (("whole", [[]]), ("parts", [["--trainer.limit_train_batches", "2"], []])):
+        config = written(small, tmp_path / name)
+        for more in parts:
+            assert together(config, tmp_path / "log", *[more] * 3) == [0, 0, 0]
+    same(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_a_full_disk_ends_all_ranks(config, tmp_path, monkeypatch):

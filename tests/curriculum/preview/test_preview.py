@@ -64,7 +64,7 @@ def doubts(*stages, table=HAND, **top):
 
 
 def test_the_counts_of_a_description_by_hand():
-    """SFT: 6 rows twice in 3 steps of 4. GRPO: 4 rows in 2 steps of 3, the last one padded with 2."""
+    """SFT: 6 rows twice in 3 steps of 4. GRPO: 4 rows in 2 steps of 3, the last one with 2 fewer."""
     plan = plan_of(SFT, GRPO)
     found = describe(plan)
     assert found["fingerprint"] == plan.fingerprint
@@ -285,7 +285,7 @@ def test_another_mix_of_sources_is_doubted():
 
 def test_padding_is_doubted():
     stage = SFT | {"pool": {}, "budget": {"samples": 10}}
-    assert doubts(stage) == ["sft: the last batch is padded with 2 rows of weight 0"]
+    assert doubts(stage) == ["sft: the last batch has 2 questions fewer than the others"]
     assert doubts(stage | {"batch_size": 5}) == []
 
 

@@ -27,7 +27,7 @@ def test_constants_stand_in_for_columns_that_a_file_lacks(tmp_path):
     with pytest.raises(
         InputError,
         match=r"field 'source_dataset' must .*; there are id, question, audio_path, answer; "
-        r"give --column source_dataset=THEIRS or --constant source_dataset=NAME$",
+        r"give --column choices=THEIRS --constant source_dataset=NAME$",
     ):
         read_annotations(path)
     (row,) = read_annotations(path, {"constants": {"source_dataset": "lab", "choices": '["x", "y"]'}})

@@ -507,14 +507,16 @@ def one_index(dice: Dice, folder: Path) -> None:
 # Running them.
 
 
-def child(work: Callable[[Dice, Path], None], name: str, seeds: range, folder: Path, progress: Path) -> None:
+def child(
+    work: Callable[[Dice, Path], None], name: str, seeds: range, folder: Path, progress: Path, memory: int = MEMORY
+) -> None:
     """Runs in a process of its own; the seed it works on stands in one file, every failure is a line of another."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
     faulthandler.disable()
     there = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()  # with the tests before
-    resource.setrlimit(resource.RLIMIT_AS, (there + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (there + memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
     now = os.open(progress, os.O_RDWR | os.O_CREAT)
     for seed in seeds:
         os.pwrite(now, struct.pack("<q", seed), 0)
@@ -526,7 +528,9 @@ def child(work: Callable[[Dice, Path], None], name: str, seeds: range, folder: P
     os.pwrite(now, struct.pack("<q", -1), 0)
 
 
-def supervised(work: Callable[[Dice, Path], None], name: str, seeds: range, folder: Path) -> list[str]:
+def supervised(
+    work: Callable[[Dice, Path], None], name: str, seeds: range, folder: Path, memory: int = MEMORY
+) -> list[str]:
     """The failures of a child, that it died or that it stood still among them; after a death a new one goes on."""
     failures, progress, start = [], folder.parent / "progress", seeds.start
     while start < seeds.stop:
@@ -534,7 +538,7 @@ def supervised(work: Callable[[Dice, Path], None], name: str, seeds: range, fold
         process = os.fork()
         if not process:
             try:
-                child(work, name, range(start, seeds.stop), folder, progress)
+                child(work, name, range(start, seeds.stop), folder, progress, memory)
             finally:
                 os._exit(0)
         at, since, status = start, time.monotonic(), None

@@ -671,7 +671,9 @@ def test_an_index_with_credentials_is_used_and_shows_them_to_nobody(server, corp
         build_index(f"{base}?sig={SECRET}")
     assert SECRET not in str(error.value)
     build_index(f"{base}?sig={SECRET}", str(out))
-    reader = ShardReader(out)
+    assert SECRET.encode() not in out.read_bytes()
+    assert "keeps no credentials; give the address as reading.shards" in capfd.readouterr().err
+    reader = ShardReader(out, Reading(shards=f"{base}?sig={SECRET}"))
     alike(ShardReader(corpus / "index.arrow"), reader)
     assert {seen.query for seen in server.seen if seen.path.startswith("/tars")} == {f"sig={SECRET}"}
     where = f"{server.url}/tars/{reader.text('shard', 0)}@{reader.numbers['audio_offset'][0]}"

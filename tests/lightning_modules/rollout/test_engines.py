@@ -29,6 +29,7 @@ from earwitness.lightning_modules.policy.adapters import Lora
 from earwitness.lightning_modules.policy.checkpoint import thinker_state
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.parts import published
+from earwitness.lightning_modules.policy.precision import compute_in
 from earwitness.lightning_modules.policy.tiny import build_tiny
 from earwitness.lightning_modules.policy.weights import (
     adapter_config,
@@ -387,6 +388,7 @@ def awake_on_a_gpu(policy: OmniPolicy, **settings: object) -> VllmEngine:
     processor = policy.processor
     stand_in = SimpleNamespace(suppressed=seen, head=policy.head, processor=processor, audio_id=policy.audio_id)
     stand_in.checkpoint, stand_in.adapted, stand_in.thinker = policy.checkpoint, policy.adapted, policy.thinker
+    stand_in.compute_dtype = policy.compute_dtype
     engine.start(stand_in, 0, 1)
     return engine
 
@@ -463,6 +465,16 @@ class TestSettings:
         assert given["model"] == small.tiny and given["seed"] == 7 and given["dtype"] == "float32"
         assert given["gpu_memory_utilization"] == 0.3 and given["block_size"] == 16
         assert given["logprobs_mode"] == "processed_logprobs" and "distributed_executor_backend" not in given
+
+    def test_vllm_computes_as_the_policy_does_and_not_as_its_weights_are_stored(self, fake, small):
+        """Weights that train are stored in float32, also where bf16 is computed with; and the other way round."""
+        for loaded, computed in (("float32", "bfloat16"), ("bfloat16", "float32")):
+            policy = OmniPolicy(small.tiny, dtype=loaded)
+            compute_in(policy, getattr(torch, computed))
+            VllmEngine().start(policy, 0, 1)
+            assert fake.made[-1].arguments["dtype"] == computed
+            (sent,) = {str(tensor.dtype) for _, tensor in merged_weights(policy, policy.compute_dtype)}
+            assert sent == f"torch.{computed}"
 
     def test_several_ranks_are_launched_from_outside(self, fake, small, monkeypatch):
         for name in ("RANK", "LOCAL_RANK"):
@@ -750,14 +762,14 @@ class TestServers:
             client.timeout_s = 60
             client.sync(policy)
             client.timeout_s, asked = 0.3, []
-            server.served.complete = lambda *message: asked.append(time.sleep(0.8)) or ({}, {})
+            server.served.complete = lambda *message: asked.append(1) or time.sleep(0.8) or ({}, {})
             with pytest.raises(InputError, match=r"no answer within engine.timeout_s: 0\.3; raise it"):
                 client.complete(batch, ROLLOUT, keys(batch))
         assert len(asked) == 1
 
     def test_nonsense_gets_an_answer_and_the_server_lives_on(self, small):
         with serving(small.tiny) as server:
-            for path, body, status in (("/part", b"nonsense", 409), ("/nothing", b"", 404), ("/begin", pack({}), 500)):
+            for path, body, status in (("/part", b"nonsense", 409), ("/nothing", b"", 404), ("/begin", pack({}), 409)):
                 with pytest.raises(urllib.error.HTTPError) as error:
                     urllib.request.urlopen(urllib.request.Request(server.url + path, body))
                 assert error.value.code == status
@@ -780,7 +792,7 @@ class TestCommand:
             (["--options", "{"], "--options: not JSON"),
             (["--options", "[]"], "a JSON object"),
             (["--options", '{"seed": 1}'], "seed is set by earwitness"),
-            (["--host", "256.1.1.1"], "cannot listen at 256.1.1.1"),
+            (["--host", "256.1.1.1", "--without-token"], "cannot listen at 256.1.1.1"),
             (["--port", "0"], "pip install 'earwitness[vllm]'"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from earwitness.tests.sharded_runs import CASES, MORE, launch, train
+from earwitness.tests.sharded_runs import CASES, CONTINUED, MORE, launch, train
 
 
 def differs(one: dict, two: dict) -> float:
@@ -61,8 +61,9 @@ def test_four_processes_that_hold_two_copies(small, tmp_path, alone):
     same_as_alone(found, alone, tmp_path)
 
 
-ADAM = ("adam-full", "adam-lora")
 FSDP, DDP = "FSDP2()", "DDPStrategy()"
+# AdamW divides by the size of a gradient; where it is small, the rounding of other numbers of ranks counts for more.
+ROUNDING = {"groups-full": 1e-6, "momentum-lora": 1e-6, "adam-lora": 2e-5}
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +73,15 @@ def saved(small, tmp_path_factory) -> dict[str, Path]:
     made = {}
     for name, strategy in (("alone", None), ("ddp", DDP), ("fsdp2", FSDP)):
         out = folder / name
-        cases = [f"{case}@save={out}/{case}/step-00000002/trainer.ckpt" for case in ADAM]
+        cases = [f"{case}@save={out}/{case}/step-00000002/trainer.ckpt" for case in CONTINUED]
         if strategy is None:
-            made[name] = {case: train(with_path, small, out) for case, with_path in zip(ADAM, cases, strict=True)}
+            made[name] = {case: train(with_path, small, out) for case, with_path in zip(CONTINUED, cases, strict=True)}
         else:
             made[name] = launch(small.root, out, 2, strategy, *cases)
-    for case in ADAM:
+    for case in CONTINUED:
         for name in ("ddp", "fsdp2"):
-            assert differs(made[name][case]["weights"], made["alone"][case]["weights"]) < 2e-5
+            assert differs(made[name][case]["weights"], made["alone"][case]["weights"]) < ROUNDING[case]
+            assert made[name][case]["rows"] == made["alone"][case]["rows"]
     return {"folder": folder, "made": made}
 
 
@@ -90,21 +92,24 @@ def saved(small, tmp_path_factory) -> dict[str, Path]:
         ("fsdp2", FSDP, 2),
         ("fsdp2", FSDP, 4),
         ("fsdp2", DDP, 2),
-        ("ddp", FSDP, 2),
+        ("ddp", FSDP, 4),
         ("alone", FSDP, 2),
+        ("alone", DDP, 4),
         ("fsdp2", None, 1),
+        ("ddp", None, 1),
     ],
 )
 def test_a_run_goes_on_under_another_strategy_and_number_of_processes(small, tmp_path, saved, writer, reader, world):
-    cases = [f"{case}@load={saved['folder']}/{writer}/{case}/step-00000002/trainer.ckpt" for case in ADAM]
+    """As if it had not: the same rows in the same order, weights to rounding, by SGD with momentum to 1e-6."""
+    cases = [f"{case}@load={saved['folder']}/{writer}/{case}/step-00000002/trainer.ckpt" for case in CONTINUED]
     if reader is None:
-        found = {case: train(with_path, small, tmp_path) for case, with_path in zip(ADAM, cases, strict=True)}
+        found = {case: train(with_path, small, tmp_path) for case, with_path in zip(CONTINUED, cases, strict=True)}
     else:
         found = launch(small.root, tmp_path, world, reader, *cases)
     for case, result in found.items():
         wanted = saved["made"][writer][case]
-        assert len(result["logs"]) == 2, "the two steps that were left"
+        assert result["rows"] == wanted["rows"][2:], "the two steps that were left"
         worst = differs(result["weights"], wanted["weights"])
         print(writer, reader, world, case, f"{worst:.1e}")
-        assert worst < 2e-5
+        assert worst < ROUNDING[case] and result["moved"] > 1e-3
         assert result["logs"][-1]["train/loss"] == pytest.approx(wanted["logs"][-1]["train/loss"], abs=1e-5)

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 from earwitness.commands.label_job import VoterSpec
+from earwitness.datamodules.asking.chat import Completion
 from earwitness.datamodules.voting.answer_store import AnswerId
 from earwitness.datamodules.voting.tasks import Ask, PromptingSpec, Reply, Task
 from earwitness.errors import InputError
@@ -254,15 +255,15 @@ def test_refused_questions_stop_a_job_only_as_long_as_nothing_was_answered(serve
         again.ask_all(map(ask, range(3, 9)), lambda *_: None, answered_before=True)
 
 
-def test_answers_that_come_together_with_the_last_failure_are_handed_on():
+def test_answers_that_come_together_with_the_last_failure_are_handed_on(monkeypatch):
     """Every attempt ends at once; a good answer stands behind the failures that stop the job."""
 
-    class Instant(Endpoint):
-        async def _ask(self, session, asked, *_):
-            return asked, Reply(asked.task, error="" if asked.task.row in (0, 4) else "501: no")
+    async def instant(self, asked):
+        return asked, Completion(error="" if asked.task.row in (0, 4) else "501: no")
 
+    monkeypatch.setattr("earwitness.datamodules.asking.client._Client.ask", instant)
     taken: dict[int, str] = {}
-    voter = Instant("http://h/v1", "m", give_up=2, concurrency=8)
+    voter = Endpoint("http://h/v1", "m", give_up=2, concurrency=8)
     with pytest.raises(InputError, match="requests in a row failed"):
         voter.ask_all(map(ask, range(8)), lambda asked, reply: taken.update({asked.task.row: reply.error}))
     assert sorted(taken) == list(range(8)) and taken[0] == taken[4] == ""
@@ -417,7 +418,7 @@ def test_a_message_that_was_cut_before_any_content_is_an_unfinished_empty_answer
 
 def test_an_answer_is_read_up_to_a_limit(server, monkeypatch):
     """Of 64 MB no more than a few are read, and the job goes on."""
-    monkeypatch.setattr("earwitness.lightning_modules.voters.chat.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("earwitness.datamodules.asking.chat.MOST_BYTES", 1 << 20)
     server.say = lambda asked: "A" * (64 << 20) if asked.number == 1 else "A"
     found = replies(endpoint(server, retries=0), 3)
     assert found[1].error.startswith("not an answer of chat completions (ValueError: more than 1 MB")

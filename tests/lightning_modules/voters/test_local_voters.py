@@ -423,7 +423,7 @@ def test_the_system_turn_is_said_first(chat):
 
     class Told:
         tokenizer = processor.tokenizer
-        apply_chat_template = processor.apply_chat_template
+        chat_template = processor.chat_template
 
         def __call__(self, text, **more):
             said.extend(text)

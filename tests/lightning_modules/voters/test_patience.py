@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from earwitness.datamodules.asking import patience
+from earwitness.datamodules.asking.chat import what_to_change
+from earwitness.datamodules.asking.patience import Patience, told_seconds
 from earwitness.datamodules.voting.answer_store import AnswerId
 from earwitness.datamodules.voting.tasks import Ask, Reply, Task
 from earwitness.errors import InputError
-from earwitness.lightning_modules.voters import patience
-from earwitness.lightning_modules.voters.chat import what_to_change
 from earwitness.lightning_modules.voters.endpoint import Endpoint
-from earwitness.lightning_modules.voters.patience import Patience, told_seconds
 from earwitness.tests.chat_server import Asked, ChatServer, serving, until
 
 
@@ -47,7 +47,7 @@ class Clock:
 def clock(monkeypatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(patience, "now", made.now)
-    monkeypatch.setattr("earwitness.lightning_modules.voters.endpoint.now", made.now)
+    monkeypatch.setattr("earwitness.datamodules.asking.client.now", made.now)
     monkeypatch.setattr(patience, "until", made.until)
     return made
 

@@ -6,12 +6,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
-
-from ...datamodules.voting.tasks import Reply, Task
 
 MOST_BYTES = 8 << 20  # of one answer; 64 tokens with 20 log-probs each are 0.2 MB
 # What reading a malformed answer may raise: whatever a server sends, it must not end the job.
@@ -40,6 +39,26 @@ class NoLogprobs(ValueError):
     """An answer without the log-probs that were asked for: asking again does not help."""
 
 
+@dataclass
+class Completion:
+    """What a server made of a request: a text, or an error.
+
+    refused: the error is about this request alone; others may well be answered. reason: why the server says that it
+    ended, like "stop" or "length"; finished: whether the model ended it. reasoning: what it thought, where the server
+    sends that apart. letters: log-probs of letters as the first token.
+    """
+
+    text: str = ""
+    error: str = ""
+    refused: bool = False
+    finished: bool = True
+    reason: str = ""
+    reasoning: str = ""
+    letters: dict[str, float] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
 async def read_body(answer: Any) -> bytes:
     """The bytes of an aiohttp response, at most MOST_BYTES of them; ValueError where there are more."""
     parts, size = [], 0
@@ -51,23 +70,29 @@ async def read_body(answer: Any) -> bytes:
     return b"".join(parts)
 
 
-def parse_reply(task: Task, data: bytes, letters: bool = False) -> Reply:
-    """The reply in the body of an answer; an empty text where the model only thought, refused, or was cut before it.
+def parse_completion(data: bytes, letters: bool = False) -> Completion:
+    """The completion in the body of an answer; an empty text where the model only thought, refused, or was cut off.
 
     letters: log-probs are wanted. Raises one of MALFORMED where the body has another form, or lacks them.
     """
-    body = json.loads(data)
+    return completion_of(json.loads(data), letters)
+
+
+def completion_of(body: Any, letters: bool = False) -> Completion:
+    """The completion in the body of an answer, as `parse_completion`."""
     choice = body["choices"][0]
     message, usage = choice["message"], body.get("usage") or {}
     if letters and not choice.get("logprobs"):
         raise NoLogprobs(_NO_LOGPROBS)
-    return Reply(
-        task,
+    thought = message.get("reasoning") or message.get("reasoning_content")
+    return Completion(
         _text(message.get("content")),
         letters=_letters(choice.get("logprobs")),
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         completion_tokens=int(usage.get("completion_tokens") or 0),
         finished=choice.get("finish_reason") not in _CUT,
+        reason=str(choice.get("finish_reason") or ""),
+        reasoning=thought if isinstance(thought, str) else "",
     )
 
 
@@ -93,9 +118,9 @@ def _letters(logprobs: Mapping[str, Any] | None) -> dict[str, float]:
 
 
 def what_to_change(status: int, said: str, model: str, key_env: str | None, heard: bool, letters: bool) -> str:
-    """Why a server answers no question at all, and which setting to change; "" where another question may be answered.
+    """Why a server answers no request at all, and which setting to change; "" where another one may be answered.
 
-    status: of HTTP; 200 for an answer that is none. said: its words. heard: the question had a recording. letters: it
+    status: of HTTP; 200 for an answer that is none. said: its words. heard: the request had a recording. letters: it
     wanted log-probs.
     """
     if status in (401, 403):

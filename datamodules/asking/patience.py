@@ -7,8 +7,11 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+
+from ...boundary.words import say
 
 _LESS = 0.75  # of the requests at a time that are left after a refusal
 _SAY_AGAIN_S = 60.0
@@ -50,11 +53,12 @@ class Patience:
 
     Args:
         where: address for messages. most: requests at a time. patience_s: after so many seconds of refusals alone,
-            `stop` says why it ends; "" until then.
+            `stop` says why it ends; "" until then. changed: called whenever there may be room again.
     """
 
-    def __init__(self, where: str, most: int, patience_s: float) -> None:
+    def __init__(self, where: str, most: int, patience_s: float, changed: Callable[[], None] | None = None) -> None:
         self.where, self.most, self.patience_s = where, most, patience_s
+        self._told = changed or (lambda: None)
         self.room = float(most)
         self.refusals = 0  # in a row; those that came together are one
         self.stop = ""
@@ -91,6 +95,19 @@ class Patience:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        self._told()
+
+    @property
+    def resume(self) -> float:
+        """When the server may be asked again, by `now`; minus infinity where it never refused."""
+        return self._resume
+
+    @property
+    def load(self) -> float:
+        """The share of its requests at a time that are out; 1 or more where another would have to wait."""
+        waits = self.stop or self._resume > now()
+        room = 1 if self._refused_since is not None else int(self.room)
+        return math.inf if waits else (self._open + len(self._line)) / room
 
     def answered(self) -> None:
         """The server works: a question was answered."""
@@ -118,5 +135,5 @@ class Patience:
             self.stop = f"{wanted}, the last said: {error}; raise patience_s"
         elif moment - self._said > _SAY_AGAIN_S:
             self._said = moment
-            print(f"{self.where}: {error:.200}; waiting, up to {self.patience_s:,g} s", file=sys.stderr, flush=True)
+            say(f"{self.where}: {error:.200}; waiting, up to {self.patience_s:,g} s", file=sys.stderr, flush=True)
         return self._resume

@@ -1,0 +1,1 @@
+"""What comes from outside and what goes out: files, words, secrets and tables, each through one function."""

@@ -1,0 +1,1 @@
+"""Building question sets from captions: questions, reasoning, checks, grades, what was dropped and why."""
