@@ -114,3 +114,6 @@ def _put_files(benchmarks: Any, kind: str, words: Sequence[str]) -> None:
             raise InputError(f"--{kind} {word}: no benchmark {name!r}; there are {', '.join(benchmarks)}")
         for one in [name] if equals else benchmarks:
             setattr(benchmarks[one], kind, file if equals else word)
+    for one in benchmarks.values():
+        if (path := getattr(one, kind)) and not Path(path).is_file():
+            raise InputError(f"--{kind}: {path}: no such file")

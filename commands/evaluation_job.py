@@ -16,6 +16,7 @@ from ..datamodules.benchmarks.benchmark import Benchmark, benchmark_named
 from ..datamodules.benchmarks.known import BENCHMARKS
 from ..datamodules.questions.answers import rule_named
 from ..datamodules.questions.prompts import shows_letters
+from ..datamodules.storage.address import redacted
 from ..datamodules.voting.tasks import NO_AUDIO, PromptingSpec
 from ..errors import InputError
 from ..lightning_modules.voters.endpoint import Endpoint
@@ -92,6 +93,10 @@ class EvaluationJob:
             if not name or any(not (sign.isalnum() or sign in "-_.") for sign in name):
                 raise InputError(f"benchmarks: the name {name!r} may hold letters, digits, - _ and .")
             benchmark_named(spec.benchmark or name, BENCHMARKS)
+            for kind in ("labels", "strong", "weak"):
+                _refuse_missing(f"{kind} of {name}", getattr(spec, kind))
+        for path in self.train_index:
+            _refuse_missing("train_index", path)
         for condition in self.conditions:
             if condition != NO_AUDIO:
                 parse_condition(condition)
@@ -151,8 +156,8 @@ class EvaluationJob:
         return benchmark_named(self.benchmarks[name].benchmark or name, BENCHMARKS)
 
     def record(self) -> dict[str, Any]:
-        """The job as JSON; `job_of` reads it back."""
-        return asdict(self)
+        """The job as JSON, without a password in a server's address; `job_of` reads it back."""
+        return asdict(self) | {"checkpoint": redacted(self.checkpoint) if self.served else self.checkpoint}
 
 
 def job_of(spec: Mapping[str, Any], where: str) -> EvaluationJob:
@@ -210,6 +215,12 @@ def load_evaluation(path: str, words: Sequence[str], options: Mapping[str, Any])
     else:
         spec = resolved(read_yaml(Path(path)), Path(path))
     return job_of(overridden(spec, words) | dict(options), f"{path}: ")
+
+
+def _refuse_missing(what: str, path: str | None) -> None:
+    """InputError for a file that is named and not there: before the first question is asked, not behind the last."""
+    if path is not None and not Path(path).is_file():
+        raise InputError(f"{what}: {path}: no such file")
 
 
 def _slug(text: str) -> str:

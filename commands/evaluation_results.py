@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -64,6 +65,12 @@ def write_results(
         labels = given_labels(job.benchmarks[one.opened.name], one.opened, questions)
         found = _about(one, job, questions) | describe_benchmark(questions, job.main_rule, labels)
         found["missing"] = _missing(folder / "missing" / f"{one.opened.name}.jsonl", one.opened)
+        found["warnings"] += [
+            f"{count:,} of {found['questions']:,} questions were not answered under {name}, and count as wrong: "
+            "its numbers say little of the model"
+            for name, count in found["missing"]["questions"].items()
+            if count > found["questions"] / 10
+        ]
         found["predictions"] = _write_predictions(one, judge, records, job, folder / "predictions")
         _write_outcomes(questions, labels, folder / "outcomes" / f"{one.opened.name}.arrow")
         results.append(found)
@@ -132,14 +139,14 @@ def _missing(path: Path, opened: OpenBenchmark) -> dict[str, Any]:
     failures = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     reader = opened.reader
     names = dict(zip(reader.numbers["uid"].tolist(), map(reader.key, range(len(reader))), strict=True))
-    counts: dict[str, int] = {}
-    for failure in failures:
-        counts[failure["condition"]] = counts.get(failure["condition"], 0) + 1
+    counts = Counter(failure["condition"] for failure in failures)
+    whole = Counter(condition for condition, _ in {(failure["condition"], failure["uid"]) for failure in failures})
     reasons = {f"{names.get(failure['uid'], failure['uid'])}: {failure['error']}" for failure in failures}
     reasons |= {reason for _, reason in opened.unusable}
     return {
         "records": len(opened.unusable),
         "tasks": dict(sorted(counts.items())),
+        "questions": dict(sorted(whole.items())),
         "reasons": sorted(reasons)[:_SHOWN],
         "more": max(0, len(reasons) - _SHOWN),
     }

@@ -96,6 +96,11 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
                 warnings.append(
                     f"{one['name']}: the {what} differ: {one[key]} and {other[key]}; only shared questions count"
                 )
+        for place, side in (("first", one), ("second", other)):
+            missing = side.get("missing", {}).get("tasks", {})
+            warnings += [
+                f"{one['name']}: {n:,} answers under {c} are missing in the {place}" for c, n in missing.items()
+            ]
     shared = {one["name"] for one in before["benchmarks"]}
     warnings += [f"{name} is in the second results alone" for name in of_name if name not in shared]
     return warnings

@@ -277,6 +277,8 @@ def test_a_yaml_file_says_the_same_and_values_change_behind_it(server, files, tm
         (["m", "--benchmark", "mmau=x.json", "--conditions", "loud"], "condition 'loud': use 'audio'"),
         (["m", "--benchmark", "mmau=x.json", "--rotations", "some"], "rotations"),
         (["http://h/v1", "--benchmark", "mmau=x.json"], "--model NAME"),
+        (["m", "--benchmark", "mmau=x.json", "--labels", "l.arrow"], "--labels: l.arrow: no such file"),
+        (["m", "--benchmark", "mmau=x.json", "--train-index", "t.arrow"], "train_index: t.arrow: no such file"),
         (["a", "b"], "name one model, YAML file or folder of results, got 2: a, b"),
         (["--compare", "a"], "--compare takes two folders of results, got 1"),
         (["m", "--benchmark", "mmau=none.json"], "none.json: no such annotation file"),
