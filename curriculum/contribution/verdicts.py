@@ -62,7 +62,7 @@ def read_answer_table(path: str | Path) -> pa.Table:
         elif name in _KINDS and not _KINDS[name].fits(column.type):
             raise InputError(f"{path}: not an answer table: {name!r} is {column.type!s:.60}, not {_KINDS[name].words}")
     for name, most in _MOST.items():
-        bounds = pc.min_max(table.column(name)).as_py() if name in table.column_names else {"min": None}
+        bounds: dict[str, Any] = pc.min_max(table.column(name)).as_py() if name in table.column_names else {"min": None}
         if bounds["min"] is not None and not 0 <= bounds["min"] <= bounds["max"] <= most:
             raise InputError(f"{path}: not an answer table: {name!r} goes from {bounds['min']} to {bounds['max']}")
     _check_values(table, path)
