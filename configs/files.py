@@ -71,7 +71,7 @@ def read_yaml(path: Path) -> DictConfig:
     try:
         _check_aliases(text)
         spec = OmegaConf.load(io.StringIO(text))
-    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+    except (YAMLError, OmegaConfBaseException, OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not a YAML mapping ({' '.join(str(error).split())[:300]})") from None
     if not isinstance(spec, DictConfig):
         raise InputError(f"{path}: not a YAML mapping")
