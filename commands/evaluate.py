@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..boundary.words import say
 from ..errors import InputError
 
 
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
 
         if len(words) != 2:
             raise InputError(f"--compare takes two folders of results, got {len(words)}")
-        print(comparison_text(compare_results(*words)))
+        say(comparison_text(compare_results(*words)))
         return
     given = [word for word in words if not is_override(word)]
     overrides = [word for word in words if is_override(word)]
@@ -94,8 +95,8 @@ def run(args: argparse.Namespace) -> None:
         _put_files(job.benchmarks, kind, getattr(args, kind))
     results = run_evaluation(job, judge_only=judged)
     if results is not None:
-        print(evaluation_text(results))
-        print(f"\nresults: {Path(job.to) / 'results.json'}, page: {Path(job.to) / 'report.html'}")
+        say(evaluation_text(results))
+        say(f"\nresults: {Path(job.to) / 'results.json'}, page: {Path(job.to) / 'report.html'}")
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ..boundary.files import write_text
+from ..boundary.words import say
 from ..datamodules.batches.conditions import parse_condition
 from ..datamodules.benchmarks.questions import OpenBenchmark, open_benchmark
 from ..datamodules.questions.prompts import prompt_text
@@ -78,7 +80,7 @@ def ended_by_signals() -> Iterator[None]:
     """Inside, SIGTERM ends this process at once with 143: every answer that came is stored already."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        print("ended by SIGTERM; answers so far are kept, the same command continues", file=sys.stderr, flush=True)
+        say("ended by SIGTERM; answers so far are kept, the same command continues", file=sys.stderr, flush=True)
         os._exit(143)  # nothing is half written: stores are appended to line by line, files renamed when whole
 
     before = signal.signal(signal.SIGTERM, end)
@@ -209,6 +211,4 @@ def _refuse_other_recordings(store: AnswerStore, benchmark: OpenBenchmark) -> No
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".partial")
-    scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    scratch.replace(path)
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
