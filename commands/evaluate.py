@@ -59,6 +59,7 @@ _VALUES = (
 
 def run(args: argparse.Namespace) -> None:
     """Runs and prints the evaluation, or compares two; see `run_evaluation` and `compare_results`."""
+    from ..boundary.words import say
     from ..configs.overrides import is_override
     from .evaluation_text import comparison_text, evaluation_text
 
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
 
         if len(words) != 2:
             raise InputError(f"--compare takes two folders of results, got {len(words)}")
-        print(comparison_text(compare_results(*words)))
+        say(comparison_text(compare_results(*words)))
         return
     given = [word for word in words if not is_override(word)]
     overrides = [word for word in words if is_override(word)]
@@ -94,8 +95,8 @@ def run(args: argparse.Namespace) -> None:
         _put_files(job.benchmarks, kind, getattr(args, kind))
     results = run_evaluation(job, judge_only=judged)
     if results is not None:
-        print(evaluation_text(results))
-        print(f"\nresults: {Path(job.to) / 'results.json'}, page: {Path(job.to) / 'report.html'}")
+        say(evaluation_text(results))
+        say(f"\nresults: {Path(job.to) / 'results.json'}, page: {Path(job.to) / 'report.html'}")
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

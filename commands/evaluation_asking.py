@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ..boundary.files import write_text
 from ..datamodules.voting.answer_store import AnswerId, AnswerStore, answer_id
 from ..datamodules.voting.evaluation import EvaluationTasks
 from ..datamodules.voting.tasks import Ask, Reply, Task
@@ -117,8 +118,7 @@ def write_failures(path: Path, failures: Failures) -> None:
     """Lists what failed in a file, sorted; removes the list of a run before where nothing did."""
     lines = sorted({json.dumps(failure, ensure_ascii=False) for failure in failures})
     if lines:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in lines))
+        write_text(path, "".join(f"{line}\n" for line in lines))
     else:
         path.unlink(missing_ok=True)
 

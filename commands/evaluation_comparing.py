@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from ..boundary.files import read_json
 from ..curriculum.evaluation.comparison import corrected, differences, paired
 from ..curriculum.table import read_arrow
 from ..errors import InputError
@@ -35,7 +35,4 @@ def _results(folder: Path) -> dict[str, Any]:
     path = folder / RESULTS
     if not path.is_file():
         raise InputError(f"{folder}: holds no {RESULTS}; `earwitness evaluate` writes it")
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
+    return dict(read_json(path))

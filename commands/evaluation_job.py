@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..boundary.files import read_json
 from ..configs.files import read_yaml, resolved
 from ..configs.overrides import overridden
 from ..configs.typed import read
@@ -210,10 +210,8 @@ def load_evaluation(path: str, words: Sequence[str], options: Mapping[str, Any])
 
     A folder of results is a job that was asked already. InputError names the key that is wrong.
     """
-    if Path(path).is_dir():
-        spec = json.loads((Path(path) / JOB).read_text())
-    else:
-        spec = resolved(read_yaml(Path(path)), Path(path))
+    held = Path(path).is_dir()
+    spec = dict(read_json(Path(path) / JOB)) if held else resolved(read_yaml(Path(path)), Path(path))
     return job_of(overridden(spec, words) | dict(options), f"{path}: ")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from .. import __version__
+from ..boundary.files import read_text, write_text
 from ..curriculum.arrays import Texts
 from ..curriculum.contribution.jury import STRONG, WEAK
 from ..curriculum.evaluation.benchmark_report import describe_benchmark
@@ -85,9 +86,7 @@ def write_results(
         "benchmarks": results,
     }
     whole = dict(finite(whole))
-    scratch = folder / f"{RESULTS}.partial"
-    scratch.write_text(json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n")
-    scratch.replace(folder / RESULTS)
+    write_text(folder / RESULTS, json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n")
     build_evaluation_page(whole, sampled(items), folder / "report.html")
     return whole
 
@@ -136,7 +135,7 @@ def _about(one: Answered, job: EvaluationJob, questions: QuestionSet) -> dict[st
 
 def _missing(path: Path, opened: OpenBenchmark) -> dict[str, Any]:
     """What was not asked or not answered: records that are no questions, and failures by condition, with reasons."""
-    failures = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    failures = [json.loads(line) for line in read_text(path).splitlines()] if path.is_file() else []
     reader = opened.reader
     names = dict(zip(reader.numbers["uid"].tolist(), map(reader.key, range(len(reader))), strict=True))
     counts = Counter(failure["condition"] for failure in failures)
@@ -177,7 +176,7 @@ def _listed(path: str, questions: QuestionSet) -> np.ndarray:
     """[n] questions whose id or key stands in a file, one a line; InputError where none does."""
     if not Path(path).is_file():
         raise InputError(f"{path}: no such list of ids")
-    wanted = {line.strip() for line in Path(path).read_text().splitlines() if line.strip()}
+    wanted = {line.strip() for line in read_text(path).splitlines() if line.strip()}
     rows = [n for n, key in enumerate(questions.keys) if key in wanted or key.partition("/")[2] in wanted]
     if not rows:
         raise InputError(f"{path}: none of its {len(wanted):,} ids is of a question in the file")
@@ -195,8 +194,7 @@ def _write_predictions(
         assert write is not None
         for name, content in write(predicted).items():
             place = folder / one.opened.name / condition.replace(":", "-") / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(content)
+            write_text(place, content)
             written.setdefault(condition, []).append(str(place.relative_to(folder.parent)))
     return written
 

@@ -6,7 +6,6 @@ missing where it must be heard. A record that is no question that can be asked i
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ...boundary.files import locked, open_regular, read_text
 from ...curriculum.identity import hash64
 from ...curriculum.table import Categorical, read_table
 from ...errors import InputError
@@ -187,15 +187,14 @@ def _packed(
     """The packed recordings, None where there are none, and the key -> reason of what could not be packed."""
     folder.mkdir(parents=True, exist_ok=True)
     reason = ""
-    with (folder / "packing.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two evaluations may want the same
+    with locked(folder / "waiting.lock"):  # two evaluations may want the same
         try:
             with redirect_stderr(io.StringIO()):  # which columns nobody packs is not of interest here
                 shard(path, str(folder), audio_root, fields=fields, on_bad="quarantine", workers=workers)
         except InputError as error:
             reason = str(error)
     left_out = folder / "packing.quarantine.jsonl"
-    entries = [json.loads(line) for line in left_out.read_text().splitlines()] if left_out.is_file() else []
+    entries = [json.loads(line) for line in read_text(left_out).splitlines()] if left_out.is_file() else []
     lacking = {entry["question"]: entry["reason"] for entry in entries if entry["question"]}
     if reason and not lacking:
         raise InputError(reason)
@@ -208,7 +207,7 @@ def _file_hash(path: str) -> str:
     for file, _ in Source(path).stamps():
         if Path(path).is_dir():
             whole.update(str(Path(file).relative_to(path)).encode())
-        with open(file, "rb") as content:
+        with open_regular(file) as content:
             while part := content.read(1 << 22):
                 whole.update(part)
     return whole.hexdigest()[:16]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from ...boundary.files import open_regular, read_json
 from ...datamodules.voting.tasks import Scoring
 from ...errors import InputError
 from ..policy.parts import bare
@@ -47,7 +47,7 @@ class Source:
         for path in self.files:
             size = path.stat().st_size
             whole.update(f"{path.name} {size}".encode())
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 for place in sorted({0, max(0, size // 2), max(0, size - _ENDS)}):
                     file.seek(place)
                     whole.update(file.read(_ENDS))
@@ -73,7 +73,7 @@ def find_source(checkpoint: str) -> Source:
 
 def _adapters(path: Path) -> Source:
     """The source of a folder that peft wrote; only LoRA of a Qwen2.5-Omni is merged by name."""
-    settings: Mapping[str, Any] = json.loads((path / _ADAPTER).read_text())
+    settings: Mapping[str, Any] = read_json(path / _ADAPTER)
     base = settings.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise InputError(f"{path / _ADAPTER}: names no base_model_name_or_path")
