@@ -11,18 +11,17 @@ RESULTS/missing/NAME.jsonl    what was not asked or not answered, and why
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..boundary.files import write_text
+from ..boundary.files import alone_in, write_text
 from ..boundary.words import say
 from ..datamodules.batches.conditions import parse_condition
 from ..datamodules.benchmarks.questions import OpenBenchmark, open_benchmark
@@ -98,13 +97,12 @@ def _alone(folder: Path, ranks: Ranks) -> Iterator[None]:
             raise InputError(fault)
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "evaluation.lock").open("w") as lock:
+    with ExitStack() as stack:
         fault = ""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            fault = f"{folder}: another evaluation is writing there; wait for it, or give another folder"
+            stack.enter_context(alone_in(folder, "evaluating"))
+        except InputError as error:
+            fault = str(error)
         ranks.gathered(fault)
         if fault:
             raise InputError(fault)
@@ -210,5 +208,4 @@ def _refuse_other_recordings(store: AnswerStore, benchmark: OpenBenchmark) -> No
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -118,7 +118,6 @@ def write_failures(path: Path, failures: Failures) -> None:
     """Lists what failed in a file, sorted; removes the list of a run before where nothing did."""
     lines = sorted({json.dumps(failure, ensure_ascii=False) for failure in failures})
     if lines:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(f"{line}\n" for line in lines))
     else:
         path.unlink(missing_ok=True)

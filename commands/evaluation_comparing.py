@@ -35,7 +35,4 @@ def _results(folder: Path) -> dict[str, Any]:
     path = folder / RESULTS
     if not path.is_file():
         raise InputError(f"{folder}: holds no {RESULTS}; `earwitness evaluate` writes it")
-    try:
-        return dict(read_json(path))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
+    return dict(read_json(path))

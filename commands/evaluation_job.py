@@ -210,7 +210,8 @@ def load_evaluation(path: str, words: Sequence[str], options: Mapping[str, Any])
 
     A folder of results is a job that was asked already. InputError names the key that is wrong.
     """
-    spec = read_json(Path(path) / JOB) if Path(path).is_dir() else resolved(read_yaml(Path(path)), Path(path))
+    held = Path(path).is_dir()
+    spec = dict(read_json(Path(path) / JOB)) if held else resolved(read_yaml(Path(path)), Path(path))
     return job_of(overridden(spec, words) | dict(options), f"{path}: ")
 
 

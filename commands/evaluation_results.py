@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from .. import __version__
-from ..boundary.files import JSON_BYTES, read_text, write_text
+from ..boundary.files import read_text, write_text
 from ..curriculum.arrays import Texts
 from ..curriculum.contribution.jury import STRONG, WEAK
 from ..curriculum.evaluation.benchmark_report import describe_benchmark
@@ -135,7 +135,7 @@ def _about(one: Answered, job: EvaluationJob, questions: QuestionSet) -> dict[st
 
 def _missing(path: Path, opened: OpenBenchmark) -> dict[str, Any]:
     """What was not asked or not answered: records that are no questions, and failures by condition, with reasons."""
-    failures = [json.loads(line) for line in read_text(path, JSON_BYTES).splitlines()] if path.is_file() else []
+    failures = [json.loads(line) for line in read_text(path).splitlines()] if path.is_file() else []
     reader = opened.reader
     names = dict(zip(reader.numbers["uid"].tolist(), map(reader.key, range(len(reader))), strict=True))
     counts = Counter(failure["condition"] for failure in failures)
@@ -194,7 +194,6 @@ def _write_predictions(
         assert write is not None
         for name, content in write(predicted).items():
             place = folder / one.opened.name / condition.replace(":", "-") / name
-            place.parent.mkdir(parents=True, exist_ok=True)
             write_text(place, content)
             written.setdefault(condition, []).append(str(place.relative_to(folder.parent)))
     return written

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...boundary.files import JSON_BYTES, locked, open_regular, read_text
+from ...boundary.files import locked, open_regular, read_text
 from ...curriculum.identity import hash64
 from ...curriculum.table import Categorical, read_table
 from ...errors import InputError
@@ -187,14 +187,14 @@ def _packed(
     """The packed recordings, None where there are none, and the key -> reason of what could not be packed."""
     folder.mkdir(parents=True, exist_ok=True)
     reason = ""
-    with locked(folder / "packing.lock"):  # two evaluations may want the same
+    with locked(folder / "waiting.lock"):  # two evaluations may want the same
         try:
             with redirect_stderr(io.StringIO()):  # which columns nobody packs is not of interest here
                 shard(path, str(folder), audio_root, fields=fields, on_bad="quarantine", workers=workers)
         except InputError as error:
             reason = str(error)
     left_out = folder / "packing.quarantine.jsonl"
-    entries = [json.loads(line) for line in read_text(left_out, JSON_BYTES).splitlines()] if left_out.is_file() else []
+    entries = [json.loads(line) for line in read_text(left_out).splitlines()] if left_out.is_file() else []
     lacking = {entry["question"]: entry["reason"] for entry in entries if entry["question"]}
     if reason and not lacking:
         raise InputError(reason)
