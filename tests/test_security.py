@@ -22,7 +22,6 @@ LAWS: dict[str, dict[str, str]] = {
         "datamodules/questions/formats.py": "texts in a given encoding, of a file that is known to be one",
         "datamodules/corpora/writing.py": "the corpus's own new folder",
         "curriculum/evaluation/evaluate.py": "planted answers of the corpus's own",
-        "commands/evaluating.py": "the lock of the evaluation's own folder",
         "datamodules/asking/batches.py": "parts of an export, and results of a batch, a line at a time",
         "datamodules/asking/ledger.py": "the ledger's own file",
         "datamodules/building/balance.py": "drafts of the build's own stages",
@@ -44,7 +43,6 @@ LAWS: dict[str, dict[str, str]] = {
     "memory_map": {"datamodules/shards/recordings.py": "the packing's own scratch file"},
     "ParquetFile": {"datamodules/questions/datasets.py": "the class of that name here"},
     "flock": {
-        "commands/evaluating.py": "the lock of the evaluation's own folder",
         "datamodules/asking/ledger.py": "the ledger's own file",
     },
     "NamedTemporaryFile": {},
