@@ -255,7 +255,7 @@ def _heard(data: bytes, where: str, decoded: bool) -> tuple[int, dict[str, float
 def _read(file: BinaryIO, member: Member, path: str) -> bytes:
     most = MAX_JSON if member.extension == "json" else MAX_AUDIO
     if member.size > most:  # in a file with holes it would take no room but memory
-        raise InputError(f"{path}: member {member.name!r} has {member.size:,} bytes, at most {most:,} are read")
+        raise InputError(f"{path}:{member.name}: {member.size} bytes is more than the {most} allowed")
     file.seek(member.offset)
     data = file.read(member.size)
     if len(data) != member.size:

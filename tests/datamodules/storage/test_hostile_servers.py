@@ -5,6 +5,7 @@ What may take memory runs in a forked process.
 
 from __future__ import annotations
 
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -108,16 +109,16 @@ def test_a_saved_dataset_fetches_nothing(tmp_path):
     """A column of pictures may hold addresses, which its package opens when a row is read."""
     datasets = pytest.importorskip("datasets")
     server = Hostile("more")
-    rows = {
-        "id": ["1", "2"],
-        "question": ["q", "r"],
-        "choices": [["a", "b"]] * 2,
-        "picture": [f"{server.url}/x.png"] * 2,
-    }
-    kinds = {"id": datasets.Value("string"), "question": datasets.Value("string"), "picture": datasets.Image()}
+    rows = {"id": ["1", "2"], "question": ["q", "r"], "choices": [["a", "b"]] * 2}
+    rows["picture"] = [{"path": f"{server.url}/x.png", "bytes": None}] * 2
+    kinds = {"id": datasets.Value("string"), "question": datasets.Value("string")}
+    kinds["picture"] = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
     features = datasets.Features(kinds | {"choices": datasets.List(datasets.Value("string"))})
-    table = {name: rows[name] for name in features}
-    datasets.Dataset.from_dict(table, features=features).save_to_disk(str(tmp_path / "saved"))
+    made = datasets.Dataset.from_dict({name: rows[name] for name in features}, features=features)
+    made.save_to_disk(str(tmp_path / "saved"))
+    about = json.loads((tmp_path / "saved" / "dataset_info.json").read_text())
+    about["features"]["picture"] = {"_type": "Image"}  # saving one would fetch it
+    (tmp_path / "saved" / "dataset_info.json").write_text(json.dumps(about))
     found = [value for _, value, _, _ in Source(tmp_path / "saved")]
     assert [record["question"] for record in found] == ["q", "r"] and found[0]["choices"] == ["a", "b"]
     assert server.seen == 0
