@@ -48,12 +48,10 @@ def lost(error: BaseException) -> str | None:
     address = _ADDRESS.search(line)
     where = f" at {address[1]}" if address else ""
     why = re.sub(r"^\[.*?(?:cc|cpp|h):\d+\]\s*|\.? This (?:is|may).*$", "", line).strip()
-    left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) - int(
-        os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0
-    )
+    left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) - int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0)
     then = "the same command continues from the last checkpoint"
     if left > 0:
-        then = (
-            "all processes start anew from the last checkpoint once every node is there, which is waited for 10 minutes"
-        )
-    return f"the connection to a process{where} is lost ({why}): it ended, or its host is silent; see what it said last; {then}"
+        then = "all processes start anew from the last checkpoint once every node is there, which is waited for 10 minutes"
+    return (
+        f"the connection to a process{where} is lost ({why}): it ended, or its host is silent; see what it said last; {then}"
+    )

@@ -32,14 +32,7 @@ STAGES = {"sft": 10, "grpo": 8}  # with their steps
 WORLDS = ("1", "2-ddp", "2-fsdp2", "4-ddp", "4-fsdp2")
 STRATEGIES = {"ddp": "ddp", "fsdp2": "earwitness.FSDP2"}
 MOMENTS = ("step", "rollout", "checkpoint", "model", "between", "command")
-WAYS = {
-    "SIGKILL": 4,
-    "one SIGKILL": 2,
-    "SIGTERM": 3,
-    "one SIGTERM": 1,
-    "SIGUSR1": 2,
-    "full disk": 3,
-}  # how often, in turn
+WAYS = {"SIGKILL": 4, "one SIGKILL": 2, "SIGTERM": 3, "one SIGTERM": 1, "SIGUSR1": 2, "full disk": 3}  # how often, in turn
 CODES = {"SIGTERM": 143, "one SIGTERM": 143, "SIGUSR1": 138}
 DISK = 256 << 20
 
