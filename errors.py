@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_MOST = 8_000  # letters; what a file holds may be longer
+
 
 class InputError(ValueError):
     """Bad input: a corpus row, a shard, a recording, a checkpoint or a config key.
@@ -15,4 +17,6 @@ class InputError(ValueError):
         marker = f"{type(self).__name__}: "
         if message.startswith("Caught ") and marker in message:
             message = message[message.rindex(marker) + len(marker) :].strip()
+        if len(message) > _MOST:
+            message = f"{message[: _MOST // 2]} ... {message[-_MOST // 2 :]}"
         super().__init__(message)

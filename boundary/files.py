@@ -37,6 +37,11 @@ def open_regular(path: str | Path, follow: bool = True) -> BinaryIO:
         raise InputError(f"{path}: cannot be opened ({why})") from None
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is a regular file; not for a name that no file system takes."""
+    return os.path.isfile(path)
+
+
 def regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
     """The descriptor of a regular file, which waits for nobody; OSError for anything else. flags: as of `os.open`."""
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)

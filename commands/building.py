@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..boundary.files import JSON_BYTES, read_bytes, read_json, write_text
+from ..boundary.words import say
 from ..datamodules.asking.batches import export_requests, import_results
 from ..datamodules.asking.ledger import Ledger
 from ..datamodules.asking.runner import Asker
@@ -83,7 +85,7 @@ def price_build(job: BuildJob) -> dict[str, Any]:
         rows = prices(pipeline)
         spent = sum(role["money"] for role in cost_of(pipeline.askers).values())
     for row in rows:
-        print(
+        say(
             f"{row['stage']} ({row['role']}): {row['requests']:,} requests, about {row['input_tokens']:,} tokens in, "
             f"{row['output_tokens']:,} out, {row['money']:,} in money, {row['hours']:,} hours"
         )
@@ -122,7 +124,7 @@ def _ask(pipeline: Pipeline, step: Step) -> None:
         asker.ask(wants, _at_most(advance, open_))
     money = sum(role["money"] for role in cost_of(pipeline.askers).values())
     told = f"{step.name}: {len(asker.ledger):,} answers of the {step.role}, {money:,.2f} in money so far"
-    print(told, file=sys.stderr)
+    say(told, file=sys.stderr)
 
 
 def _at_most(advance: Callable[[], None], count: int) -> Callable[[], None]:
@@ -162,15 +164,13 @@ def _finish(job: BuildJob, pipeline: Pipeline, out: Path) -> dict[str, Any]:
         "probe": probe.summary(stages.drafts(last_probe), job.rules.falls_at) if last_probe in stages.done else {},
         "cost": cost_of(pipeline.askers),
         "prompts": hashes,
-        "sources": json.loads((stages.folder / "sources.json").read_text()),
+        "sources": read_json(stages.folder / "sources.json"),
     }
-    scratch = out / "funnel.json.partial"
-    scratch.write_text(json.dumps(funnel, indent=1))
-    scratch.replace(out / "funnel.json")
+    write_text(out / "funnel.json", json.dumps(funnel, indent=1))
     write_card(out / "hub", funnel, splits, licenses)
     page = build_page(funnel, [*examples, *_dropped(stages, job)], out / "report.html")
     if not composition.count:
-        print("no question is left; the report says which stage dropped them and why", file=sys.stderr)
+        say("no question is left; the report says which stage dropped them and why", file=sys.stderr)
     found = funnel["sources"]
     counts = {"items": funnel["stages"][0]["in"], "malformed": len(found["faults"]), "missing": found["missing"]}
     files = {"funnel": str(out / "funnel.json"), "report": str(page)}
@@ -194,7 +194,7 @@ def _example(draft: Draft, choices: list[str], why: str, job: BuildJob) -> dict[
     if item.audio and path.is_file():
         start = item.at[0] if item.cut and item.at else 0.0
         try:
-            wave = whole(path.read_bytes(), str(path), Cut(start=start, max_s=15.0, too_long="first")).wave
+            wave = whole(read_bytes(path, JSON_BYTES), str(path), Cut(start=start, max_s=15.0, too_long="first")).wave
             sound = f"data:audio/wav;base64,{base64.b64encode(wav_bytes(wave)).decode()}"
         except InputError:
             sound = ""  # packing says what is wrong with it

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..boundary.words import say
 from ..errors import InputError
 
 
@@ -59,7 +60,6 @@ _VALUES = (
 
 def run(args: argparse.Namespace) -> None:
     """Runs and prints the evaluation, or compares two; see `run_evaluation` and `compare_results`."""
-    from ..boundary.words import say
     from ..configs.overrides import is_override
     from .evaluation_text import comparison_text, evaluation_text
 

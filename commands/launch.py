@@ -62,7 +62,9 @@ def _launched(words: Sequence[str], silent_s: float) -> None:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = failure.exitcode
-        say(f"error: rank {rank} ended with code {code}, see above; with it all processes of this node", file=sys.stderr)
+        say(
+            f"error: rank {rank} ended with code {code}, see above; with it all processes of this node", file=sys.stderr
+        )
         sys.exit(code if code > 0 else 128 - code)
     except SignalException as error:
         sys.exit(128 + error.sigval)

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .. import __version__
 from ..boundary.environment import hidden_in
-from ..boundary.files import alone_in, read_json, write_text
+from ..boundary.files import alone_in, is_file, read_json, write_text
 from ..boundary.words import is_name, say
 from ..configs.files import read_yaml
 from ..configs.plugins import function_named, nearest
@@ -50,9 +50,9 @@ FUNCTIONS = {
 def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
     """The resolved recipe and where it came from; a name without a path is one of the shipped recipes."""
     path = Path(recipe)
-    if not path.is_file() and "/" not in recipe:
+    if not is_file(path) and "/" not in recipe:
         path = SHIPPED / f"{path.stem}.yaml"
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(
             f"{recipe}: no such recipe; shipped are {', '.join(sorted(p.stem for p in SHIPPED.glob('*.yaml')))}"
         )

@@ -13,7 +13,7 @@ from omegaconf.resolvers.oc import env
 from yaml import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent, YAMLError, parse
 
 from ..boundary.environment import remember
-from ..boundary.files import read_text
+from ..boundary.files import is_file, read_text
 from ..errors import InputError
 from .overrides import overridden, split_name
 from .plugins import nearest
@@ -29,10 +29,10 @@ def find_file(name: str) -> Path:
     InputError where there is neither; it lists the shipped ones.
     """
     path = Path(name)
-    if path.is_file():
+    if is_file(path):
         return path
     shipped = SHIPPED / f"{name.removesuffix('.yaml')}.yaml"
-    if "/" not in name and shipped.is_file():
+    if "/" not in name and is_file(shipped):
         return shipped
     known = sorted(p.stem for p in SHIPPED.glob("*.yaml"))
     raise InputError(f"{name}: no such file; {nearest(name, known, 'shipped curricula are')}")
@@ -71,7 +71,7 @@ def read_yaml(path: Path) -> DictConfig:
     try:
         _check_aliases(text)
         spec = OmegaConf.load(io.StringIO(text))
-    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+    except (YAMLError, OmegaConfBaseException, OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not a YAML mapping ({' '.join(str(error).split())[:300]})") from None
     if not isinstance(spec, DictConfig):
         raise InputError(f"{path}: not a YAML mapping")

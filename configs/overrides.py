@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from ..boundary.files import is_file
 from ..errors import InputError
 from .plugins import nearest
 
@@ -23,12 +23,12 @@ _WORD = r"[\w.\[\]-]+="
 
 def is_override(word: str) -> bool:
     """Whether a word of a command line is of the form key=value, and no file of that name is there."""
-    return bool(re.match(_WORD, word)) and not Path(word).is_file()
+    return bool(re.match(_WORD, word)) and not is_file(word)
 
 
 def split_name(text: str) -> tuple[str, list[str]]:
     """A file's name or path, and the overrides that follow it: "online seed=3" is ("online", ["seed=3"])."""
-    if Path(text).is_file():
+    if is_file(text):
         return text, []
     name, *words = re.split(rf"\s+(?={_WORD})", text.strip())
     return name, words

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ..boundary.files import read_text
 from ..errors import InputError
 from .plugins import nearest
 
@@ -42,11 +43,7 @@ def read_prompt(name: str, files: Mapping[str, str] | None = None) -> Prompt:
     path = Path((files or {}).get(name, SHIPPED / f"{name}.txt"))
     if not path.is_file():
         raise InputError(f"{path}: no such prompt file")
-    try:
-        text = path.read_text("utf-8")
-        shipped = (SHIPPED / f"{name}.txt").read_text("utf-8")
-    except UnicodeError:
-        raise InputError(f"{path}: not UTF-8") from None
+    text, shipped = read_text(path), read_text(SHIPPED / f"{name}.txt")
     fixed, line, varied = text.partition("\n---\n")
     if not line and "\n---\n" in shipped:
         raise InputError(f"{path}: needs a line --- between the instructions and what differs from item to item")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ..boundary.files import replacing
+from ..boundary.files import is_file, replacing
 from ..boundary.tables import read_table as read_checked
 from ..errors import InputError
 from .arrays import Bools, Hashes, Ints
@@ -113,9 +114,9 @@ def read_arrow(path: str | Path) -> pa.Table:
     Raises InputError where there is no such file, it is of neither format, or holds or declares what it cannot.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: a folder; name the table in it, such as {path / 'index.arrow'}")
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: not found; write it with `earwitness shard` or `earwitness label`")
     try:
         return read_checked(path)

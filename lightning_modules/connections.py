@@ -7,15 +7,15 @@ import re
 import socket
 from contextlib import suppress
 
-_LOST = re.compile(r"gloo/transport|NCCL error|remote process exited|Broken pipe|recvValue|failed to recv|sendBytes")
+_LOST = re.compile(r"gloo/transport|NCCL error|remote process exited|recvValue|failed to recv|sendBytes")
 _ADDRESS = re.compile(r"\[?((?:\d+\.){3}\d+|[0-9a-f]*:[0-9a-f:]+)\]?:\d+")
 
 
 def end_when_silent(seconds: float) -> int:
     """Has every TCP connection of this process fail once the host at its other end has been silent for so long.
 
-    A busy or stopped process is not a silent host: the system answers for it. Returns how many connections there are;
-    where there is no Linux, nothing is done.
+    A busy process is not a silent host: its system answers, while there is room for what is sent to it. Returns how
+    many connections there are; without Linux nothing is done.
     """
     found = 0
     for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
@@ -48,10 +48,8 @@ def lost(error: BaseException) -> str | None:
     address = _ADDRESS.search(line)
     where = f" at {address[1]}" if address else ""
     why = re.sub(r"^\[.*?(?:cc|cpp|h):\d+\]\s*|\.? This (?:is|may).*$", "", line).strip()
-    left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) - int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0)
+    limit, done = (int(os.environ.get(f"TORCHELASTIC_{name}") or 0) for name in ("MAX_RESTARTS", "RESTART_COUNT"))
     then = "the same command continues from the last checkpoint"
-    if left > 0:
-        then = "all processes start anew from the last checkpoint once every node is there, which is waited for 10 minutes"
-    return (
-        f"the connection to a process{where} is lost ({why}): it ended, or its host is silent; see what it said last; {then}"
-    )
+    if done < limit:
+        then = "all processes go on from the last checkpoint once every node is there again, within 10 minutes"
+    return f"the connection to a process{where} is lost ({why}): it ended, or its host is silent; {then}"

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..boundary.files import write_text
 from .page import page_of, row_of, table_of
 
 
@@ -25,7 +26,7 @@ def build_page(funnel: Mapping[str, Any], examples: Iterable[Mapping[str, Any]],
         parts += ["<h2>Answered without the audio</h2>", _probe(funnel["probe"])]
     parts += ["<h2>What the grader catches</h2>", _canaries(funnel["canaries"])]
     parts += ["<h2>Cost of all runs</h2>", _cost(funnel["cost"]), "<h2>Examples</h2>", *map(_example, examples)]
-    path.write_text(page_of("Questions built", parts), "utf-8", "replace")
+    write_text(path, page_of("Questions built", parts))
     return path
 
 

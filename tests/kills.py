@@ -31,8 +31,17 @@ from earwitness.tests.places import TESTS
 STAGES = {"sft": 10, "grpo": 8}  # with their steps
 WORLDS = ("1", "2-ddp", "2-fsdp2", "4-ddp", "4-fsdp2")
 STRATEGIES = {"ddp": "ddp", "fsdp2": "earwitness.FSDP2"}
-MOMENTS = ("step", "rollout", "checkpoint", "model", "between", "command")
-WAYS = {"SIGKILL": 4, "one SIGKILL": 2, "SIGTERM": 3, "one SIGTERM": 1, "SIGUSR1": 2, "full disk": 3}  # how often, in turn
+WATCHED = {"checkpoint": "*/checkpoints/*.partial", "between": "grpo/checkpoints/run.json"}
+WATCHED |= {"model": "*/.model.partial", "command": "exported/.*.partial"}
+MOMENTS = ("step", "rollout", *WATCHED)
+WAYS = {
+    "SIGKILL": 4,
+    "one SIGKILL": 2,
+    "SIGTERM": 3,
+    "one SIGTERM": 1,
+    "SIGUSR1": 2,
+    "full disk": 3,
+}  # how often, in turn
 CODES = {"SIGTERM": 143, "one SIGTERM": 143, "SIGUSR1": 138}
 DISK = 256 << 20
 
@@ -121,10 +130,8 @@ def times(run: Path, pattern: str) -> dict[Path, int]:
 
 def wait_for(job: Job, moment: str, pid: int, draw: random.Random) -> bool:
     """Returns when the moment has come, False where the process ended before."""
-    watched = {"checkpoint": "*/checkpoints/*.partial", "between": "grpo/checkpoints/run.json"}
-    watched |= {"model": "*/.model.partial", "command": "exported/.*.partial"}
     stage = {"step": "sft", "rollout": "grpo"}.get(moment)
-    pattern = watched.get(moment, f"{stage}/curriculum.json")  # written when training starts
+    pattern = WATCHED.get(moment, f"{stage}/curriculum.json")  # written when training starts
     seen, pause = times(job.run, pattern), draw.random()
     while running(pid):
         if any(seen.get(path) != time for path, time in times(job.run, pattern).items()):
@@ -138,7 +145,7 @@ def end_all(pids: list[int], way: str, draw: random.Random) -> list[int]:
     """Signals all processes of a job with all they started, or one, and returns their exit codes."""
     for pid in [draw.choice(pids)] if way.startswith("one ") else pids:
         with suppress(ProcessLookupError):
-            (os.killpg if way.endswith("SIGKILL") else os.kill)(pid, signal.Signals[way.split()[-1]])
+            (os.killpg if way.endswith("SIGKILL") else os.kill)(pid, signal.Signals[way.removeprefix("one ")])
     return [ended(pid) for pid in pids]
 
 
@@ -158,7 +165,7 @@ def kill_once(job: Job, moment: str, way: str, draw: random.Random) -> str | Non
     if not any(codes):
         return None
     said = job.log.read_text()[before:]
-    fault = fault_of(way, codes, said, job.told.read_text()[told:]) if came else "ended by itself"
+    fault = fault_of(way, codes, said, job.told.read_text()[told:]) if came else "by itself"
     job.kills += 1
     return f"codes {codes}, {time.monotonic() - begin:.1f} s" + (f" FAULT: {fault}: {said[-3000:]}" if fault else "")
 
@@ -167,7 +174,7 @@ def fault_of(way: str, codes: list[int], said: str, queued: str) -> str | None:
     """What is wrong with the end that a way gave, None where nothing is: codes, words, how often it saved or queued."""
     expected = {"SIGKILL": {-9}, "one SIGKILL": {-9, 1}, "full disk": {1}}
     if way in CODES:  # before training listens a signal just ends a process, which others then miss
-        early = -signal.Signals[way.split()[-1]]
+        early = -signal.Signals[way.removeprefix("one ")]
         expected[way] = {CODES[way], early, 0} | ({1} if early in codes else set())
     if not set(codes) <= expected[way]:
         return "other codes"
@@ -225,8 +232,7 @@ def kill_all(jobs: list[Job], kills: int, ways: list[str], moments: list[str], d
 
     def over(job: Job) -> None:
         nonlocal lives, bad
-        assert job.straight is not None
-        found = differences(job, job.straight)
+        found = differences(job, job.straight or job)
         lives, bad = lives + 1, bad + bool(found)
         print(f"   a life of {job.world} after {job.kills} kills: {'; '.join(found) or 'bitwise equal'}", flush=True)
         job.fresh()
@@ -259,7 +265,7 @@ def kill_all(jobs: list[Job], kills: int, ways: list[str], moments: list[str], d
 
 
 def main() -> int:
-    """Runs the kills one after the other; returns the number of kills and lives that ended otherwise than they should."""
+    """Runs the kills one after the other; returns how many of them, and of lives, ended otherwise."""
     parser = argparse.ArgumentParser(description="kill a run at random moments, compare its end bit for bit")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
@@ -271,9 +277,9 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     from earwitness.commands import lightning_cli  # noqa: F401  imported once, before all forks
 
-    disk, jobs = can_mount(out), []
-    if not disk:
+    if not (disk := can_mount(out)):
         print("no right to mount a small disk: files are limited to 100 kB instead", flush=True)
+    jobs: list[Job] = []
     try:
         first = Job(out / "straight-1", "1", None, None, False)
         first.finish()

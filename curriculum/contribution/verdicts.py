@@ -8,11 +8,12 @@ alone, and their answers are right or wrong.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...errors import InputError
 from ..table import read_arrow
@@ -44,20 +45,47 @@ def counted(verdicts: Iterable[Verdict | None]) -> dict[str, int]:
 
 
 def read_answer_table(path: str | Path) -> pa.Table:
-    """A voter's answer table; InputError where a column that is read of it is missing or of another kind."""
+    """A voter's answer table; InputError where a column that is read of it is missing, of another kind, or too large.
+
+    A column without any value has the kind that it would have.
+    """
     table = read_arrow(path)
     for name in ("uid", "condition", "correct"):
         if name not in table.column_names:
             raise InputError(f"{path}: not an answer table: no column {name!r}")
-    for name, (fits, kind) in _KINDS.items():
-        column = table.column(name) if name in table.column_names else None
-        if column is None:
-            continue
+    for place, name in enumerate(table.column_names):
+        column = table.column(name)
         if name in ("uid", "condition", "rotation", "draw") and column.null_count:
             raise InputError(f"{path}: {column.null_count} answers have no {name}; remove them")
-        if not pa.types.is_null(column.type) and not fits(column.type):
-            raise InputError(f"{path}: not an answer table: column {name!r} is {column.type!s:.60}, not {kind}")
+        if name in _KINDS and pa.types.is_null(column.type):
+            table = table.set_column(place, name, pa.nulls(len(table), _KINDS[name].empty))
+        elif name in _KINDS and not _KINDS[name].fits(column.type):
+            raise InputError(f"{path}: not an answer table: {name!r} is {column.type!s:.60}, not {_KINDS[name].words}")
+    for name, most in _MOST.items():
+        bounds: dict[str, Any] = pc.min_max(table.column(name)).as_py() if name in table.column_names else {"min": None}
+        if bounds["min"] is not None and not 0 <= bounds["min"] <= bounds["max"] <= most:
+            raise InputError(f"{path}: not an answer table: {name!r} goes from {bounds['min']} to {bounds['max']}")
+    _check_values(table, path)
     return table
+
+
+def _check_values(table: pa.Table, path: str | Path) -> None:
+    """Raises InputError for a verdict that there is none of, and for scores of fewer options than the right one's."""
+    if "verdict" in table.column_names:
+        known = pc.is_in(table.column("verdict").cast(pa.string()), pa.array([*VERDICTS, None], pa.string()))
+        if not pc.all(known, min_count=0).as_py():
+            raise InputError(f"{path}: not an answer table: a verdict is none of {', '.join(VERDICTS)}")
+    if {"scores", "right_option"} <= set(table.column_names):
+        sizes = pc.list_value_length(table.column("scores"))
+        right = pc.cast(table.column("right_option"), pa.int64())
+        if not pc.all(pc.fill_null(pc.less(right, sizes), True), min_count=0).as_py():
+            raise InputError(f"{path}: not an answer table: a right option is none of those with scores")
+
+
+class _Kind(NamedTuple):
+    fits: Callable[[pa.DataType], bool]
+    words: str
+    empty: pa.DataType
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -69,12 +97,14 @@ def _is_scores(kind: pa.DataType) -> bool:
     return bool((pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_floating(kind.value_type))
 
 
+_MOST = {"rotation": 127, "draw": 32_767, "right_option": 127}
+_WHOLE = _Kind(pa.types.is_integer, "whole numbers", pa.int64())
 _KINDS = {
-    **dict.fromkeys(("uid", "rotation", "draw", "right_option", "num_tokens"), (pa.types.is_integer, "whole numbers")),
-    **dict.fromkeys(("condition", "verdict", "raw", "answer", "key"), (_is_text, "texts")),
-    **dict.fromkeys(("correct", "finished"), (pa.types.is_boolean, "true or false")),
-    "p_right": (pa.types.is_floating, "numbers"),
-    "scores": (_is_scores, "lists of numbers"),
+    **dict.fromkeys(("uid", "rotation", "draw", "right_option", "num_tokens"), _WHOLE),
+    **dict.fromkeys(("condition", "verdict", "raw", "answer", "key"), _Kind(_is_text, "texts", pa.string())),
+    **dict.fromkeys(("correct", "finished"), _Kind(pa.types.is_boolean, "true or false", pa.bool_())),
+    "p_right": _Kind(pa.types.is_floating, "numbers", pa.float32()),
+    "scores": _Kind(_is_scores, "lists of numbers", pa.list_(pa.float32())),
 }
 
 

@@ -265,7 +265,7 @@ def parse_weight(spec: Any, where: str) -> Weight:
         names = {m.__name__ for m in MODIFIERS}
         parts = [{name: given} for name, given in spec.items()]
         if sum(next(iter(part)) not in names for part in parts) > 1:
-            raise InputError(f"{where}: {', '.join(spec)} side by side; join them with `product: [...]`")
+            raise InputError(f"{where}: {', '.join(map(str, spec))} side by side; join them with `product: [...]`")
     else:
         parts = [spec]
     for part in parts:

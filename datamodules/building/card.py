@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...boundary.files import write_text
+
 
 def write_card(folder: Path, funnel: Mapping[str, Any], splits: Mapping[str, int], licenses: Counter[str]) -> None:
     """Writes `README.md` into the hub folder. funnel: as it stands in funnel.json."""
@@ -32,9 +34,7 @@ def write_card(folder: Path, funnel: Mapping[str, Any], splits: Mapping[str, int
     for stage in funnel["stages"]:
         dropped = ", ".join(f"{_cell(reason)} {count:,}" for reason, count in stage["dropped"].items()) or "-"
         lines.append(f"| {stage['stage']} | {stage['in']:,} | {stage['kept']:,} | {dropped} |")
-    scratch = folder / "README.md.partial"
-    scratch.write_text("\n".join(lines) + "\n", "utf-8", "replace")
-    scratch.replace(folder / "README.md")
+    write_text(folder / "README.md", "\n".join(lines) + "\n")
 
 
 def _cell(text: str) -> str:

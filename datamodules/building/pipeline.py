@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from ...boundary.files import write_text
 from ...errors import InputError
 from ..asking.runner import Asker, State, Want
 from ..sources.audio_files import recordings_stamp
@@ -136,11 +137,9 @@ class Pipeline:
         def read(drafts: Iterable[Draft]) -> Kept:
             yield from sources.read(drafts)
             found = {"counts": sources.counts, "missing": len(sources.missing), "faults": sources.faults}
-            scratch = self.stages.folder / "sources.partial"
-            scratch.write_text(json.dumps(found | {"notes": sources.notes}, indent=1))
-            scratch.replace(self.stages.folder / "sources.json")
+            write_text(self.stages.folder / "sources.json", json.dumps(found | {"notes": sources.notes}, indent=1))
             lines = "".join(f"{line}\n" for line in sources.missing)
-            (self.stages.folder / "missing.tsv").write_text(lines, "utf-8", "replace")
+            write_text(self.stages.folder / "missing.tsv", lines)
 
         return Step("read", depends, read)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...boundary.files import JSON_BYTES, read_text
 from ...curriculum.identity import hash64
 from ...errors import InputError
 from ..sources.audio_files import AudioFiles
@@ -98,7 +99,7 @@ def read_origins(files: Iterable[str]) -> dict[str, str]:
     for name in files:
         if not Path(name).is_file():
             raise InputError(f"exclude: {name}: no such file")
-        for number, line in enumerate(Path(name).read_text("utf-8-sig").splitlines(), 1):
+        for number, line in enumerate(read_text(name, JSON_BYTES).splitlines(), 1):
             if line.strip() and not line.startswith("#"):
                 if ":" not in line:
                     raise InputError(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...boundary.files import read_json, write_text
 from ...curriculum.identity import hash64
 from .draft import Draft, read_drafts
 
@@ -79,9 +80,7 @@ class Stages:
         kept = sum(count for (reason, *_), count in counts.items() if not reason)
         self.done[name] = {"mark": mark, "kept": kept, "in": sum(counts.values()), "counts": rows}
         self.last = name
-        scratch = self._about.with_suffix(".partial")
-        scratch.write_text(json.dumps(self._before | self.done, indent=1))
-        scratch.replace(self._about)
+        write_text(self._about, json.dumps(self._before | self.done, indent=1))
 
     def dropped(self, name: str) -> Iterator[tuple[Draft, str]]:
         """The drafts that a stage dropped, each with its reason."""
@@ -95,6 +94,6 @@ class Stages:
 def _read(path: Path) -> dict[str, Any]:
     """What is remembered of stages; nothing where the file is missing or damaged, so that they are made again."""
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
+        return dict(read_json(path))
+    except (TypeError, ValueError):
         return {}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ...boundary.tables import open_parquet
 from ...errors import InputError
 from .item import Found, Item
 
@@ -52,7 +52,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows, a thousand in memory at a time."""
     wanted = ("track_id", "path", *_CAPTIONS, _ATTRIBUTES)
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             names = file.schema_arrow.names
             if missing := [name for name in wanted if name not in names]:
                 raise InputError(f"{path}: has no column {missing[0]}; it has {', '.join(names)}")

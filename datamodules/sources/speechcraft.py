@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...boundary.files import JSON_BYTES, read_text
 from ...errors import InputError
 from ..questions.question import parse_json
 from .item import Found, Item
@@ -79,7 +80,7 @@ def _add(mine: dict[str, Any], facts: dict[str, str], where: str, found: Found) 
 def _json(path: Path, found: Found) -> Iterator[tuple[str, str, dict[str, str]]]:
     """(place, utterance, facts) of an object of utterances, or of a list or lines of objects with an id."""
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_text(path, JSON_BYTES)
     except UnicodeError:
         raise InputError(f"{path}: not UTF-8") from None
     if path.suffix == ".jsonl":
@@ -127,7 +128,7 @@ def _labels(text: Any, where: str, found: Found) -> dict[str, str]:
 
 def _scp(path: Path, found: Found) -> Iterator[tuple[str, str, dict[str, str]]]:
     """(place, utterance, facts) of a table without header and without quoting."""
-    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_text(path, JSON_BYTES).splitlines(), 1):
         fields = line.split("\t", len(_SCP) - 1)
         if not line.strip():
             continue

@@ -103,9 +103,15 @@ class AnswerStore:
         return [identity for identity in wanted if identity not in done]
 
     def finish(self) -> int:
-        """Writes all answers as one table `file`, by condition, question, rotation and draw; returns their number."""
-        records = sorted(self.read(), key=lambda r: (r["condition"], r["uid"], *answer_id(r)[2:]))
-        write_answers(records, self.file)
+        """Writes all answers as one table `file`, by condition, question, rotation and draw; returns their number.
+
+        InputError where a value is not of its column's kind.
+        """
+        try:
+            records = sorted(self.read(), key=lambda r: (r["condition"], r["uid"], *answer_id(r)[2:]))
+            write_answers(records, self.file)
+        except (pa.ArrowException, TypeError, OverflowError, AttributeError) as error:
+            raise InputError(f"{self.folder}: a stored answer holds a value of another kind ({error!s:.100})") from None
         return len(records)
 
     def refuse_changed(self, name: str, described: Mapping[str, Any], free: Collection[str] = ()) -> None:

@@ -57,6 +57,10 @@ class Watchdog(L.Callback):
         """Ends the thread."""
         self._done.set()
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Watches the connections between the ranks; later ones, as to a server, have rules of their own."""
+        end_when_silent(self.silent_s)
+
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """A new batch begins."""
         self._beat(f"step {batch.step}, rows {_rows(batch)}")
@@ -86,8 +90,7 @@ class Watchdog(L.Callback):
 
     def _watch(self, rank: int, world_size: int, main: int) -> None:
         wait, said_of = self.stall_s, self._at
-        while not self._done.wait(min(wait, self.stall_s, 5 * self.silent_s) / 10):
-            end_when_silent(self.silent_s)  # connections of new groups are made at their first use
+        while not self._done.wait(min(wait, self.stall_s) / 10):
             if self._at != said_of:
                 wait, said_of = self.stall_s, self._at
             if time.monotonic() - said_of < wait:

@@ -15,6 +15,7 @@ import pytest
 from earwitness.boundary.files import (
     alone_in,
     bounded,
+    is_file,
     locked,
     open_regular,
     open_to_append,
@@ -38,6 +39,12 @@ def test_pipes_devices_and_folders_are_refused_at_once(tmp_path):
     (tmp_path / "link").symlink_to("/etc/hostname")
     with pytest.raises(InputError, match="cannot be opened"):
         open_regular(tmp_path / "link", follow=False)
+
+
+def test_names_that_no_file_system_takes_are_no_files(tmp_path):
+    assert not any(map(is_file, ("a" * 5_000, "a\0b", tmp_path, "")))
+    (tmp_path / "a").touch()
+    assert is_file(tmp_path / "a")
 
 
 def test_no_more_is_read_than_was_allowed(tmp_path):

@@ -181,6 +181,7 @@ def test_from_sources_to_trained_steps(built, tmp_path, server, small):
 def faulty(server: ChatServer) -> Counter:
     """10 % 429, 5 % 500, 2 % cut off on the way, 2 % loops of white space, 5 % answers where the reasoning goes."""
     met: Counter = Counter()
+    looped: set[int] = set()
     say, enter = server.say, server.enter
 
     def drawn(asked) -> str:
@@ -192,9 +193,11 @@ def faulty(server: ChatServer) -> Counter:
 
     def answer(asked):
         text = say(asked)
-        draw = hash64(asked.body["seed"], asked.body["messages"][-1]["content"]) % 100
+        identity = hash64(asked.body["seed"], asked.body["messages"][-1]["content"])
+        draw = identity % 100
         if draw < 2:
-            met["white space"] += 1
+            met["white space"] += identity not in looped  # one that was also cut off on the way comes again
+            looped.add(identity)
             return {"message": {"content": text[:12] + " \n" * 99}, "finish_reason": "length"}
         if draw < 7:
             met["reasoning"] += 1

@@ -14,6 +14,7 @@ from collections import Counter
 
 import pytest
 
+from earwitness.commands.build_job import load_build
 from earwitness.commands.cli import main
 from earwitness.datamodules.asking.runner import read_answer
 from earwitness.datamodules.building.asking import Prompts
@@ -65,14 +66,13 @@ def test_forty_items_of_a_small_model(address, tmp_path):
         "answers to one question differ",
         "question is asked twice",
     }
-    prompts, stored = Prompts(), Stages(tmp_path / "out" / "stages")
+    prompts, writer = Prompts(), load_build(str(job)).writer
+    wants = [prompts.question(draft.item) for draft in Stages(tmp_path / "out" / "stages").drafts("unique")]
+    asked = {writer.attempt(want, number).key: want for want in wants for number in range(writer.attempts)}
     answers = lines_of(tmp_path / "out" / "ledger" / "writer" / "answers.jsonl")
-    by_name = {draft.item.id: prompts.question(draft.item) for draft in stored.drafts("unique")}
-    first = [line for line in answers if "wrong" in line["text"]]
-    assert len(first) >= 43
-    for line in first:
-        if line["finished"]:
-            read_answer(line, by_name[line["name"]])
+    whole = [line for line in answers if line["finished"]]
+    assert all(isinstance(json.loads(line["text"]), dict) for line in whole)
+    assert len([read_answer(line, asked[line["key"]]) for line in whole if line["key"] in asked]) == 43
     dropped = Counter({name: sum(stage["dropped"].values()) for name, stage in stages.items()})
     assert found["composition"]["questions"] + dropped.total() == 43
     assert found["cost"]["writer"]["completion"] > 43 * 20

@@ -167,7 +167,9 @@ def test_sigterm_in_a_rollout_ends_it_at_the_next_token(small, tmp_path, monkeyp
     group = "rollout: {group_size: 2, max_new_tokens: 6}\n    rewards: {earwitness.tests.lab_rewards.length: 1.0}"
     configs = [Path(written(small, tmp_path / name)) for name in ("grpo", "grpo-straight")]
     for path in configs:
-        text = path.read_text().replace("earwitness.SFT", "earwitness.GRPO").replace("algorithm: sft", "algorithm: grpo")
+        text = (
+            path.read_text().replace("earwitness.SFT", "earwitness.GRPO").replace("algorithm: sft", "algorithm: grpo")
+        )
         path.write_text(text.replace("    micro_batch_size: 2", f"    micro_batch_size: 2\n    {group}"))
     assert fit(str(configs[1])) is None
     inside, draw, steps, after = GRPO.training_step, sampling._draw, [], []

@@ -1,4 +1,4 @@
-"""Two hosts, which are network namespaces joined by a cable: they train what one trains, also when one of them is lost."""
+"""Two hosts, network namespaces joined by a cable: they train what one trains, also when one of them is lost."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ class Hosts:
 
     def kill(self, number: int) -> None:
         """Ends all processes of a host at once, as its power does."""
-        for pid in subprocess.run(["ip", "netns", "pids", self.names[number]], capture_output=True, text=True).stdout.split():
+        for pid in subprocess.run(
+            ["ip", "netns", "pids", self.names[number]], capture_output=True, text=True
+        ).stdout.split():
             with suppress(ProcessLookupError):
                 os.kill(int(pid), 9)
 
@@ -145,7 +147,9 @@ def test_two_hosts_train_what_one_trains(small, tmp_path) -> None:
     same_weights(tmp_path / "one", tmp_path / "two")
 
 
-@pytest.mark.parametrize(("strategy", "lost"), [("ddp", 1), ("earwitness.FSDP2", 0)], ids=["ddp, second", "fsdp2, main"])
+@pytest.mark.parametrize(
+    ("strategy", "lost"), [("ddp", 1), ("earwitness.FSDP2", 0)], ids=["ddp, second", "fsdp2, main"]
+)
 def test_a_host_that_is_lost_costs_nothing_but_time(small, tmp_path, strategy, lost) -> None:
     """Its power and its cable go at once, so the other one only sees silence.
 

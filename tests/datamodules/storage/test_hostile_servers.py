@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from earwitness.datamodules.questions.datasets import Source
 from earwitness.datamodules.shards.index import read_index, write_index
 from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.datamodules.storage.files import Reading, RemoteFiles
@@ -101,3 +102,22 @@ def test_an_index_says_to_which_host_it_leads(small, tmp_path, capsys):
     assert "theirs.arrow: its recordings are read from http://10.0.0.7:8080/x" in told and "pass" not in told
     ShardReader(tmp_path / "theirs.arrow", Reading(shards=str(Path(small.index).parent)))
     assert capsys.readouterr().err == ""
+
+
+def test_a_saved_dataset_fetches_nothing(tmp_path):
+    """A column of pictures may hold addresses, which its package opens when a row is read."""
+    datasets = pytest.importorskip("datasets")
+    server = Hostile("more")
+    rows = {
+        "id": ["1", "2"],
+        "question": ["q", "r"],
+        "choices": [["a", "b"]] * 2,
+        "picture": [f"{server.url}/x.png"] * 2,
+    }
+    kinds = {"id": datasets.Value("string"), "question": datasets.Value("string"), "picture": datasets.Image()}
+    features = datasets.Features(kinds | {"choices": datasets.List(datasets.Value("string"))})
+    table = {name: rows[name] for name in features}
+    datasets.Dataset.from_dict(table, features=features).save_to_disk(str(tmp_path / "saved"))
+    found = [value for _, value, _, _ in Source(tmp_path / "saved")]
+    assert [record["question"] for record in found] == ["q", "r"] and found[0]["choices"] == ["a", "b"]
+    assert server.seen == 0

@@ -20,7 +20,18 @@ import torch
 from earwitness.commands.cli import main
 from earwitness.datamodules.batch import Prompts
 from earwitness.errors import InputError
+from earwitness.lightning_modules.policy.adapters import Lora
+from earwitness.lightning_modules.policy.checkpoint import thinker_config, thinker_shapes
+from earwitness.lightning_modules.policy.omni import OmniPolicy
+from earwitness.lightning_modules.policy.weights import (
+    adapter_config,
+    adapter_weights,
+    base_weights,
+    merged_weights,
+    without_vision,
+)
 from earwitness.lightning_modules.rollout import remote
+from earwitness.lightning_modules.rollout.checked import check_weights, check_whole, checked_adapter
 from earwitness.lightning_modules.rollout.connections import RolloutServer
 from earwitness.lightning_modules.rollout.engine import Completions, Rollout
 from earwitness.lightning_modules.rollout.remote import VllmServer
@@ -346,3 +357,23 @@ def test_headers_of_messages_are_bounded():
     for body in (b"", b"\xff" * 40, (9).to_bytes(8, "little") + b"[" * 9, json.dumps([1]).encode()):
         with pytest.raises(InputError, match="not a message"):
             unpack(body)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_what_a_policy_sends_is_what_its_server_knows(small, lora):
+    """All of its weights, those under its adapters, and the adapters alone."""
+    policy = OmniPolicy(small.tiny, dtype="float32", lora=Lora(rank=4, alpha=12) if lora else None)
+    shapes = thinker_shapes(thinker_config(small.tiny))
+    sent = {"merged": dict(without_vision(merged_weights(policy)))}
+    config = None
+    if lora:
+        config = checked_adapter(json.loads(json.dumps(adapter_config(policy))))
+        sent |= {"base": dict(without_vision(base_weights(policy))), "adapter": dict(adapter_weights(policy))}
+    for kind, tensors in sent.items():
+        check_weights(kind, tensors, shapes, config)
+        check_whole(kind, set(tensors), shapes)
+        with pytest.raises(InputError, match="lacks 1 tensors"):
+            check_whole(kind, set(tensors) - {sorted(tensors)[0]}, shapes)
+    if lora:
+        with pytest.raises(InputError, match="and no more"):
+            checked_adapter(adapter_config(policy) | {"base_model_name_or_path": "/etc"})
