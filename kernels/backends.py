@@ -52,10 +52,10 @@ def choose(name: str, rows: Tensor, weight: Tensor, workspace_bytes: int | None)
 
 
 def workspace(weight: Tensor) -> int:
-    """Bytes of logits to hold at a time: on GPUs 1 GiB, elsewhere a quarter of a head [V, H], from 64 to 256 MiB."""
+    """Bytes of logits to hold at a time: on GPUs 1 GiB, elsewhere half of a head [V, H], from 64 to 256 MiB."""
     if weight.is_cuda:
         return 1 << 30
-    return min(max(weight.numel() * 4 // 4, 1 << 26), 1 << 28)
+    return min(max(weight.numel() * 4 // 2, 1 << 26), 1 << 28)
 
 
 def _automatic(rows: Tensor) -> tuple[str, str]:
