@@ -128,8 +128,8 @@ def update_bytes(policy: OmniPolicy, lengths: Lengths) -> int:
         parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
     rows = torch.arange(lengths.prompts).repeat_interleave(lengths.group)
     ids = torch.zeros(len(rows), lengths.said, dtype=torch.int64)
+    prompts = prompts_like(policy, lengths, lengths.prompts)
     with replaced(omni, linear_logprob=head_like(1 << 30)), counting() as counter:
-        prompts = prompts_like(policy, lengths, lengths.prompts)
         policy(prompts, ids, torch.ones_like(ids), rows, entropy=lengths.samples).logprob.sum().backward()
     return counter.peak
 

@@ -261,7 +261,7 @@ class OmniPolicy(nn.Module):
         """
         parts = (prompts.prefix_ids, prompts.suffix_ids, *more)
         flat = self.embed(torch.cat([ids.reshape(-1) for ids in parts])).split([ids.numel() for ids in parts])
-        embeds = [found.view(*ids.shape, -1) for found, ids in zip(flat, parts, strict=True)]
+        embeds = [found.view(*ids.shape, found.shape[-1]) for found, ids in zip(flat, parts, strict=True)]
         heard = torch.cat(self.hear(prompts)).to(embeds[0].dtype)
         places = sum(self.counted(prompts).sizes.audio or ())
         if places != len(heard):
