@@ -62,11 +62,13 @@ class Clip:
 class Loss(NamedTuple):
     """A policy loss and what its denominator counts over the step.
 
-    denominator: "completions", "tokens", or "budget": completions times the longest completion allowed.
+    denominator: "completions", "tokens", or "budget": completions times the longest completion allowed. share: a
+    token's in the sum where it is a sum over tokens, "token" or, a mean over its "completion"; None where it is none.
     """
 
     function: Callable[..., Tensor]
     denominator: str
+    share: str | None = None
 
 
 CLIP = Clip()
@@ -224,13 +226,13 @@ def cispo(
 bnpo = dr_grpo = dapo
 
 LOSSES: dict[str, Loss] = {
-    "grpo": Loss(grpo, "completions"),
-    "dapo": Loss(dapo, "tokens"),
-    "bnpo": Loss(bnpo, "tokens"),
-    "dr_grpo": Loss(dr_grpo, "budget"),
+    "grpo": Loss(grpo, "completions", "completion"),
+    "dapo": Loss(dapo, "tokens", "token"),
+    "bnpo": Loss(bnpo, "tokens", "token"),
+    "dr_grpo": Loss(dr_grpo, "budget", "token"),
     "gspo": Loss(gspo, "completions"),
-    "cispo": Loss(cispo, "tokens"),
-    "sapo": Loss(sapo, "completions"),
+    "cispo": Loss(cispo, "tokens", "token"),
+    "sapo": Loss(sapo, "completions", "completion"),
 }
 
 
