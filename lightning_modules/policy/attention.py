@@ -28,7 +28,7 @@ class KeysValues:
     def of(cls, layer: Any) -> KeysValues:
         """An empty one for this decoder layer, in the form that its attention takes."""
         config = layer.self_attn.config
-        return cls() if _is_ours(config) else _Transformers(config, layer.self_attn.layer_idx)
+        return cls() if is_ours(config) else _Transformers(config, layer.self_attn.layer_idx)
 
     @property
     def given(self) -> Any:
@@ -125,7 +125,7 @@ def own_mask(decoder: Any, mask: Tensor, length: int, full: bool) -> Any:
 
     None where it would be the plain causal one; NotImplemented where the decoder's attention is another.
     """
-    if not _is_ours(decoder.config) or decoder.has_sliding_layers:
+    if not is_ours(decoder.config) or decoder.has_sliding_layers:
         return NotImplemented
     past = mask.shape[1] - length
     if full and (not past or length == 1):
@@ -135,5 +135,6 @@ def own_mask(decoder: Any, mask: Tensor, length: int, full: bool) -> Any:
     return mask.bool()[:, None, None] & seen
 
 
-def _is_ours(config: Any) -> bool:
+def is_ours(config: Any) -> bool:
+    """Whether attention is torch's own, over all that was read."""
     return bool(config._attn_implementation == "sdpa") and "sliding_attention" not in config.layer_types

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,11 +36,15 @@ PLACEHOLDERS = (
 
 @dataclass
 class State:
-    """What N rows have read so far, L positions: the attention cache, its mask [N, L], the last hidden state [N, H]."""
+    """What N rows have read so far, L positions: the attention cache, its mask [N, L], the last hidden state [N, H].
+
+    full: whether nothing of it is known to be padding.
+    """
 
     cache: Any
     mask: Tensor
     last: Tensor
+    full: bool = False
 
     def expand(self, rows: Tensor) -> State:
         """The state of M rows, `rows` [M] int64 of these N, which may repeat; gradients flow back to the N rows."""
@@ -191,9 +195,11 @@ class OmniPolicy(nn.Module):
         """The state of B rows that have read the prompts, from which completions start."""
         self._recompute_audio(False)
         prefix, suffix = self._embed_prompts(prompts)
-        if prompts.sizes.own_clips:
+        sizes = prompts.sizes
+        if sizes.own_clips:
             mask = torch.cat([prompts.prefix_mask, prompts.suffix_mask], 1)
-            return self.extend(None, torch.cat([prefix, suffix], 1), mask)[0]
+            state = self.extend(None, torch.cat([prefix, suffix], 1), mask)[0]
+            return replace(state, full=len(set(sizes.prefix)) == len(set(sizes.suffix)) == 1)
         state, _ = self.extend(None, prefix, prompts.prefix_mask)
         return self.extend(state.expand(prompts.clip_of_row), suffix, prompts.suffix_mask)[0]
 
