@@ -62,13 +62,11 @@ class Clip:
 class Loss(NamedTuple):
     """A policy loss and what its denominator counts over the step.
 
-    denominator: "completions", "tokens", or "budget": completions times the longest completion allowed. share: a
-    token's in the sum where it is a sum over tokens, "token" or, a mean over its "completion"; None where it is none.
+    denominator: "completions", "tokens", or "budget": completions times the longest completion allowed.
     """
 
     function: Callable[..., Tensor]
     denominator: str
-    share: str | None = None
 
 
 CLIP = Clip()
@@ -226,14 +224,16 @@ def cispo(
 bnpo = dr_grpo = dapo
 
 LOSSES: dict[str, Loss] = {
-    "grpo": Loss(grpo, "completions", "completion"),
-    "dapo": Loss(dapo, "tokens", "token"),
-    "bnpo": Loss(bnpo, "tokens", "token"),
-    "dr_grpo": Loss(dr_grpo, "budget", "token"),
+    "grpo": Loss(grpo, "completions"),
+    "dapo": Loss(dapo, "tokens"),
+    "bnpo": Loss(bnpo, "tokens"),
+    "dr_grpo": Loss(dr_grpo, "budget"),
     "gspo": Loss(gspo, "completions"),
-    "cispo": Loss(cispo, "tokens", "token"),
-    "sapo": Loss(sapo, "completions", "completion"),
+    "cispo": Loss(cispo, "tokens"),
+    "sapo": Loss(sapo, "completions"),
 }
+# What a token's loss depends on is the token alone; its share in the sum is the same for all, or one of its completion.
+SHARES: dict[Callable[..., Tensor], str] = {grpo: "completion", sapo: "completion", dapo: "token", cispo: "token"}
 
 
 def loss_named(name: str) -> Loss:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..objectives.correction import importance
 from ..objectives.grpo_config import GRPOConfig
 from ..objectives.kl import kl
-from ..objectives.losses import Loss, ratio
+from ..objectives.losses import SHARES, Loss, ratio
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PolicyLoss:
     def by_token(self) -> bool:
         """Whether the loss is a sum over tokens once the policy's log-probs of other tokens are not known."""
         correction = self.config.correction
-        return self.loss.share is not None and (
+        return self.loss.function in SHARES and (
             correction is None or correction.level == "token" or self.old is not None
         )
 
@@ -54,7 +54,7 @@ class PolicyLoss:
     def of_tokens(self) -> Callable[[Tensor, Tensor], Tensor]:
         """(log-probs [K], their places in the flat mask [K]) -> the loss of these tokens, a scalar."""
         width, weights = self.mask.shape[1], self.weights
-        if self.loss.share == "completion":
+        if SHARES[self.loss.function] == "completion":
             counts = self.mask != 0 if self.old is None else (self.mask != 0) & self.old.isfinite()
             weights = weights / counts.sum(-1).clamp(min=1)
         whole = None if self.old is None else self._correction(self.old)
