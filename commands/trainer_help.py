@@ -1,4 +1,4 @@
-"""What `earwitness fit --help` says; the list of every key, which takes Lightning and torch to make, is `--help-all`."""
+"""What `earwitness fit --help` says; `--help-all` lists every key, which takes Lightning and torch to make."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .backends import choose
-from .functions import Frozen, Recompute, Setup, SinglePass
+from .functions import Frozen, Recompute, Setup, SinglePass, without_autocast
 from .numerators import wide
 
 
@@ -74,7 +74,7 @@ def linear_logprob(
     if validate_targets:
         _check_targets(tokens, len(weight), ignore_index, exclude)
     want_entropy = return_entropy or entropy_grad
-    with torch.autocast(hidden.device.type, enabled=False):
+    with without_autocast(hidden.device):
         if support is not None:
             sets = support.reshape(targets.numel(), -1)[tokens.place]
             given = (tokens.rows, weight, tokens.wanted, sets, temperature, validate_targets)
@@ -119,7 +119,7 @@ def linear_token_loss(
     tokens = _kept(hidden, weight, targets, temperature, ignore_index, places)
     if validate_targets:
         _check_targets(tokens, len(weight), ignore_index, exclude)
-    with torch.autocast(hidden.device.type, enabled=False):
+    with without_autocast(hidden.device):
         make, chunk = choose(backend, tokens.rows, weight, max_workspace_bytes)
         setup = Setup(make, chunk, temperature, exclude, return_entropy)
         safe = tokens.wanted if validate_targets else tokens.wanted.where(tokens.inside, 0)
@@ -165,7 +165,8 @@ def _checked(hidden: Tensor, weight: Any, targets: Tensor, temperature: float) -
     """hidden, cast to the head's type under autocast; TypeError or ValueError where the arguments do not fit."""
     if type(weight) not in (Tensor, torch.nn.Parameter):
         raise TypeError(f"weight must be a plain tensor, got {type(weight).__name__}; {_advice(weight)}")
-    if torch.is_autocast_enabled(hidden.device.type):
+    kind = hidden.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         hidden = hidden.to(weight.dtype)
     if hidden.dtype != weight.dtype:
         raise TypeError(f"hidden is {hidden.dtype} and weight {weight.dtype}; they must agree")

@@ -7,6 +7,7 @@ vocabulary's size. In every backward pass the gradients for arguments that are n
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +40,12 @@ class Setup(NamedTuple):
         part = slice(start, start + self.chunk)
         options = NumeratorOptions(self.temperature, self.exclude, self.entropy, keep)
         return self.backend(rows[part], weight, targets[part], options)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, nothing is cast on the device; where it knows no autocast, nothing is."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def _collect(parts: list[Tensor], like: Tensor) -> Tensor:
@@ -111,7 +118,7 @@ class Recompute(torch.autograd.Function):
         """The gradients of the rows [N, H] and of the head [V, H]."""
         rows, weight, targets = ctx.saved_tensors
         setup, dtype = ctx.setup, wide(rows.dtype)
-        with torch.autocast(rows.device.type, enabled=False):
+        with without_autocast(rows.device):
             to_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
             to_head = _head_gradient(weight, len(rows)) if ctx.needs_input_grad[1] else None
             for start in range(0, len(rows), setup.chunk):

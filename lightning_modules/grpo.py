@@ -134,13 +134,13 @@ class GRPO(PolicyModule):
             work = self._fixed_logprobs(self._micro_batches(experiences))
         metrics: dict[str, float] = {}
         for number in range(self.num_iterations):
-            meter = TokenMeter(compared=number == 0)
+            meter = TokenMeter(number == 0, self.objective.measures_entropy(batch.step))
             jobs = [partial(self._loss, micro, denominator, meter) for micro in work]
             with self.phases("update"):
                 samples = [micro.samples for micro in work]
                 metrics |= self.update_policy(jobs, batch.step, samples, meter.refuse_strangers)
             # The gap to the engine's log-probs is that of the first iteration: later ones have learnt.
-            metrics |= token_metrics(meter, self.ranks, self._unused(number))
+            metrics |= token_metrics(meter, self.ranks, self._unused(number, meter))
         metrics |= label_metrics(experiences, self.ranks)
         if self.data.stage_of(batch).on_zero_advantage != "keep":
             metrics |= filter_metrics(experiences, self.ranks)
@@ -155,10 +155,11 @@ class GRPO(PolicyModule):
         fixed = bool(self._references) + (self.num_iterations > 1)
         return sampled(self.reading_cost, self.experiences, self.micro_batch_size, fixed, self.num_iterations)
 
-    def _unused(self, iteration: int) -> list[str]:
+    def _unused(self, iteration: int, meter: TokenMeter) -> list[str]:
         """Names of the meter's sums that are not logged."""
         unused = [] if self.objective.beta else ["kl"]
         unused += ["correction", "corrected"] if self.objective.correction is None else []
+        unused += [] if meter.entropy else ["entropy"]
         return unused + (["gap"] if iteration else [])
 
     def _roll_out(self, batch: Batch) -> list[Experience]:

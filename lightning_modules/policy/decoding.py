@@ -83,11 +83,11 @@ class Decoding:
         query = query.reshape(*shape, kv, -1, width) * attention.scaling
         sharing = query.shape[3]  # heads that read the same keys
         beside = query.transpose(1, 2).reshape(self.count, kv, self.group * sharing, width)
-        on_prompt = _product(beside, memory.keys.transpose(-1, -2))
+        on_prompt = product(beside, memory.keys.transpose(-1, -2))
         if self._hidden is not None:
             on_prompt = on_prompt.masked_fill(self._hidden, -torch.inf)
         on_prompt = on_prompt.unflatten(2, (self.group, sharing)).transpose(1, 2)
-        scores = torch.cat([on_prompt, _product(query, keys.transpose(-1, -2))], -1)
+        scores = torch.cat([on_prompt, product(query, keys.transpose(-1, -2))], -1)
         weights = torch.softmax(scores, -1).to(normed.dtype)
         length = memory.keys.shape[2]
         to_prompt = weights[..., :length].transpose(1, 2).reshape(self.count, kv, -1, length)
@@ -122,7 +122,7 @@ def can_decode(policy: OmniPolicy) -> bool:
     return is_ours(policy.base.get_decoder().config)
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
+def product(left: Tensor, right: Tensor) -> Tensor:
     """Scores in float32 (float64 stays): in 16 bits they would be rounded before the softmax."""
     if left.dtype not in (torch.bfloat16, torch.float16):
         return torch.matmul(left, right)
