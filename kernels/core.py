@@ -13,6 +13,8 @@ from .backends import choose
 from .functions import Frozen, Recompute, Setup, SinglePass, without_autocast
 from .numerators import wide
 
+_FEW = 200  # kept tokens whose rows of the head are looked up; of more, the whole vocabulary is masked
+
 
 class TokenLoss(NamedTuple):
     """The sum of a loss of single tokens, a scalar; without a gradient, of the targets' shape, log-probs and entropies.
@@ -58,7 +60,8 @@ def linear_logprob(
         ignore_index: targets of this value get log-prob 0, entropy 0 and an exactly zero gradient.
         exclude: [E] token ids whose probability is 0, as in a sampler that suppresses them.
         support: [..., K] token ids that a truncating sampler (top-k, top-p) kept, padded with -1: probabilities are
-            renormalised over them, so that importance ratios agree with it. Every target must be among its ids.
+            renormalised over them, so that importance ratios agree with it. Every target must be among its ids. Up to
+            200 of them are looked up in the head, for more the whole vocabulary is masked.
         return_entropy: also the entropy in nats of the same distribution; `entropy_grad` makes it differentiable.
         return_lse: also the log of the sum of exponentials of the logits over the temperature, without a gradient.
         backend: "auto", "torch", "triton_rows" or "triton_fused".
@@ -75,13 +78,15 @@ def linear_logprob(
         _check_targets(tokens, len(weight), ignore_index, exclude)
     want_entropy = return_entropy or entropy_grad
     with without_autocast(hidden.device):
-        if support is not None:
-            sets = support.reshape(targets.numel(), -1)[tokens.place]
-            given = (tokens.rows, weight, tokens.wanted, sets, temperature, validate_targets)
-            logprob, entropy, lse = _over_support(*given)
+        sets = None if support is None else support.reshape(targets.numel(), -1)[tokens.place]
+        if sets is not None and validate_targets and not (sets == tokens.wanted[:, None]).any(1).all():
+            raise ValueError("a target is not in its support; a truncating sampler cannot have drawn it")
+        if sets is not None and (sets.shape[1] <= _FEW or entropy_grad):
+            logprob, entropy, lse = _over_support(tokens.rows, weight, tokens.wanted, sets, temperature)
         else:
-            make, chunk = choose(backend, tokens.rows, weight, max_workspace_bytes)
-            setup = Setup(make, chunk, temperature, exclude, want_entropy)
+            wide_backend = backend if sets is None else "torch"
+            make, chunk = choose(wide_backend, tokens.rows, weight, max_workspace_bytes)
+            setup = Setup(make, chunk, temperature, exclude if sets is None else None, want_entropy, sets)
             safe = tokens.wanted if validate_targets else tokens.wanted.where(tokens.inside, 0)
             function = Recompute if weight.requires_grad or entropy_grad else Frozen
             logprob, entropy, lse = function.apply(tokens.rows, weight, safe, setup, entropy_grad)  # type: ignore[no-untyped-call]
@@ -200,12 +205,10 @@ def _check_targets(tokens: _Tokens, size: int, ignore_index: int, exclude: Tenso
 
 
 def _over_support(
-    rows: Tensor, weight: Tensor, targets: Tensor, support: Tensor, temperature: float, validate: bool
+    rows: Tensor, weight: Tensor, targets: Tensor, support: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-prob, entropy and lse [N] over each row's ids in support [N, K]; K is small, so plain autograd serves."""
     valid = support >= 0
-    if validate and not (valid & (support == targets[:, None])).any(1).all():
-        raise ValueError("a target is not in its support; a truncating sampler cannot have drawn it")
     scores, step = [], max(1, (1 << 24) // max(1, support.shape[1] * rows.shape[1]))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)

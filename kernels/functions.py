@@ -27,18 +27,23 @@ from .numerators import (
 
 
 class Setup(NamedTuple):
-    """What forward and backward passes share: the backend, the rows per chunk, and the numerators' options."""
+    """What forward and backward passes share: the backend, the rows per chunk, and the numerators' options.
+
+    support: [N, K] of all rows, None where every token has a probability.
+    """
 
     backend: Backend
     chunk: int
     temperature: float
     exclude: Tensor | None
     entropy: bool
+    support: Tensor | None = None
 
     def numerators(self, rows: Tensor, weight: Tensor, targets: Tensor, keep: bool, start: int) -> Numerators:
         """The numerators of the chunk that begins at row `start`; keep: also e, not only the statistics."""
         part = slice(start, start + self.chunk)
-        options = NumeratorOptions(self.temperature, self.exclude, self.entropy, keep)
+        support = None if self.support is None else self.support[part]
+        options = NumeratorOptions(self.temperature, self.exclude, self.entropy, keep, support)
         return self.backend(rows[part], weight, targets[part], options)
 
 

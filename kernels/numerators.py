@@ -33,12 +33,16 @@ class Numerators(NamedTuple):
 
 
 class NumeratorOptions(NamedTuple):
-    """How a backend makes numerators: temperature, excluded ids [E], and whether it returns entropies, and e (keep)."""
+    """How a backend makes numerators: temperature, excluded ids [E], and whether it returns entropies, and e (keep).
+
+    support: [C, K] ids that alone have a probability, padded with -1; None for all. The reference backend takes it.
+    """
 
     temperature: float
     exclude: Tensor | None
     entropy: bool
     keep: bool
+    support: Tensor | None = None
 
 
 Backend = Callable[[Tensor, Tensor, Tensor, NumeratorOptions], Numerators]
@@ -57,6 +61,10 @@ def torch_numerators(rows: Tensor, weight: Tensor, targets: Tensor, options: Num
     z = logits(rows, weight, 1 / options.temperature)
     if options.exclude is not None:
         z[:, options.exclude] = -torch.inf
+    if options.support is not None:
+        outside = torch.ones(len(z), z.shape[1] + 1, dtype=torch.bool, device=z.device)
+        outside.scatter_(1, options.support.where(options.support >= 0, z.shape[1]), False)
+        z.masked_fill_(outside[:, :-1], -torch.inf)
     top = z.amax(1, keepdim=True)
     z.sub_(top)
     target = targets[:, None]
