@@ -135,7 +135,7 @@ def add_to_head(
     fresh: the head has no content yet and is written instead.
     """
     assert numerators.e is not None
-    scaled = rows.to(head.dtype) * (gain / (temperature * numerators.total))[:, None]
+    scaled = rows.to(head.dtype) * (gain / (temperature * numerators.total)).unsqueeze(1)
     beta = 0 if fresh else 1
     if rows.dtype == head.dtype:
         head.addmm_(numerators.e.T, scaled, beta=beta, alpha=-1)
@@ -146,7 +146,7 @@ def add_to_head(
     else:
         for s in range(0, len(head), _SLAB):
             head[s : s + _SLAB].addmm_(numerators.e[:, s : s + _SLAB].float().T, scaled, beta=beta, alpha=-1)
-    head.index_add_(0, targets, scaled.mul_(numerators.rest[:, None]))
+    head.index_add_(0, targets, scaled.mul_(numerators.rest.unsqueeze(1)))
 
 
 def entropy_numerators(numerators: Numerators, targets: Tensor) -> Tensor:

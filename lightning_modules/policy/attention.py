@@ -63,7 +63,8 @@ class _Transformers(KeysValues):
         from transformers import DynamicCache
 
         super().__init__(own=False)
-        self._cache, self._layer = DynamicCache(config=config), layer  # only this layer's place in it is used
+        self._cache: Any = DynamicCache(config=config)  # only this layer's place in it is used
+        self._layer = layer
 
     @property
     def given(self) -> Any:
@@ -110,14 +111,16 @@ def fill(layer: Any, cache: KeysValues, states: Tensor, rotary: Any) -> None:
 
 def heads(projected: Tensor, attention: Any) -> Tensor:
     """[N, heads, L, width] of projections [N, L, heads x width]."""
-    return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    split: Tensor = projected.unflatten(-1, (-1, attention.head_dim))
+    return split.transpose(1, 2)
 
 
 def rotated(states: Tensor, rotary: Any) -> Tensor:
     """Queries or keys [N, heads, L, width] turned by their positions, which are the same along all three axes."""
     cos, sin = (part[0] if part.ndim == 4 else part for part in rotary)
     first, second = states.chunk(2, -1)
-    return states * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
+    turned: Tensor = states * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
+    return turned
 
 
 def own_mask(decoder: Any, mask: Tensor, length: int, full: bool) -> Any:
