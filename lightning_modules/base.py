@@ -35,7 +35,7 @@ from .step.accuracy import AccuracyByLabel
 from .step.answering import answer_records
 from .step.data_metrics import batch_metrics
 from .step.fused import fused
-from .step.learning_rate import Schedule
+from .step.learning_rate import Schedule, set_rate
 from .step.moved import Moved
 from .step.not_finite import refuse_step
 from .step.precision import precision_of
@@ -176,10 +176,7 @@ class PolicyModule(L.LightningModule):
         finite, instead of spoiling the weights.
         """
         optimizer: Any = self.optimizers()
-        rate = self.schedule.factor(step, self.total_steps())
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
-            group["lr"] = group["initial_lr"] * rate
+        rate = set_rate(optimizer, self.schedule.factor(step, self.total_steps()))
         trained = [p for p in self.net.parameters() if p.requires_grad]
         precision, pending = precision_of(self.trainer), list(losses)
         while True:
@@ -198,7 +195,7 @@ class PolicyModule(L.LightningModule):
         forget_copies(self.net)
         precision.stepped()
         total, changed, looked_at = self.ranks.sums(sum(found), *moved.counts())
-        metrics = {"train/loss": total, "train/grad_norm": norm, "train/lr": group["lr"]}
+        metrics = {"train/loss": total, "train/grad_norm": norm, "train/lr": rate}
         return metrics | {"train/moved_share": changed / max(looked_at, 1.0)}
 
     def _backward(self, losses: Sequence[Callable[[], Tensor]], scale: float) -> list[float]:
@@ -213,12 +210,10 @@ class PolicyModule(L.LightningModule):
                     loss = loss_of()
                     self.manual_backward(loss * (self.trainer.world_size * scale))
                 found.append(loss.detach())
-        if scale != 1:
-            for p in self.net.parameters():
-                if p.grad is not None:
-                    p.grad.div_(scale)
-        losses_here: list[float] = torch.stack(found).tolist() if found else []
-        return losses_here
+        for p in self.net.parameters() if scale != 1 else ():
+            if p.grad is not None:
+                p.grad.div_(scale)
+        return list(torch.stack(found).tolist()) if found else []
 
     def _gradient_sync(self, last: bool) -> Any:
         """Under DDP ranks exchange gradients once per step, with the last micro-batch."""
