@@ -78,9 +78,7 @@ def linear_logprob(
         _check_targets(tokens, len(weight), ignore_index, exclude)
     want_entropy = return_entropy or entropy_grad
     with without_autocast(hidden.device):
-        sets = None if support is None else support.reshape(targets.numel(), -1)[tokens.place]
-        if sets is not None and validate_targets and not (sets == tokens.wanted[:, None]).any(1).all():
-            raise ValueError("a target is not in its support; a truncating sampler cannot have drawn it")
+        sets = None if support is None else _sets_of(tokens, support.reshape(targets.numel(), -1), validate_targets)
         if sets is not None and (sets.shape[1] <= _FEW or entropy_grad):
             logprob, entropy, lse = _over_support(tokens.rows, weight, tokens.wanted, sets, temperature)
         else:
@@ -202,6 +200,14 @@ def _check_targets(tokens: _Tokens, size: int, ignore_index: int, exclude: Tenso
         raise ValueError(f"targets must lie in [0, {size}) or be {ignore_index}")
     if exclude is not None and torch.isin(tokens.wanted, exclude).any():
         raise ValueError("a target is among the excluded token ids; its probability is 0")
+
+
+def _sets_of(tokens: _Tokens, support: Tensor, validate: bool) -> Tensor:
+    """[K, ids] what was kept of the tokens' [N, ids]; ValueError where a target is not among its own, if asked."""
+    sets = support[tokens.place]
+    if validate and not (sets == tokens.wanted[:, None]).any(1).all():
+        raise ValueError("a target is not in its support; a truncating sampler cannot have drawn it")
+    return sets
 
 
 def _over_support(

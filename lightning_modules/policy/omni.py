@@ -166,8 +166,7 @@ class OmniPolicy(nn.Module):
         loss: of single tokens, as `linear_token_loss` has it; given with the log-probs in one pass over the head.
         """
         rows = torch.arange(len(prompts), device=completion_ids.device) if prompt_of_row is None else prompt_of_row
-        if said is not None and prompt_of_row is None:
-            said = said._replace(group=1)
+        said = said._replace(group=1) if said is not None and prompt_of_row is None else said
         self._recompute_audio(self.recompute)
         if self.share:
             hidden = self._hidden_shared(prompts, completion_ids, completion_mask, rows, said)

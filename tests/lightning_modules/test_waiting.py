@@ -7,7 +7,9 @@ index.
 from __future__ import annotations
 
 import contextlib
+import re
 from functools import partial
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -20,10 +22,11 @@ from earwitness.datamodules.batch import Prompts, Sample
 from earwitness.datamodules.batches.requests import TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.datamodules.questions.question import parse_question
+from earwitness.kernels.functions import Recompute
 from earwitness.kernels.numerators import Numerators, add_to_head
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
-from earwitness.lightning_modules.objectives.losses import LOSSES, nll_loss
+from earwitness.lightning_modules.objectives.losses import LOSSES, SHARES, nll_loss
 from earwitness.lightning_modules.policy.adapters import Lora
 from earwitness.lightning_modules.policy.decoding import Decoding, product
 from earwitness.lightning_modules.policy.omni import OmniPolicy, State
@@ -35,6 +38,7 @@ from earwitness.lightning_modules.sft import SFT
 from earwitness.lightning_modules.step.policy_loss import PolicyLoss
 
 LENGTHS = [4, 2, 3, 4]
+ROOT = Path(__file__).parents[2]
 
 
 def without_content(policy: OmniPolicy) -> OmniPolicy:
@@ -176,11 +180,29 @@ def reads(small, module, tokens: int = 0) -> int:
     return max(counted.steps)
 
 
-def test_a_step_of_supervised_training_reads_at_most_ten_numbers(small):
+@pytest.fixture
+def fast(monkeypatch) -> None:
+    """Whatever makes the head's numbers a second time fails."""
+
+    def slow(*_):
+        raise AssertionError("the log-probs' numbers are made again in the backward pass")
+
+    monkeypatch.setattr(Recompute, "forward", staticmethod(slow))
+
+
+def test_every_shipped_objective_takes_the_single_pass():
+    """A loss by tokens, and no correction that couples them; what trains with LoRA alone has its own short way."""
+    files = [*(ROOT / "configs").rglob("*.yaml")]
+    named = [value for file in files for value in re.findall(r"^[^#\n]*\bloss: (\w+)", file.read_text(), re.M)]
+    assert named and {LOSSES[name].function for name in {*named, GRPOConfig().loss}} <= set(SHARES)
+    assert not [file for file in files if re.search(r"^[^#\n]*level: sequence", file.read_text(), re.M)]
+
+
+def test_a_step_of_supervised_training_reads_at_most_ten_numbers(small, fast):
     assert reads(small, SFT(partial(OmniPolicy, small.tiny), micro_batch_size=2)) <= 10
 
 
-def test_a_step_of_grpo_reads_at_most_forty_numbers_and_none_for_a_token(small):
+def test_a_step_of_grpo_reads_at_most_forty_numbers_and_none_for_a_token(small, fast):
     found = []
     for tokens in (8, 24):
         rollout, objective = Rollout(4, 1.0, tokens), GRPOConfig(beta=0.01)
