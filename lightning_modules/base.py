@@ -173,8 +173,7 @@ class PolicyModule(L.LightningModule):
 
         losses: one function per micro-batch, already divided by the step's global denominator. step: of the stage, for
         the learning rate. samples: of every micro-batch, for messages. check: raises where the weights must not follow
-        what the losses found. Raises InputError for a gradient that is not
-        finite, instead of spoiling the weights.
+        what the losses found. Raises InputError for a gradient that is not finite, instead of spoiling the weights.
         """
         optimizer: Any = self.optimizers()
         rate = set_rate(optimizer, self.schedule.factor(step, self.total_steps()))
