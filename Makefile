@@ -89,6 +89,7 @@ bench: $(VENV)/installed
 	@$(BIN)/python benchmarks/linear_logprob.py --out benchmarks/results
 	@$(BIN)/python benchmarks/grpo_step.py --out benchmarks/results/grpo_step.json
 	@$(BIN)/python benchmarks/build.py --out benchmarks/results/build.json
+	@$(BIN)/python benchmarks/sampling.py --out benchmarks/results/sampling.json
 
 # With what is installed on the GPU host: torch, triton, pytest. Nothing is fetched, the package is a link to here.
 RESULTS ?= benchmarks/results

@@ -16,6 +16,7 @@ from .. import __version__
 from ..boundary.words import plain, say
 from ..errors import InputError
 from . import build, evaluate, export, index, init, inspect, label, plan, report, run, serve, shard, show, tiny
+from .trainer_help import long_help, short_help
 
 # The configuration of these is a complete file of LightningCLI's, whose parser is heavy and their own.
 TRAINER_COMMANDS = {
@@ -135,9 +136,12 @@ def _end(code: int | str | None) -> NoReturn:
 def _run(argv: list[str]) -> None:
     """Runs the command that the words name."""
     if argv[:1] and argv[0] in TRAINER_COMMANDS:
+        if (text := short_help(argv, TRAINER_COMMANDS)) is not None:
+            print(text, end="")
+            return
         from .trainer import main as trainer_main
 
-        trainer_main(argv)
+        trainer_main(long_help(argv))
     else:
         _run_command(argv)
 

@@ -23,7 +23,7 @@ def interpreting() -> bool:
 def choose(name: str, rows: Tensor, weight: Tensor, workspace_bytes: int | None) -> tuple[Backend, int]:
     """The backend for states rows [N, H] and head weight [V, H], and how many rows fit its workspace.
 
-    name: one of NAMES. workspace_bytes: default 256 MiB, on GPUs 1 GiB. Raises ValueError where a named backend cannot
+    name: one of NAMES. workspace_bytes: by default `workspace`. Raises ValueError where a named backend cannot
     run on this device, type or shape.
     """
     if name not in NAMES:
@@ -37,7 +37,7 @@ def choose(name: str, rows: Tensor, weight: Tensor, workspace_bytes: int | None)
         # float32 logits (float64 stays), and on GPUs the numerators once more in the states' type
         bytes_per_logit = max(4, rows.dtype.itemsize) + (rows.dtype.itemsize if rows.is_cuda else 0)
     if workspace_bytes is None:
-        workspace_bytes = 1 << (30 if rows.is_cuda else 28)
+        workspace_bytes = workspace(weight)
     chunk = _whole_waves(max(1, workspace_bytes // (bytes_per_logit * len(weight))), rows.is_cuda)
     if chosen == "torch":
         return torch_numerators, chunk
@@ -49,6 +49,13 @@ def choose(name: str, rows: Tensor, weight: Tensor, workspace_bytes: int | None)
     from .triton_fused import fused_numerators
 
     return fused_numerators, chunk
+
+
+def workspace(weight: Tensor) -> int:
+    """Bytes of logits to hold at a time: on GPUs 1 GiB, elsewhere half of a head [V, H], from 64 to 256 MiB."""
+    if weight.is_cuda:
+        return 1 << 30
+    return min(max(weight.numel() * 4 // 2, 1 << 26), 1 << 28)
 
 
 def _automatic(rows: Tensor) -> tuple[str, str]:

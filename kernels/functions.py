@@ -7,6 +7,7 @@ vocabulary's size. In every backward pass the gradients for arguments that are n
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -26,19 +27,30 @@ from .numerators import (
 
 
 class Setup(NamedTuple):
-    """What forward and backward passes share: the backend, the rows per chunk, and the numerators' options."""
+    """What forward and backward passes share: the backend, the rows per chunk, and the numerators' options.
+
+    support: [N, K] of all rows, None where every token has a probability.
+    """
 
     backend: Backend
     chunk: int
     temperature: float
     exclude: Tensor | None
     entropy: bool
+    support: Tensor | None = None
 
     def numerators(self, rows: Tensor, weight: Tensor, targets: Tensor, keep: bool, start: int) -> Numerators:
         """The numerators of the chunk that begins at row `start`; keep: also e, not only the statistics."""
         part = slice(start, start + self.chunk)
-        options = NumeratorOptions(self.temperature, self.exclude, self.entropy, keep)
+        support = None if self.support is None else self.support[part]
+        options = NumeratorOptions(self.temperature, self.exclude, self.entropy, keep, support)
         return self.backend(rows[part], weight, targets[part], options)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, nothing is cast on the device; where it knows no autocast, nothing is."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def _collect(parts: list[Tensor], like: Tensor) -> Tensor:
@@ -111,9 +123,9 @@ class Recompute(torch.autograd.Function):
         """The gradients of the rows [N, H] and of the head [V, H]."""
         rows, weight, targets = ctx.saved_tensors
         setup, dtype = ctx.setup, wide(rows.dtype)
-        with torch.autocast(rows.device.type, enabled=False):
+        with without_autocast(rows.device):
             to_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-            to_head = weight.new_zeros(weight.shape, dtype=dtype) if ctx.needs_input_grad[1] else None
+            to_head = _head_gradient(weight, len(rows)) if ctx.needs_input_grad[1] else None
             for start in range(0, len(rows), setup.chunk):
                 part = slice(start, start + setup.chunk)
                 numerators = setup.numerators(rows, weight, targets, True, start)
@@ -123,7 +135,8 @@ class Recompute(torch.autograd.Function):
                         slopes(rows[part], weight, targets[part], numerators, setup.temperature) * gain[:, None]
                     )
                 if to_head is not None:
-                    add_to_head(to_head, rows[part], targets[part], numerators, gain, setup.temperature)
+                    temperature, fresh = setup.temperature, start == 0
+                    add_to_head(to_head, rows[part], targets[part], numerators, gain, temperature, fresh)
                 if ctx.entropy_grad:
                     slope = entropy_numerators(numerators, targets[part])
                     slope.mul_((-grad_entropy[part].to(dtype) / setup.temperature)[:, None])
@@ -135,9 +148,9 @@ class Recompute(torch.autograd.Function):
 
 
 class SinglePass(torch.autograd.Function):
-    """A sum of losses of single tokens, and their log-probs [N]: gradients are formed while the numerators are there.
+    """A sum of losses of single tokens, their log-probs [N] and entropies [N] ([0] without the option entropy).
 
-    The backward pass only scales them.
+    Gradients are formed while the numerators are there; the backward pass scales them in place and gives them away.
     """
 
     @staticmethod
@@ -149,17 +162,18 @@ class SinglePass(torch.autograd.Function):
         setup: Setup,
         loss_of: Callable[[Tensor, Tensor], Tensor],
         tokens: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """loss_of: (log-probs [C], tokens [C]) -> losses [C]. tokens: [N] what it is given for each row."""
-        dtype = wide(rows.dtype)
         on_rows, on_head = ctx.needs_input_grad[:2]
         to_rows = torch.empty_like(rows) if on_rows else None
-        to_head = weight.new_zeros(weight.shape, dtype=dtype) if on_head else None
-        total, logprobs = rows.new_zeros((), dtype=dtype), []
+        to_head = _head_gradient(weight, len(rows)) if on_head else None
+        total, logprobs, entropies = rows.new_zeros((), dtype=wide(rows.dtype)), [], []
         for start in range(0, len(rows), setup.chunk):
             part = slice(start, start + setup.chunk)
             numerators = setup.numerators(rows, weight, targets, on_rows or on_head, start)
             logprobs.append(numerators.logprob)
+            if numerators.entropy is not None:
+                entropies.append(numerators.entropy)
             with torch.enable_grad():
                 at = numerators.logprob.detach().requires_grad_()
                 loss = loss_of(at, tokens[part]).sum()
@@ -168,22 +182,33 @@ class SinglePass(torch.autograd.Function):
                 continue
             (gain,) = torch.autograd.grad(loss, at)
             if to_rows is not None:
-                to_rows[part] = slopes(rows[part], weight, targets[part], numerators, setup.temperature) * gain[:, None]
+                slope = slopes(rows[part], weight, targets[part], numerators, setup.temperature)
+                torch.mul(slope, gain[:, None].to(slope.dtype), out=to_rows[part])
             if to_head is not None:
-                add_to_head(to_head, rows[part], targets[part], numerators, gain, setup.temperature)
-        logprob = _collect(logprobs, rows)
-        ctx.save_for_backward(*(t for t in (to_rows, to_head) if t is not None))
-        ctx.dtype = weight.dtype
-        ctx.mark_non_differentiable(logprob)
-        return total, logprob
+                temperature, fresh = setup.temperature, start == 0
+                add_to_head(to_head, rows[part], targets[part], numerators, gain, temperature, fresh)
+            del numerators
+        logprob, entropy = _collect(logprobs, rows), _collect(entropies, rows)
+        # Not saved as autograd saves tensors: what it holds it has to copy when a weight takes it as its gradient.
+        ctx.made, ctx.dtype = [to_rows, to_head], weight.dtype
+        ctx.mark_non_differentiable(logprob, entropy)
+        return total, logprob, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, _grad_logprob: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of the rows [N, H] and of the head [V, H]."""
-        saved = list(ctx.saved_tensors)
-        scale = float(grad_loss)
-        scaled = [part if scale == 1.0 else part * scale for part in saved]  # the head's is too large to copy for 1
-        to_rows = scaled.pop(0) if ctx.needs_input_grad[0] else None
-        to_head = scaled.pop(0).to(ctx.dtype) if ctx.needs_input_grad[1] else None
-        return to_rows, to_head, None, None, None, None
+    def backward(ctx: Any, grad_loss: Tensor, *_rest: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of the rows [N, H] and of the head [V, H]; RuntimeError in a second backward pass."""
+        if not ctx.made:
+            raise RuntimeError("a single-pass loss has one backward pass; its gradients were given away in the first")
+        to_rows, to_head = ctx.made
+        ctx.made = []
+        for part in (to_rows, to_head):
+            if part is not None:
+                part.mul_(grad_loss)
+        return to_rows, None if to_head is None else to_head.to(ctx.dtype), None, None, None, None
+
+
+def _head_gradient(weight: Tensor, rows: int) -> Tensor:
+    """[V, H] in the wide type for the gradient of so many rows; without content where a first chunk will write it."""
+    make = torch.empty_like if rows else torch.zeros_like
+    return make(weight, dtype=wide(weight.dtype), requires_grad=False, memory_format=torch.contiguous_format)

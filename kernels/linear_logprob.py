@@ -14,7 +14,14 @@ Backends make the softmax numerators of a chunk of rows (see numerators.py): `to
 
 from __future__ import annotations
 
-from .core import LogProbOutput, linear_logprob, linear_token_loss
+from .core import LogProbOutput, TokenLoss, linear_logprob, linear_token_loss
 from .losses import linear_cross_entropy, linear_grpo_loss
 
-__all__ = ["LogProbOutput", "linear_cross_entropy", "linear_grpo_loss", "linear_logprob", "linear_token_loss"]
+__all__ = [
+    "LogProbOutput",
+    "TokenLoss",
+    "linear_cross_entropy",
+    "linear_grpo_loss",
+    "linear_logprob",
+    "linear_token_loss",
+]

@@ -53,7 +53,7 @@ def linear_cross_entropy(
     def loss_of(logprob: Tensor, tokens: Tensor) -> Tensor:
         return -(factor.reshape(-1)[tokens] * logprob)
 
-    return linear_token_loss(hidden, weight, labels, loss_of, ignore_index=ignore_index, **options)[0]
+    return linear_token_loss(hidden, weight, labels, loss_of, ignore_index=ignore_index, **options).loss
 
 
 def linear_grpo_loss(
@@ -112,7 +112,7 @@ def linear_grpo_loss(
         ref = None if ref_flat is None else ref_flat[tokens]
         return factor_flat[tokens] * clip.terms(logprob, logprob - old, ref, advantage_flat[tokens])
 
-    loss, logprob = linear_token_loss(hidden, weight, masked, loss_of, **options)
+    loss, logprob, _ = linear_token_loss(hidden, weight, masked, loss_of, **options)
     log_ratio = logprob - (logprob if old_logprob is None else old_logprob)
     return loss, clip.metrics(logprob, log_ratio, ref_logprob, advantages, mask)
 

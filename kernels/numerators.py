@@ -33,12 +33,16 @@ class Numerators(NamedTuple):
 
 
 class NumeratorOptions(NamedTuple):
-    """How a backend makes numerators: temperature, excluded ids [E], and whether it returns entropies, and e (keep)."""
+    """How a backend makes numerators: temperature, excluded ids [E], and whether it returns entropies, and e (keep).
+
+    support: [C, K] ids that alone have a probability, padded with -1; None for all. The reference backend takes it.
+    """
 
     temperature: float
     exclude: Tensor | None
     entropy: bool
     keep: bool
+    support: Tensor | None = None
 
 
 Backend = Callable[[Tensor, Tensor, Tensor, NumeratorOptions], Numerators]
@@ -57,6 +61,10 @@ def torch_numerators(rows: Tensor, weight: Tensor, targets: Tensor, options: Num
     z = logits(rows, weight, 1 / options.temperature)
     if options.exclude is not None:
         z[:, options.exclude] = -torch.inf
+    if options.support is not None:
+        outside = torch.ones(len(z), z.shape[1] + 1, dtype=torch.bool, device=z.device)
+        outside.scatter_(1, options.support.where(options.support >= 0, z.shape[1]), False)
+        z.masked_fill_(outside[:, :-1], -torch.inf)
     top = z.amax(1, keepdim=True)
     z.sub_(top)
     target = targets[:, None]
@@ -114,20 +122,31 @@ def times_weight(e: Tensor, weight: Tensor) -> Tensor:
 
 
 def add_to_head(
-    head: Tensor, rows: Tensor, targets: Tensor, numerators: Numerators, gain: Tensor, temperature: float
+    head: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    numerators: Numerators,
+    gain: Tensor,
+    temperature: float,
+    fresh: bool = False,
 ) -> None:
-    """Adds the gradient of sum_i gain_i logprob_i by W to `head` [V, H], which has the wide type. gain: [C]."""
+    """Adds the gradient of sum_i gain_i logprob_i by W to `head` [V, H], which has the wide type. gain: [C].
+
+    fresh: the head has no content yet and is written instead.
+    """
     assert numerators.e is not None
-    scaled = rows.to(head.dtype) * (gain / (temperature * numerators.total))[:, None]
+    scaled = rows.to(head.dtype) * (gain / (temperature * numerators.total)).unsqueeze(1)
+    beta = 0 if fresh else 1
     if rows.dtype == head.dtype:
-        head.addmm_(numerators.e.T, scaled, alpha=-1)
+        head.addmm_(numerators.e.T, scaled, beta=beta, alpha=-1)
     elif rows.is_cuda:
-        low = scaled.to(rows.dtype)
-        head -= torch.mm(numerators.e.to(rows.dtype).T, low, out_dtype=torch.float32)
+        # In place: the sum of a second product of the head's size would move more bytes than the product needs time.
+        given, low = numerators.e.to(rows.dtype).T, scaled.to(rows.dtype)
+        torch.addmm(head, given, low, out_dtype=torch.float32, beta=beta, alpha=-1, out=head)
     else:
         for s in range(0, len(head), _SLAB):
-            head[s : s + _SLAB].addmm_(numerators.e[:, s : s + _SLAB].float().T, scaled, alpha=-1)
-    head.index_add_(0, targets, scaled.mul_(numerators.rest[:, None]))
+            head[s : s + _SLAB].addmm_(numerators.e[:, s : s + _SLAB].float().T, scaled, beta=beta, alpha=-1)
+    head.index_add_(0, targets, scaled.mul_(numerators.rest.unsqueeze(1)))
 
 
 def entropy_numerators(numerators: Numerators, targets: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ is known before the first backward pass and the loss does not depend on how the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -33,7 +34,8 @@ from .rollout.sampling import sample
 from .step.accuracy import AccuracyByLabel
 from .step.answering import answer_records
 from .step.data_metrics import batch_metrics
-from .step.learning_rate import Schedule
+from .step.fused import fused
+from .step.learning_rate import Schedule, set_rate
 from .step.moved import Moved
 from .step.not_finite import refuse_step
 from .step.precision import precision_of
@@ -128,8 +130,8 @@ class PolicyModule(L.LightningModule):
         return [PlanPosition(), *measured(self._trainer)]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer over the parameters that train."""
-        return self.make_optimizer([p for p in self.net.parameters() if p.requires_grad])
+        """The optimizer over the parameters that train; Adam in one pass over them where nothing else was asked for."""
+        return fused(self.make_optimizer([p for p in self.net.parameters() if p.requires_grad]))
 
     algorithms: tuple[str, ...] = ()
     num_iterations = 1  # optimizer steps per batch
@@ -161,36 +163,39 @@ class PolicyModule(L.LightningModule):
                 saved.setdefault(name, here[name])
 
     def update_policy(
-        self, losses: Iterable[Callable[[], Tensor]], step: int, samples: Sequence[Sequence[Sample]] = ()
+        self,
+        losses: Iterable[Callable[[], Tensor]],
+        step: int,
+        samples: Sequence[Sequence[Sample]] = (),
+        check: Callable[[], None] | None = None,
     ) -> dict[str, float]:
         """One optimizer step on the sum of the micro-batches' losses over all ranks; returns metrics to log.
 
         losses: one function per micro-batch, already divided by the step's global denominator. step: of the stage, for
-        the learning rate. samples: of every micro-batch, for messages. Raises InputError for a gradient that is not
-        finite, instead of spoiling the weights.
+        the learning rate. samples: of every micro-batch, for messages. check: raises where the weights must not follow
+        what the losses found. Raises InputError for a gradient that is not finite, instead of spoiling the weights.
         """
         optimizer: Any = self.optimizers()
-        rate = self.schedule.factor(step, self.total_steps())
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
-            group["lr"] = group["initial_lr"] * rate
+        rate = set_rate(optimizer, self.schedule.factor(step, self.total_steps()))
         trained = [p for p in self.net.parameters() if p.requires_grad]
         precision, pending = precision_of(self.trainer), list(losses)
         while True:
             optimizer.zero_grad()
             found = self._backward(pending, precision.loss_scale)
-            norm = clip_gradients(trained, self.max_grad_norm)
-            if torch.isfinite(norm):
+            norm = float(clip_gradients(trained, self.max_grad_norm))
+            if check is not None:
+                check()
+            if math.isfinite(norm):
                 break
             if not precision.smaller_scale():
                 folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-                raise refuse_step(step, float(norm), found, samples, self.ranks, folder)
+                raise refuse_step(step, norm, found, samples, self.ranks, folder)
         moved = Moved(trained)
         optimizer.step()
         forget_copies(self.net)
         precision.stepped()
         total, changed, looked_at = self.ranks.sums(sum(found), *moved.counts())
-        metrics = {"train/loss": total, "train/grad_norm": float(norm), "train/lr": group["lr"]}
+        metrics = {"train/loss": total, "train/grad_norm": norm, "train/lr": rate}
         return metrics | {"train/moved_share": changed / max(looked_at, 1.0)}
 
     def _backward(self, losses: Sequence[Callable[[], Tensor]], scale: float) -> list[float]:
@@ -198,18 +203,17 @@ class PolicyModule(L.LightningModule):
 
         Strategies average gradients over ranks, hence the factor. scale: by which losses are multiplied on the way.
         """
-        found = []
+        found: list[Tensor] = []
         with self.trainer.strategy.update(self.net) if self.net.sharded else nullcontext():  # type: ignore[attr-defined]
             for number, loss_of in enumerate(losses):
                 with self._gradient_sync(number + 1 == len(losses)):
                     loss = loss_of()
                     self.manual_backward(loss * (self.trainer.world_size * scale))
-                found.append(float(loss.detach()))
-        if scale != 1:
-            for p in self.net.parameters():
-                if p.grad is not None:
-                    p.grad.div_(scale)
-        return found
+                found.append(loss.detach())
+        for p in self.net.parameters() if scale != 1 else ():
+            if p.grad is not None:
+                p.grad.div_(scale)
+        return list(torch.stack(found).tolist()) if found else []
 
     def _gradient_sync(self, last: bool) -> Any:
         """Under DDP ranks exchange gradients once per step, with the last micro-batch."""

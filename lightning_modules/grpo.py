@@ -9,7 +9,7 @@ first pass; unscorable completions are left out of their group instead of counti
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,14 +20,10 @@ from torch import Tensor
 
 from ..datamodules.batch import Batch
 from ..errors import InputError
-from ..kernels.linear_logprob import LogProbOutput
 from .base import PolicyModule
 from .callbacks.interruption import end_where_told, told_to_end
-from .objectives.correction import importance
-from .objectives.differences import difference
 from .objectives.grpo_config import GRPOConfig
-from .objectives.kl import kl
-from .objectives.losses import clip_metrics, loss_named, ratio
+from .objectives.losses import loss_named
 from .objectives.rewards import Rewards
 from .policy.omni import OmniPolicy
 from .policy.sharding import whole
@@ -36,17 +32,18 @@ from .rollout.sampling import PolicyEngine
 from .step.advantages import set_advantages
 from .step.experience import Experience, MicroBatch, columns_of, micro_batches
 from .step.feedback import probe_wanted, report_to_curriculum
-from .step.grpo_metrics import Meter, filter_metrics, label_metrics, label_places, token_metrics
+from .step.grpo_metrics import filter_metrics, label_metrics, token_metrics
 from .step.learning_rate import Schedule
 from .step.phases import Phases
+from .step.policy_loss import PolicyLoss
 from .step.precision import precision_of
 from .step.reference import Reference
 from .step.refill import refill
+from .step.token_meter import TokenMeter
 from .step.unscored import refuse_unscored
 from .step.work import Lengths, Work, sampled
 
 PAPER_REWARDS = {"accuracy": 2.0, "format": 0.5}
-_MOST_DIFFERENCE = 1.0  # nats per token; rounding and other kernels give hundredths
 
 
 class GRPO(PolicyModule):
@@ -138,12 +135,13 @@ class GRPO(PolicyModule):
             work = self._fixed_logprobs(self._micro_batches(experiences))
         metrics: dict[str, float] = {}
         for number in range(self.num_iterations):
-            meter = Meter()
-            jobs = [partial(self._loss, micro, denominator, meter, number == 0) for micro in work]
+            meter = TokenMeter(number == 0, self.objective.measures_entropy(batch.step))
+            jobs = [partial(self._loss, micro, denominator, meter) for micro in work]
             with self.phases("update"):
-                metrics |= self.update_policy(jobs, batch.step, [micro.samples for micro in work])
+                samples = [micro.samples for micro in work]
+                metrics |= self.update_policy(jobs, batch.step, samples, meter.refuse_strangers)
             # The gap to the engine's log-probs is that of the first iteration: later ones have learnt.
-            metrics |= token_metrics(meter, self.ranks, self._unused(number))
+            metrics |= token_metrics(meter, self.ranks, self._unused(number, meter))
         metrics |= label_metrics(experiences, self.ranks)
         if self.data.stage_of(batch).on_zero_advantage != "keep":
             metrics |= filter_metrics(experiences, self.ranks)
@@ -158,10 +156,11 @@ class GRPO(PolicyModule):
         fixed = bool(self._references) + (self.num_iterations > 1)
         return sampled(self.reading_cost, self.experiences, self.micro_batch_size, fixed, self.num_iterations)
 
-    def _unused(self, iteration: int) -> list[str]:
+    def _unused(self, iteration: int, meter: TokenMeter) -> list[str]:
         """Names of the meter's sums that are not logged."""
         unused = [] if self.objective.beta else ["kl"]
         unused += ["correction", "corrected"] if self.objective.correction is None else []
+        unused += [] if meter.entropy else ["entropy"]
         return unused + (["gap"] if iteration else [])
 
     def _roll_out(self, batch: Batch) -> list[Experience]:
@@ -179,6 +178,7 @@ class GRPO(PolicyModule):
     def experience(self, batch: Batch, number: int) -> Experience:
         """Completions of the batch's prompts and their rewards. number: of the round within the step, from 0."""
         uids = [sample.question.uid for sample in batch.samples]
+        batch = self._listened(batch)
         name = ("rollout", batch.step) if number == 0 else ("rollout", batch.step, number)
         keys = completion_keys(uids, self.rollout.group_size, self.rollout.seed, *name)
         with self.phases("rollout"):
@@ -190,6 +190,14 @@ class GRPO(PolicyModule):
             columns = columns_of(batch, completions, texts, self.rollout.max_new_tokens, silence)
             scored = self.rewards(texts, columns, columns["key"])
         return Experience(batch, completions, texts, scored, silence, self.objective.advantages == "gdpo")
+
+    def _listened(self, batch: Batch) -> Batch:
+        """The batch with its recordings heard, where that stays true: all that the step does with them shares it."""
+        prompts = self.net.counted(batch.prompts)
+        if not any(p.requires_grad for p in self.net.tower.parameters()):
+            with torch.no_grad(), whole(self.net):
+                prompts = prompts.knowing(prompts.sizes, self.net.hear(prompts))
+        return replace(batch, prompts=prompts)
 
     def _denominator(self, experiences: list[Experience]) -> float:
         """What the loss is divided by, over all micro-batches and ranks; at least 1."""
@@ -211,12 +219,14 @@ class GRPO(PolicyModule):
         most = int(self.ranks.greatest(len(work)))
         return work + [replace(work[0], counts=False)] * (most - len(work))
 
-    def _logprobs(self, policy: OmniPolicy, micro: MicroBatch, entropy: bool = False) -> LogProbOutput:
-        """Log-probs [n, C] of the completions as they were drawn: at their temperature, over their support."""
+    def _logprobs(self, policy: OmniPolicy, micro: MicroBatch, entropy: bool = False, loss: Any = None) -> Any:
+        """Log-probs [n, C] of the completions as they were drawn: at their temperature, over their support.
+
+        loss: of single tokens; the result is then a TokenLoss.
+        """
         asked, said = micro.prompts, micro.completions
         given = (asked, said.ids, said.mask, said.prompt_of_row, self.rollout.temperature, entropy, said.support)
-        output: LogProbOutput = policy(*given)
-        return output
+        return policy(*given, micro.said, loss)
 
     @torch.no_grad()
     def _fixed_logprobs(self, work: list[MicroBatch]) -> list[MicroBatch]:
@@ -229,66 +239,32 @@ class GRPO(PolicyModule):
                 work = [replace(micro, old=self._logprobs(self.net, micro).logprob) for micro in work]
         return work
 
-    def _loss(self, micro: MicroBatch, denominator: float, meter: Meter, first: bool) -> Tensor:
+    def _loss(self, micro: MicroBatch, denominator: float, meter: TokenMeter) -> Tensor:
         """One micro-batch's loss; adds what is worth logging to the meter."""
-        config, experience = self.objective, micro.experience
-        rows, completions = micro.rows, micro.completions
-        out = self._logprobs(self.net, micro, entropy=True)
-        logprob = out.logprob
-        mask = micro.mask(completions.ids.shape[1], not config.mask_truncated)
-        labels = label_places(experience, rows)
-        old = logprob.detach() if micro.old is None else micro.old
-        advantages = experience.advantages[rows.cpu()].to(self.device, logprob.dtype)
-        rho = ratio(logprob, old, mask)
-        penalty = None
-        if micro.reference is not None:
-            weight = rho if config.kl_correction else None
-            penalty = config.beta * kl(logprob, micro.reference, mask, estimator=config.kl, ratio=weight)
-            meter.add("kl", kl(logprob.detach(), micro.reference, mask), labels)
-        correction = self._correction(completions, old, mask, meter, labels)
-        if first:
-            self._compare(completions, logprob.detach(), mask, meter, labels)
-        level, bounds = config.shown
-        shown = rho.detach() if level == "token" else ratio(logprob.detach(), old, mask, level).expand_as(mask)
-        for name, values in clip_metrics(shown, advantages, mask, bounds).items():
-            meter.add(name, values, labels)
-        assert out.entropy is not None
-        meter.add("entropy", out.entropy * mask, labels)
-        weights = experience.batch.weights[experience.completions.prompt_of_row[rows]]
-        given: dict[str, Any] = {"denominator": denominator, "clip": config.clip, "weights": weights}
-        return self.loss.function(logprob, old, advantages, mask, penalty=penalty, correction=correction, **given)
+        completions = micro.completions
+        mask = micro.mask(completions.ids.shape[1], not self.objective.mask_truncated)
+        loss = PolicyLoss(
+            self.loss,
+            self.objective,
+            denominator,
+            mask,
+            micro.advantages.to(self.device, torch.float32, non_blocking=True),
+            micro.weights,
+            micro.old,
+            micro.reference,
+            self._engine_logprob(completions),
+        )
+        in_one_pass = loss.by_token and completions.support is None and self.net.head.requires_grad
+        out = self._logprobs(self.net, micro, meter.entropy, loss.of_tokens() if in_one_pass else None)
+        meter.measure(loss, out.logprob.detach(), out.entropy, completions.logprob, micro.labels)
+        value: Tensor = out.loss if in_one_pass else loss.of_all(out.logprob)
+        return value
 
-    def _correction(
-        self, completions: Completions, old: Tensor, mask: Tensor, meter: Meter, labels: Tensor
-    ) -> Tensor | None:
-        """[n, C] or [n, 1] importance weight from the engine's distribution to the policy's, where one is wanted."""
-        correction = self.objective.correction
-        if correction is None:
-            return None
-        if completions.logprob is None:
+    def _engine_logprob(self, completions: Completions) -> Tensor | None:
+        """[n, C] log-probs of the engine that sampled, for a correction; None where none is wanted."""
+        if self.objective.correction is not None and completions.logprob is None:
             raise InputError(f"objective.correction: {type(self.engine).__name__} gives no log-probs of its own")
-        given = asdict(correction)
-        weight, raw = importance(old.detach(), completions.logprob, mask, **given)
-        meter.add("correction", weight.expand_as(mask) * mask, labels)
-        meter.add("corrected", (raw != weight).expand_as(mask) * mask, labels)
-        return weight
-
-    def _compare(self, completions: Completions, logprob: Tensor, mask: Tensor, meter: Meter, labels: Tensor) -> None:
-        """Meters how far the engine's log-probs are from the policy's.
-
-        Raises InputError where they are far off: something else was sampled from.
-        """
-        if completions.logprob is None:
-            return
-        gaps = difference(logprob, completions.logprob, mask)[0].abs()
-        meter.add("gap", gaps, labels)
-        gap, tokens = float(gaps.sum()), float(mask.sum())
-        if gap > _MOST_DIFFERENCE * max(tokens, 8.0):
-            raise InputError(
-                f"the completions were not sampled from this policy: its log-probs differ from the engine's by "
-                f"{gap / tokens:.2f} nats per token; other weights, another temperature, or audio that belongs to "
-                "other prompts"
-            )
+        return None if self.objective.correction is None else completions.logprob
 
 
 class _Closing(L.Callback):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -12,6 +12,7 @@ from ..datamodules.batch import Batch
 from .base import PolicyModule
 from .objectives.losses import nll_loss
 from .policy.omni import OmniPolicy
+from .policy.said import Said
 from .ranks import Ranks
 from .step.data_metrics import mean_by_label
 
@@ -43,7 +44,7 @@ class SFT(PolicyModule):
 class TargetLoss:
     """The loss of a batch's targets, micro-batch by micro-batch, and what it was for each label.
 
-    per_sample: [B] float64 mean negative log-prob per token, in nats, of the samples whose loss was computed.
+    Where the head trains, loss and gradient are made in one pass over it.
     """
 
     policy: OmniPolicy
@@ -51,19 +52,37 @@ class TargetLoss:
     ranks: Ranks
 
     def __post_init__(self) -> None:
-        real = (self.batch.weights > 0)[:, None]
-        self.denominator = max(self.ranks.sums(float((real * self.batch.target_mask).sum()))[0], 1.0)
-        self.per_sample = torch.zeros(len(self.batch), dtype=torch.float64)
+        batch, lengths = self.batch, self.batch.target_lengths
+        self.policy.check_targets(batch.target_ids, batch.target_mask)
+        batch = self.batch = replace(batch, prompts=self.policy.counted(batch.prompts))
+        real = zip(lengths, batch.weights.tolist(), strict=True)
+        self.denominator = max(self.ranks.sums(float(sum(count for count, weight in real if weight > 0)))[0], 1.0)
+        self._sums = batch.weights.new_zeros(len(batch), dtype=torch.float32)
 
     def __call__(self, rows: slice, counts: bool = True) -> Tensor:
         """The loss of these rows, divided by the tokens of the step over all ranks; 0 where nothing `counts`."""
-        batch = self.batch
-        width = int(batch.target_mask[rows].sum(1).max())
-        ids, mask = batch.target_ids[rows, :width], batch.target_mask[rows, :width]
+        batch, lengths = self.batch, self.batch.target_lengths[rows]
+        ids, mask = (part[rows, : max(lengths)] for part in (batch.target_ids, batch.target_mask))
+        weights, more = batch.weights[rows] * counts, {}
+        if self.policy.head.requires_grad:
+
+            def of_tokens(logprob: Tensor, places: Tensor) -> Tensor:
+                at, each = mask.reshape(-1)[places], weights[places // mask.shape[1]]
+                return nll_loss(logprob[:, None], at[:, None], each, denominator=self.denominator)
+
+            more["loss"] = of_tokens
         with self.policy.dropout():
-            logprob = self.policy(batch.prompts.select(rows), ids, mask).logprob
-        self.per_sample[rows] = -(logprob.detach() * mask).sum(1).double().cpu() / mask.sum(1).clamp(min=1).cpu()
-        return nll_loss(logprob, mask, batch.weights[rows] * counts, denominator=self.denominator)
+            out = self.policy(batch.prompts.select(rows), ids, mask, said=Said(lengths), **more)
+        self._sums[rows] = -(out.logprob.detach() * mask).sum(1).float()
+        if more:
+            loss: Tensor = out.loss
+            return loss
+        return nll_loss(out.logprob, mask, weights, denominator=self.denominator)
+
+    @property
+    def per_sample(self) -> Tensor:
+        """[B] float64 mean negative log-prob per token, in nats, of the samples whose loss was computed."""
+        return self._sums.cpu().double() / torch.tensor(self.batch.target_lengths).clamp(min=1)
 
     def by_label(self) -> dict[str, float]:
         """`loss/{label}`: mean loss per token of the labels in the batch, over all ranks."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +127,14 @@ class ShardReader:
         return Range(self.text("shard", row), int(offset), int(size))
 
     def content(self) -> str:
-        """Hash, 16 hex digits, of all questions and recordings by identity; not of where they lie: shards may move."""
+        """Hash, 16 hex digits, of all questions and recordings by identity; not of where they lie: shards may move.
+
+        Computed once: what a reader reads never changes.
+        """
+        return self._content
+
+    @cached_property
+    def _content(self) -> str:
         order = np.argsort(self.numbers["uid"])
         parts = [self.numbers[name][order].astype("<u8").tobytes() for name in ("uid", "clip", "question")]
         return hashlib.sha256(b"".join(parts)).hexdigest()[:16]

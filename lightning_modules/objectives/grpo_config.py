@@ -29,6 +29,7 @@ class GRPOConfig:
         drop_empty: leave completions without a token that counts out of the denominator too.
         mask_truncated: completions that were cut do not count.
         offload_reference: with full fine-tuning, keep the frozen copy on the CPU between uses.
+        entropy_every: steps from one measurement of the policy's entropy (`train/entropy`) to the next; 0 for none.
     """
 
     loss: str = "grpo"
@@ -44,18 +45,25 @@ class GRPOConfig:
     drop_empty: bool = False
     mask_truncated: bool = False
     offload_reference: bool = False
+    entropy_every: int = 10
 
     def __post_init__(self) -> None:
         advantages_named(self.advantages, "objective.advantages")
         kl_named(self.kl, "objective.kl")
         if self.leave_one_out and self.advantages not in SCALES:
             raise InputError(f"objective: {self.advantages} has no leave_one_out")
+        if self.entropy_every < 0:
+            raise InputError(f"objective.entropy_every: a number of steps, or 0 for never, got {self.entropy_every}")
         if self.beta < 0:
             raise InputError(f"objective.beta: {self.beta} must not be negative")
         if self.loss == "cispo" and self.high < 1:
             raise InputError(f"objective.high: for cispo the largest ratio itself, at least 1, as 5.0; got {self.high}")
         loss_named(self.loss)
         Clip(self.low, self.high, self.delta)
+
+    def measures_entropy(self, step: int) -> bool:
+        """Whether this step of the stage measures the policy's entropy."""
+        return self.entropy_every > 0 and step % self.entropy_every == 0
 
     @property
     def clip(self) -> Clip:

@@ -232,6 +232,8 @@ LOSSES: dict[str, Loss] = {
     "cispo": Loss(cispo, "tokens"),
     "sapo": Loss(sapo, "completions"),
 }
+# What a token's loss depends on is the token alone; its share in the sum is the same for all, or one of its completion.
+SHARES: dict[Callable[..., Tensor], str] = {grpo: "completion", sapo: "completion", dapo: "token", cispo: "token"}
 
 
 _TAKES = "logprob, old, advantages, mask, *, denominator, clip, weights, penalty, correction"

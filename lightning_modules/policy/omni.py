@@ -9,22 +9,24 @@ Shapes: U clips, B prompts, N completions (N = B x group size), P/S/C positions 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...datamodules.batch import Prompts
-from ...datamodules.processors.omni import AUDIO, OmniProcessor
-from ...kernels.linear_logprob import LogProbOutput, linear_logprob
+from ...datamodules.processors.omni import AUDIO, OmniProcessor, num_audio_tokens
+from ...kernels.linear_logprob import LogProbOutput, TokenLoss, linear_logprob, linear_token_loss
 from ...kernels.numerators import logits as head_logits
 from .adapters import Lora, with_lora
 from .checkpoint import load_thinker
+from .hearing import can_take_windows, take_windows
 from .layers import read_completions, take_segments
 from .parts import PARTS, bare, train_parts
+from .said import Said
 
 PLACEHOLDERS = (
     *("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|IMAGE|>", "<|VIDEO|>"),
@@ -34,11 +36,15 @@ PLACEHOLDERS = (
 
 @dataclass
 class State:
-    """What N rows have read so far, L positions: the attention cache, its mask [N, L], the last hidden state [N, H]."""
+    """What N rows have read so far, L positions: the attention cache, its mask [N, L], the last hidden state [N, H].
+
+    full: whether nothing of it is known to be padding.
+    """
 
     cache: Any
     mask: Tensor
     last: Tensor
+    full: bool = False
 
     def expand(self, rows: Tensor) -> State:
         """The state of M rows, `rows` [M] int64 of these N, which may repeat; gradients flow back to the N rows."""
@@ -87,6 +93,8 @@ class OmniPolicy(nn.Module):
         if lora is not None:
             self.thinker = with_lora(self.thinker, lora).eval()
         take_segments(self.base.get_decoder())
+        if can_take_windows(self.tower):
+            take_windows(self.tower)
         if gradient_checkpointing:
             self.recompute_layers()
         ids = self.processor.tokenizer.convert_tokens_to_ids
@@ -146,37 +154,54 @@ class OmniPolicy(nn.Module):
         temperature: float = 1.0,
         entropy: bool = False,
         support: Tensor | None = None,
-    ) -> LogProbOutput:
+        said: Said | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> LogProbOutput | TokenLoss:
         """Log-probs [N, C] of completions [N, C] under softmax(logits / temperature) without the placeholder ids.
 
         completion_mask is 1 on the tokens that count; elsewhere the log-prob is 0 with an exactly zero gradient.
         prompt_of_row [N] says which prompt a completion answers; default one completion per prompt.
         support [N, C, K], padded with -1: the ids a truncating sampler kept; probabilities are renormalised over them.
         entropy: also the entropy [N, C] of each token's distribution, without a gradient.
+        said: what is known of the completions on the CPU; the device is then never waited for.
+        loss: of single tokens, as `linear_token_loss` has it; given with the log-probs in one pass over the head.
         """
         rows = torch.arange(len(prompts), device=completion_ids.device) if prompt_of_row is None else prompt_of_row
+        said = said._replace(group=1) if said is not None and prompt_of_row is None else said
         self._recompute_audio(self.recompute)
         if self.share:
-            hidden = self._hidden_shared(prompts, completion_ids, completion_mask, rows)
+            hidden = self._hidden_shared(prompts, completion_ids, completion_mask, rows, said)
         else:
             hidden = self._hidden_unshared(prompts, completion_ids, completion_mask, rows)
         targets = completion_ids.masked_fill(completion_mask == 0, -100)
-        more: dict[str, Any] = {} if support is None else {"support": support}
-        return linear_logprob(
-            hidden, self.head, targets, temperature=temperature, exclude=self.suppressed, return_entropy=entropy, **more
-        )
+        options: dict[str, Any] = {"temperature": temperature, "exclude": self.suppressed, "return_entropy": entropy}
+        if said is not None:
+            options |= {"places": said.places(targets), "validate_targets": False}
+        if loss is not None:
+            return linear_token_loss(hidden, self.head, targets, loss, **options)
+        if support is not None:
+            options["support"] = support
+        return linear_logprob(hidden, self.head, targets, **options)
+
+    def check_targets(self, ids: Tensor, mask: Tensor) -> None:
+        """ValueError where one of these tokens [N, C] that count is none of the vocabulary, or has probability 0."""
+        counted, size = ids[mask.bool()], len(self.head)
+        if ((counted < 0) | (counted >= size)).any():
+            raise ValueError(f"targets must lie in [0, {size})")
+        if torch.isin(counted, self.suppressed).any():
+            raise ValueError("a target is among the excluded token ids; its probability is 0")
 
     def read(self, prompts: Prompts) -> State:
         """The state of B rows that have read the prompts, from which completions start."""
         self._recompute_audio(False)
-        prefix = self._embed_prefix(prompts)
-        if prompts.clip_of_row.equal(torch.arange(len(prompts), device=prefix.device)):
-            embeds = torch.cat([prefix, self.embed(prompts.suffix_ids)], 1)
+        prefix, suffix = self._embed_prompts(prompts)
+        sizes = prompts.sizes
+        if sizes.own_clips:
             mask = torch.cat([prompts.prefix_mask, prompts.suffix_mask], 1)
-            return self.extend(None, embeds, mask)[0]
+            state = self.extend(None, torch.cat([prefix, suffix], 1), mask)[0]
+            return replace(state, full=len(set(sizes.prefix)) == len(set(sizes.suffix)) == 1)
         state, _ = self.extend(None, prefix, prompts.prefix_mask)
-        state = state.expand(prompts.clip_of_row)
-        return self.extend(state, self.embed(prompts.suffix_ids), prompts.suffix_mask)[0]
+        return self.extend(state.expand(prompts.clip_of_row), suffix, prompts.suffix_mask)[0]
 
     def extend(self, state: State | None, embeds: Tensor, mask: Tensor) -> tuple[State, Tensor]:
         """Reads L more positions in each of N rows: the new state and their hidden states [N, L, H].
@@ -210,22 +235,17 @@ class OmniPolicy(nn.Module):
         logits[:, self.suppressed] = -torch.inf
         return logits
 
-    def _hidden_shared(self, prompts: Prompts, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+    def _hidden_shared(self, prompts: Prompts, ids: Tensor, mask: Tensor, rows: Tensor, said: Said | None) -> Tensor:
         """[N, C, H] hidden states that predict the completions `ids` [N, C]; every prompt is read once."""
-        if self.by_layers:
-            given = self._embed_prefix(prompts), self.embed(prompts.suffix_ids), self.embed(ids[:, :-1])
-            return read_completions(self.base.get_decoder(), prompts, *given, mask[:, :-1], rows, self.recompute)
-        state = self.read(prompts).expand(rows)
-        if ids.shape[1] == 1:
-            return state.last[:, None]
         # The last token's own hidden state predicts nothing that is asked for: it is not read.
-        _, hidden = self.extend(state, self.embed(ids[:, :-1]), mask[:, :-1])
-        return torch.cat([state.last[:, None], hidden], 1)
+        embeds = self._embed_prompts(prompts, ids[:, :-1])
+        group = 0 if said is None else said.group
+        return read_completions(self.base.get_decoder(), prompts, embeds, mask[:, :-1], rows, group, self.recompute)
 
     def _hidden_unshared(self, prompts: Prompts, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
         """As `_hidden_shared`, which it specifies, with every row read as one sequence [N, P + S + C]."""
-        prefix = self._embed_prefix(prompts)[prompts.clip_of_row][rows]
-        embeds = torch.cat([prefix, self.embed(prompts.suffix_ids)[rows], self.embed(ids)], 1)
+        prefix, suffix, completion = self._embed_prompts(prompts, ids)
+        embeds = torch.cat([prefix[prompts.clip_of_row][rows], suffix[rows], completion], 1)
         prefix_mask = prompts.prefix_mask[prompts.clip_of_row][rows]
         full = torch.cat([prefix_mask, prompts.suffix_mask[rows], mask], 1)
         out = self.base.get_decoder()(
@@ -243,16 +263,39 @@ class OmniPolicy(nn.Module):
             if getattr(module, "gradient_checkpointing", False):
                 module.training = wanted
 
-    def _embed_prefix(self, prompts: Prompts) -> Tensor:
-        """[U, P, H] token embeddings, audio positions filled by the audio tower; ValueError if their numbers differ."""
-        embeds = self.embed(prompts.prefix_ids)
-        audio = self.base.get_audio_features(
-            prompts.features.to(embeds.dtype), prompts.feature_mask, return_dict=True
-        ).last_hidden_state
+    def _embed_prompts(self, prompts: Prompts, *more: Tensor) -> tuple[Tensor, ...]:
+        """Embeddings [U, P, H] and [B, S, H] of prefix, with what was heard, and suffix, and of `more` ids [N, C].
+
+        Looked up at once: every look-up has a gradient as large as the vocabulary. ValueError where the audio positions
+        of the prompts are not as many as the recordings fill.
+        """
+        parts = (prompts.prefix_ids, prompts.suffix_ids, *more)
+        flat = self.embed(torch.cat([ids.reshape(-1) for ids in parts])).split([ids.numel() for ids in parts])
+        embeds = [found.view(*ids.shape, found.shape[-1]) for found, ids in zip(flat, parts, strict=True)]
+        heard = torch.cat(self.hear(prompts)).to(embeds[0].dtype)
+        places = sum(self.counted(prompts).sizes.audio or ())
+        if places != len(heard):
+            raise ValueError(f"the prompts have {places} audio positions, the recordings fill {len(heard)}")
         where = prompts.prefix_ids == self.audio_id
-        if int(where.sum()) != len(audio):
-            raise ValueError(f"the prompts have {int(where.sum())} audio positions, the recordings fill {len(audio)}")
-        return embeds.masked_scatter(where[..., None], audio.to(embeds.dtype))
+        return embeds[0].masked_scatter(where[..., None], heard), *embeds[1:]
+
+    def counted(self, prompts: Prompts) -> Prompts:
+        """The prompts with their audio positions counted; what is made of them needs not be counted again."""
+        if prompts.sizes.audio is not None:
+            return prompts
+        audio = (prompts.prefix_ids == self.audio_id).sum(1).tolist()
+        return prompts.knowing(prompts.sizes._replace(audio=audio), prompts.heard)
+
+    def hear(self, prompts: Prompts) -> list[Tensor]:
+        """What the audio tower makes of every clip, [positions, H] each; what is known already is not computed."""
+        if prompts.heard is not None:
+            return prompts.heard
+        features = prompts.features.to(self.base.get_input_embeddings().weight.dtype)
+        if can_take_windows(self.tower):
+            flat, heard = self.tower(features, prompts.sizes.frames)
+            return list(flat.split(heard))
+        found = self.base.get_audio_features(features, prompts.feature_mask, return_dict=True).last_hidden_state
+        return list(found.split([num_audio_tokens(frames) for frames in prompts.sizes.frames]))
 
 
 def _translate(policy: OmniPolicy, state: dict[str, Any], prefix: str, *_: Any) -> None:

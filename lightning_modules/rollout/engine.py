@@ -77,13 +77,14 @@ class Completions:
     logprob: Tensor | None = None
     support: Tensor | None = None
 
-    def select(self, rows: Tensor, first_prompt: int = 0) -> Completions:
+    def select(self, rows: Tensor, first_prompt: int = 0, width: int | None = None) -> Completions:
         """The completions of these rows [M], without columns that are padding for all of them.
 
-        first_prompt: is subtracted from `prompt_of_row`, where the rows' prompts are a slice of the batch.
+        first_prompt: is subtracted from `prompt_of_row`, where the rows' prompts are a slice of the batch. width: of
+        the longest, in tokens, where that is known.
         """
         mask = self.mask[rows]
-        width = max(1, int(mask.sum(1).max()))
+        width = max(1, int(mask.sum(1).max()) if width is None else width)
         return Completions(
             self.ids[rows, :width],
             mask[:, :width],

@@ -7,19 +7,22 @@ same whatever the batch it is sampled in, the number of ranks and the order of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ...curriculum.identity import uniforms
 from ...datamodules.batch import Batch, Prompts
+from ..policy.decoding import Decoding, Extending, can_decode
 from ..policy.omni import OmniPolicy
 from ..policy.sharding import whole
+from .drawing import draw
 from .engine import Completions, Engine, Rollout, completion_keys, prompt_of_row
+from .written import Written
 
 __all__ = ["PolicyEngine", "completion_keys", "sample"]
+
+_EVERY = 4  # tokens between two looks at which completions have ended
 
 
 class PolicyEngine(Engine):
@@ -53,14 +56,6 @@ class PolicyEngine(Engine):
         """Nothing to do: the engine holds nothing but the policy."""
 
 
-class _Drawn(NamedTuple):
-    """One position of N completions: token ids [N], their log-probs [N], what the sampler kept [N, K] or None."""
-
-    token: Tensor
-    logprob: Tensor | None
-    support: Tensor | None
-
-
 @torch.no_grad()
 def sample(
     policy: OmniPolicy,
@@ -83,78 +78,26 @@ def sample(
     if temperature and (keys is None or len(keys) != len(prompts) * group_size):
         raise ValueError(f"sampling needs one key per completion, {len(prompts) * group_size}")
     device = prompts.suffix_ids.device
-    rows = prompt_of_row(len(prompts), group_size, device)
     draws = None
     if temperature:
         draws = torch.from_numpy(np.stack([uniforms(key, max_new_tokens, "token") for key in keys or ()])).to(device)
+    written = Written(policy.processor, len(prompts), group_size, max_new_tokens, device)
     with whole(policy):
         state = policy.read(prompts)
-        if group_size > 1:
-            state = state.expand(rows)
-        stops = torch.tensor(policy.processor.stop_ids, device=device)
-        unfinished = torch.ones(len(rows), dtype=torch.long, device=device)
-        drawn: list[_Drawn] = []
-        mask: list[Tensor] = []
+        last = state.last.repeat_interleave(group_size, 0)
+        kind = Decoding if can_decode(policy) else Extending
+        reading = kind(policy, state, group_size, max_new_tokens - 1)
         for position in range(max_new_tokens):
-            draw = None if draws is None else draws[:, position]
-            drawn.append(_draw(policy.logits(state.last), temperature, draw, top_k, top_p))
-            token = drawn[-1].token.where(unfinished.bool(), policy.processor.pad_id)
-            drawn[-1] = drawn[-1]._replace(token=token)
-            mask.append(unfinished)
-            unfinished = unfinished * ~torch.isin(token, stops)
-            if position + 1 == max_new_tokens or not unfinished.any() or unwanted():
+            uniform = None if draws is None else draws[written.rows, position]
+            token = written.put(draw(policy.logits(last), temperature, uniform, top_k, top_p), position)
+            if position + 1 == max_new_tokens or unwanted():
                 break
-            state, _ = policy.extend(state, policy.embed(token[:, None]), mask[-1][:, None])
-    return _stacked(drawn, torch.stack(mask, 1), unfinished == 0, rows)
-
-
-def _stacked(drawn: list[_Drawn], mask: Tensor, finished: Tensor, rows: Tensor) -> Completions:
-    """The completions whose positions were drawn one after the other, 0 or -1 where a completion had ended."""
-    logprob = support = None
-    if drawn[0].logprob is not None:
-        logprob = torch.stack([position.logprob for position in drawn], 1).where(mask.bool(), 0.0)  # type: ignore[misc]
-    if drawn[0].support is not None:
-        kept = [position.support for position in drawn if position.support is not None]
-        width = max(ids.shape[1] for ids in kept)
-        support = torch.stack([torch.nn.functional.pad(s, (0, width - s.shape[1]), value=-1) for s in kept], 1)
-        support = support.where(mask.bool()[..., None], -1)
-    return Completions(torch.stack([position.token for position in drawn], 1), mask, finished, rows, logprob, support)
-
-
-def _draw(logits: Tensor, temperature: float, draw: Tensor | None, top_k: int, top_p: float) -> _Drawn:
-    """The arg max, or the inverse of the (truncated) distribution function at `draw` [N] in [0, 1)."""
-    if draw is None:
-        return _Drawn(logits.argmax(-1), None, None)
-    scaled = logits.double() / temperature
-    support = None
-    if top_k or top_p < 1:
-        support = kept_tokens(scaled, top_k, top_p)
-        inside = torch.zeros_like(scaled, dtype=torch.bool)
-        inside = inside.scatter(1, support.clamp(min=0), True)
-        inside.scatter_(1, support[:, :1], True)  # the likeliest; padding of the support pointed at token 0
-        inside[:, 0] = (support == 0).any(1)
-        scaled = scaled.where(inside, -torch.inf)
-    token, logprob = _pick(scaled, draw)
-    return _Drawn(token, logprob.float(), support)
-
-
-def kept_tokens(scaled: Tensor, top_k: int, top_p: float) -> Tensor:
-    """[N, K] ids that truncation keeps, likeliest first, padded with -1: top_k, then the fewest that have top_p.
-
-    scaled: [N, V] logits over the temperature. Tokens of probability 0 are never kept.
-    """
-    values, ids = scaled.topk(min(top_k or scaled.shape[1], scaled.shape[1]), -1)
-    share = values.softmax(-1)
-    keep = (share > 0) & (share.cumsum(-1) - share < top_p)
-    return ids.where(keep, -1)[:, : max(1, int(keep.sum(1).max()))]
-
-
-def _pick(scaled: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
-    """[N] token ids and their log-probs: the inverse of the distribution function at `draw` [N].
-
-    In the order of the vocabulary; one softmax serves both, since vocabularies are large and scaled is float64.
-    """
-    share = torch.softmax(scaled, -1)
-    mass = share.cumsum(-1)
-    token = torch.searchsorted(mass, draw[:, None] * mass[:, -1:], right=True).clamp(max=scaled.shape[-1] - 1)
-    return token.squeeze(1), share.gather(1, token).log().squeeze(1)
+            if (position + 1) % _EVERY == 0:
+                grid = written.going_on()
+                if not grid:
+                    break
+                if 4 * sum(map(len, grid.values())) <= 3 * len(token):
+                    reading.keep(*written.keep(grid))
+                    token = written.latest
+            last = reading.step(token)
+    return written.completions(prompt_of_row(len(prompts), group_size, device))

@@ -24,13 +24,18 @@ def label_of(sample: Sample) -> str:
     return sample.label if sample.label in LABELS else LABELS[-1]
 
 
+def label_places(samples: Sequence[Sample]) -> Tensor:
+    """[B] places in LABELS of the samples' labels, on the CPU."""
+    return torch.tensor([LABELS.index(label_of(sample)) for sample in samples])
+
+
 def mean_by_label(values: Tensor, samples: Sequence[Sample], ranks: Ranks) -> dict[str, float]:
     """`all` and every label that occurs -> mean of values [B] over its samples on all ranks, without padding."""
-    sums: list[float] = []
+    sums: list[Tensor] = []
     for label in ("all", *LABELS):
         chosen = torch.tensor([s.weight > 0 and label in ("all", label_of(s)) for s in samples])
-        sums += [float(values[chosen].sum()), float(chosen.sum())]
-    totals = ranks.sums(*sums)
+        sums += [values[chosen].sum().double(), chosen.sum().double()]
+    totals = ranks.sums(*torch.stack(sums).tolist())
     pairs = zip(("all", *LABELS), totals[::2], totals[1::2], strict=True)
     return {label: total / count for label, total, count in pairs if count}
 

@@ -19,7 +19,9 @@ from ...datamodules.questions.answers import is_right
 from ...datamodules.questions.prompts import prompt_text
 from ..objectives.advantages import constant_groups
 from ..objectives.rewards import Scored
+from ..policy.said import Said
 from ..rollout.engine import Completions, prompt_of_row
+from .data_metrics import label_places
 
 
 @dataclass
@@ -41,17 +43,17 @@ class Experience:
     advantages: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        counts = self.completions.prompt_of_row.bincount(minlength=len(self.batch))
-        if len(counts) != len(self.batch) or counts.unique().numel() != 1:
-            raise ValueError(f"every prompt must have as many completions, got {counts.tolist()}")
-        self.group_size = int(counts[0])
-        # [B, G] rows of each prompt's completions.
-        self.rows = self.completions.prompt_of_row.argsort(stable=True).view(-1, self.group_size)
+        counts = self.group.bincount(minlength=len(self.batch)).tolist()
+        if len(counts) != len(self.batch) or len(set(counts)) != 1:
+            raise ValueError(f"every prompt must have as many completions, got {counts}")
+        self.group_size = counts[0]
+        # [B, G] rows of each prompt's completions, on the CPU.
+        self.rows = self.group.argsort(stable=True).view(-1, self.group_size)
         self.real = torch.tensor([s.weight > 0 for s in self.batch.samples])
         self.kept = self.real.clone()
         self.advantages = torch.zeros(len(self.texts), dtype=torch.float64)
 
-    @property
+    @cached_property
     def group(self) -> Tensor:
         """[N] number of each completion's prompt, on the CPU as rewards are."""
         return self.completions.prompt_of_row.cpu()
@@ -100,16 +102,36 @@ class MicroBatch:
     reference: Tensor | None = None
     old: Tensor | None = None
 
-    @property
+    @cached_property
     def rows(self) -> Tensor:
-        """[n] rows of the completions in their experience, group by group."""
-        return self.experience.rows[self.numbers.to(self.experience.rows.device)].reshape(-1)
+        """[n] rows of the completions in their experience, group by group; on the CPU."""
+        return self.experience.rows[self.numbers].reshape(-1)
+
+    @cached_property
+    def said(self) -> Said:
+        """How long the n completions are."""
+        return Said(self.experience.lengths[self.rows].tolist(), self.experience.group_size)
 
     @property
     def prompts(self) -> Prompts:
         """The b prompts, without more padding than they need."""
-        batch = self.experience.batch
-        return batch.prompts.select(self.numbers.to(batch.weights.device))
+        return self.experience.batch.prompts.select(self.numbers)
+
+    @property
+    def advantages(self) -> Tensor:
+        """[n] of the completions, on the CPU."""
+        return self.experience.advantages[self.rows]
+
+    @property
+    def weights(self) -> Tensor:
+        """[n] loss weights of the completions."""
+        weights = self.experience.batch.weights
+        return weights[self.experience.group[self.rows].to(weights.device, non_blocking=True)]
+
+    @property
+    def labels(self) -> Tensor:
+        """[n] places in LABELS of the completions' labels, on the CPU."""
+        return label_places(self.experience.batch.samples)[self.experience.group[self.rows]]
 
     @property
     def samples(self) -> list[Sample]:
@@ -119,13 +141,16 @@ class MicroBatch:
     @property
     def completions(self) -> Completions:
         """The n completions, whose `prompt_of_row` counts the prompts of this micro-batch."""
-        chosen = self.experience.completions.select(self.rows)
+        whole = self.experience.completions
+        rows = self.rows.to(whole.ids.device, non_blocking=True)
+        chosen = whole.select(rows, width=max(self.said.lengths))
         fresh = prompt_of_row(len(self.numbers), self.experience.group_size, chosen.ids.device)
         return replace(chosen, prompt_of_row=fresh)
 
     def mask(self, width: int, truncated: bool) -> Tensor:
         """[n, width] 1 on the tokens that count in the loss; all 0 where the pass only keeps a rank busy."""
-        return self.experience.mask(truncated)[self.rows, :width] * self.counts
+        mask = self.experience.mask(truncated)
+        return mask[self.rows.to(mask.device, non_blocking=True), :width] * self.counts
 
 
 def columns_of(

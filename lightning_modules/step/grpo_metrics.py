@@ -25,21 +25,26 @@ _NAMES = {
 
 
 class Meter:
-    """Sums over the tokens of a step's micro-batches on this rank, by label."""
+    """Sums over the tokens of a step's micro-batches on this rank, by label; they stay on the device until `sums`."""
 
     def __init__(self) -> None:
-        self.sums = torch.zeros(len(SUMS), len(LABELS), dtype=torch.float64)
+        self._rows: list[Tensor] = []
+        self._of: list[tuple[int, Tensor]] = []
 
     def add(self, name: str, values: Tensor, labels: Tensor) -> None:
         """Adds values [n, C], 0 where nothing counts, of completions whose labels are these places in LABELS [n]."""
-        rows = values.detach().sum(-1).double().cpu()
-        self.sums[SUMS.index(name)].index_add_(0, labels, rows)
+        self._rows.append(values.detach().sum(-1).float())
+        self._of.append((SUMS.index(name), labels))
 
-
-def label_places(experience: Experience, rows: Tensor) -> Tensor:
-    """[n] places in LABELS of the labels of these completions, on the CPU."""
-    places = torch.tensor([LABELS.index(label_of(sample)) for sample in experience.batch.samples])
-    return places[experience.group[rows.cpu()]]
+    @property
+    def sums(self) -> Tensor:
+        """[sums, labels] float64 on the CPU, in one transfer."""
+        sums = torch.zeros(len(SUMS), len(LABELS), dtype=torch.float64)
+        if self._rows:
+            flat = torch.cat(self._rows).cpu().double()
+            for (number, labels), rows in zip(self._of, flat.split([len(r) for r in self._rows]), strict=True):
+                sums[number].index_add_(0, labels, rows)
+        return sums
 
 
 def token_metrics(meter: Meter, ranks: Ranks, unused: Sequence[str] = ()) -> dict[str, float]:
@@ -47,7 +52,8 @@ def token_metrics(meter: Meter, ranks: Ranks, unused: Sequence[str] = ()) -> dic
 
     unused: names of SUMS that this run does not measure; they are left out.
     """
-    sums = torch.tensor(ranks.sums(*meter.sums.ravel().tolist()), dtype=torch.float64).view_as(meter.sums)
+    own = meter.sums
+    sums = torch.tensor(ranks.sums(*own.ravel().tolist()), dtype=torch.float64).view_as(own)
     metrics: dict[str, float] = {}
     for place, label in [(slice(None), ""), *((slice(k, k + 1), f"/{name}") for k, name in enumerate(LABELS))]:
         totals = dict(zip(SUMS, sums[:, place].sum(1).tolist(), strict=True))
@@ -68,14 +74,14 @@ def label_metrics(experiences: Sequence[Experience], ranks: Ranks) -> dict[str, 
     table = {name: torch.cat([one[name] for one in columns]) for name in columns[0]}
     labels = [label_of(sample) for experience in experiences for sample in experience.batch.samples]
     real = torch.cat([experience.real for experience in experiences])
-    sums: list[float] = []
+    sums: list[Tensor] = []
     for label in ("all", *LABELS):
         chosen = real & torch.tensor([label in ("all", name) for name in labels])
         for values in table.values():
             known = values[chosen & ~values.isnan()]
-            sums += [float(known.sum()), float(len(known))]
-        sums.append(float(chosen.sum()))
-    reduced = iter(ranks.sums(*sums))
+            sums += [known.sum().double(), torch.tensor(float(len(known)), dtype=torch.float64)]
+        sums.append(chosen.sum().double())
+    reduced = iter(ranks.sums(*torch.stack(sums).tolist()))
     metrics: dict[str, float] = {}
     size = experiences[0].group_size
     for label in ("all", *LABELS):

@@ -466,3 +466,26 @@ def test_the_default_type_changes_nothing():
             torch.set_default_dtype(torch.float32)
         results.append((logprob.detach(), states.grad, head.grad))
     assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_many_kept_tokens_are_a_mask_over_the_vocabulary(trains):
+    """Log-probs, entropies and gradients of 250 kept of 300 ids, against the softmax over them in plain torch."""
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(7, 12, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(300, 12, generator=generator, dtype=torch.float64, requires_grad=trains)
+    support = torch.stack([torch.randperm(300, generator=generator)[:250] for _ in range(7)])
+    targets = support[:, 11].clone()
+    support[2, 100:] = -1
+    given = {"temperature": 0.7, "support": support, "return_entropy": True}
+    found = linear_logprob(hidden, weight, targets, max_workspace_bytes=3 * 8 * 300, **given)
+    gradients = torch.autograd.grad(found.logprob.sum(), [hidden, weight] if trains else [hidden])
+    scores = (hidden @ weight.T / 0.7).gather(1, support.clamp(min=0)).masked_fill(support < 0, -torch.inf)
+    every = scores.log_softmax(-1)
+    torch.testing.assert_close(found.logprob, every[:, 11], rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.entropy, torch.special.entr(every.exp()).sum(-1), rtol=0, atol=1e-10)
+    wanted = torch.autograd.grad(every[:, 11].sum(), [hidden, weight] if trains else [hidden])
+    for got, want in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match="a target is not in its support"):
+        linear_logprob(hidden, weight, targets.flip(0), **(given | {"support": support[:, 12:]}))

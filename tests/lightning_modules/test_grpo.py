@@ -12,7 +12,6 @@ import torch
 from earwitness.datamodules.batches.requests import EvaluationSpec, TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
 from earwitness.errors import InputError
-from earwitness.lightning_modules import grpo as grpo_module
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.objectives.correction import Correction
 from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
@@ -20,6 +19,7 @@ from earwitness.lightning_modules.policy.adapters import Lora
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.ranks import Ranks
 from earwitness.lightning_modules.rollout.engine import Rollout
+from earwitness.lightning_modules.step.token_meter import TokenMeter
 from earwitness.tests.grpo_parts import Changed, Kept, backwards, flat, mislabelled
 from earwitness.tests.trainers import trainer_of
 
@@ -179,14 +179,13 @@ def test_old_log_probs_are_fixed_before_the_first_of_several_iterations(small, t
     """Three iterations: the ratio is 1 in the first and moves after it; the rollout is read once more, not thrice."""
     ratios, calls = [], []
 
-    def spy(logprob, old, mask, *level):
-        calls.append(old.clone())
-        found = ratio(logprob, old, mask, *level)
-        ratios.append(float((found.detach() - 1).abs().max()))
-        return found
+    def spy(self, loss, logprob, *rest):
+        calls.append(loss.old.clone())
+        ratios.append(float(((logprob - loss.old) * loss.mask).exp().sub(1).abs().max()))
+        return measure(self, loss, logprob, *rest)
 
-    ratio = grpo_module.ratio
-    monkeypatch.setattr(grpo_module, "ratio", spy)
+    measure = TokenMeter.measure
+    monkeypatch.setattr(TokenMeter, "measure", spy)
     run(small, tmp_path, module_of(small, num_iterations=3))
     assert len(ratios) == 3 and ratios[0] < 1e-5 < 1e-3 < ratios[1] < ratios[2]
     assert torch.equal(calls[0], calls[1]) and torch.equal(calls[1], calls[2])

@@ -221,19 +221,24 @@ def test_loss_curves_are_those_of_the_naive_logits(small, tmp_path, monkeypatch,
     """The same run with all logits at once: losses and final weights agree to rounding."""
     from torch.nn.functional import log_softmax
 
-    from earwitness.kernels.linear_logprob import LogProbOutput
+    from earwitness.kernels.linear_logprob import LogProbOutput, TokenLoss
     from earwitness.lightning_modules.policy import omni
 
-    def naive(hidden, weight, targets, *, temperature, exclude, return_entropy) -> LogProbOutput:
+    def naive(hidden, weight, targets, *, temperature, exclude, **_) -> LogProbOutput:
         logits = (hidden @ weight.T / temperature).index_fill(-1, exclude, -torch.inf)
         every = log_softmax(logits, -1)
         logprob = every.gather(-1, targets.clamp(min=0)[..., None]).squeeze(-1)
         return LogProbOutput(logprob.where(targets >= 0, 0.0), -(every.exp() * every.clamp(min=-1e4)).sum(-1))
 
+    def naive_loss(hidden, weight, targets, loss_of, *, places, **options) -> TokenLoss:
+        logprob, entropy, _ = naive(hidden, weight, targets, **options)
+        return TokenLoss(loss_of(logprob.reshape(-1)[places], places).sum(), logprob.detach(), entropy)
+
     curves, ends = [], []
     for function in (None, naive):
         if function is not None:
             monkeypatch.setattr(omni, "linear_logprob", function)
+            monkeypatch.setattr(omni, "linear_token_loss", naive_loss)
         seen = Losses()
         if stage == "sft":
             module = SFT(policy_of(small), SGD)

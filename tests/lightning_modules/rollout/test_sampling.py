@@ -11,7 +11,8 @@ from earwitness.datamodules.batch import Prompts, Sample
 from earwitness.datamodules.questions.question import parse_question
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.tiny import build_tiny
-from earwitness.lightning_modules.rollout.sampling import _draw, _pick, completion_keys, sample
+from earwitness.lightning_modules.rollout.drawing import draw, pick
+from earwitness.lightning_modules.rollout.sampling import completion_keys, sample
 
 QUESTIONS = ("Which sound is heard?", "Hm?", "And after all of this, which sound comes last?")
 RECORDS = [
@@ -168,11 +169,11 @@ def test_draws_invert_the_distribution_function():
     """Probabilities 0, 1/2, 0, 1/4, 1/4: the draw 0 takes the first token that can occur, and 1 - 2^-53 the last."""
     logits = torch.tensor([0.0, 0.5, 0.0, 0.25, 0.25]).log().expand(7, -1)
     draws = torch.tensor([0.0, 0.499, 0.501, 0.749, 0.751, 0.99, 1 - 2.0**-53], dtype=torch.float64)
-    assert _pick(logits, draws)[0].tolist() == [1, 1, 3, 3, 4, 4, 4]
+    assert pick(logits, draws)[0].tolist() == [1, 1, 3, 3, 4, 4, 4]
     halves = torch.tensor([[0.0, 2.0]]).log1p().expand(2, -1)  # 1 : 3, and 1 : 9 at temperature 1/2
-    assert _pick(halves, torch.tensor([0.2, 0.26], dtype=torch.float64))[0].tolist() == [0, 1]
-    assert _pick(halves / 0.5, torch.tensor([0.09, 0.2], dtype=torch.float64))[0].tolist() == [0, 1]
-    assert _draw(logits, 0.0, None, 0, 1.0).token.tolist() == [1] * 7
+    assert pick(halves, torch.tensor([0.2, 0.26], dtype=torch.float64))[0].tolist() == [0, 1]
+    assert pick(halves / 0.5, torch.tensor([0.09, 0.2], dtype=torch.float64))[0].tolist() == [0, 1]
+    assert draw(logits, 0.0, None, 0, 1.0).token.tolist() == [1] * 7
 
 
 def test_placeholders_are_never_sampled_however_likely(policy, prompts):
