@@ -30,7 +30,7 @@ import torch
 from earwitness.datamodules.batch import Prompts
 from earwitness.datamodules.batches.requests import TrainingSpec
 from earwitness.datamodules.module import AudioQuestions
-from earwitness.kernels.linear_logprob import LogProbOutput
+from earwitness.kernels.linear_logprob import LogProbOutput, TokenLoss
 from earwitness.lightning_modules.grpo import GRPO
 from earwitness.lightning_modules.objectives.grpo_config import GRPOConfig
 from earwitness.lightning_modules.policy.omni import OmniPolicy
@@ -57,13 +57,19 @@ def per_completion(prompts: Prompts, rows: torch.Tensor) -> Prompts:
 class UsualPolicy(OmniPolicy):
     """Encodes and reads every completion by itself, and takes the log-softmax of all logits."""
 
-    def forward(self, prompts, ids, mask, rows=None, temperature=1.0, entropy=False, support=None) -> LogProbOutput:
+    def forward(  # type: ignore[override]
+        self, prompts, ids, mask, rows=None, temperature=1.0, entropy=False, support=None, said=None, loss=None
+    ) -> LogProbOutput | TokenLoss:
         hidden = self._hidden_unshared(per_completion(prompts, rows), ids, mask, torch.arange(len(rows)))
         logits = (hidden @ self.head.T).float() / temperature
         logits = logits.index_fill(-1, self.suppressed, -torch.inf)
         every = logits.log_softmax(-1)
         logprob = every.gather(-1, ids[..., None]).squeeze(-1) * mask
-        return LogProbOutput(logprob, -(every.exp() * every.clamp(min=-1e4)).sum(-1).detach() * mask)
+        spread = -(every.exp() * every.clamp(min=-1e4)).sum(-1).detach() * mask
+        if loss is None:
+            return LogProbOutput(logprob, spread)
+        places = said.places(ids)
+        return TokenLoss(loss(logprob.reshape(-1)[places], places).sum(), logprob.detach(), spread)
 
 
 class UsualEngine(PolicyEngine):

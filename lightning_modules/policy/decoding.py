@@ -93,7 +93,8 @@ class Decoding:
         to_prompt = weights[..., :length].transpose(1, 2).reshape(self.count, kv, -1, length)
         seen = torch.matmul(to_prompt, memory.values).unflatten(2, (self.group, sharing)).transpose(1, 2)
         seen = seen + torch.matmul(weights[..., length:], values)
-        return seen.reshape(self.count * self.group, 1, -1)
+        joined: Tensor = seen.reshape(self.count * self.group, 1, -1)
+        return joined
 
 
 class Extending:
@@ -128,5 +129,6 @@ def product(left: Tensor, right: Tensor) -> Tensor:
         return torch.matmul(left, right)
     if left.is_cuda:
         flat = torch.bmm(left.flatten(0, -3), right.flatten(0, -3), out_dtype=torch.float32)
-        return flat.unflatten(0, left.shape[:-2])
+        scores: Tensor = flat.unflatten(0, left.shape[:-2])
+        return scores
     return torch.matmul(left.float(), right.float())

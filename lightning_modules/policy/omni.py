@@ -238,7 +238,7 @@ class OmniPolicy(nn.Module):
     def _hidden_shared(self, prompts: Prompts, ids: Tensor, mask: Tensor, rows: Tensor, said: Said | None) -> Tensor:
         """[N, C, H] hidden states that predict the completions `ids` [N, C]; every prompt is read once."""
         # The last token's own hidden state predicts nothing that is asked for: it is not read.
-        embeds = self._embed_prompts(prompts, ids[:, :-1])
+        embeds: Any = self._embed_prompts(prompts, ids[:, :-1])
         group = 0 if said is None else said.group
         return read_completions(self.base.get_decoder(), prompts, embeds, mask[:, :-1], rows, group, self.recompute)
 
