@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from ...configs.plugins import nearest
+from ...configs.plugins import nearest, raised_by
 from ...errors import InputError
 from .formats import checked_encoding, listed
 from .guesses import flags_for
@@ -289,10 +289,11 @@ class FieldReader:
 
 def _converted(convert: Callable[..., Any], record: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """The record in the AudioMCQ layout; what a layout of the user's stumbles over is a fault of the record."""
+    function = getattr(convert, "function", convert)  # a user's, behind its guard
     try:
-        converted = convert(record)
+        converted = function(record)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{where} cannot read the record ({type(error).__name__}: {error!s:.120})") from error
+        raise InputError(f"{where} cannot read the record ({raised_by(function, error):.300})") from error
     if not isinstance(converted, Mapping):
         raise InputError(f"{where}: a question must be a JSON object, got {type(converted).__name__}")
     return {name: value for name, value in converted.items() if value is not None}

@@ -49,14 +49,12 @@ def shard(
     Args:
         annotations: JSON, JSONL, CSV, TSV or Parquet file, a folder as on the Hugging Face hub, or a dataset saved on
             disk; several questions may name the same `audio_path`.
-        out: folder of the shards and the index.
         audio_root: folder the audio paths are relative to; default the annotation file's own, or the hub folder.
-        samples_per_shard: recordings per tar.
+        out: folder of the shards and the index. samples_per_shard: recordings per tar. workers: processes.
         fields: how the file's columns are read.
         audio: "flac" converts to 16 kHz mono flac, "original" keeps the files' bytes.
         on_bad: "stop" at the first fault, or "quarantine": leave it out and list it in `packing.quarantine.jsonl`.
         holdout: split -> share of the recordings, for questions that name no split.
-        workers: processes.
         cut: of recordings that are too long, and how channels become one; `Cut` or its `max_s`, `too_long`, `mix`.
 
     Parts of recordings that annotations name by `start` and `duration` or `end` are cut here. A recording in which

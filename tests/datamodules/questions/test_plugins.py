@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.datamodules.voting.answer_store import AnswerId
 from earwitness.datamodules.voting.tasks import PromptingSpec, Reply, Task, VoterTasks
 from earwitness.errors import InputError
+from earwitness.tests import lab_plugins
 from earwitness.tests.datamodules.test_datamodule import CHOICES, build, module
 
 LAB = "earwitness.tests.lab_plugins."
@@ -46,7 +48,9 @@ def test_shards_are_packed_from_records_of_a_layout_of_ones_own(folder, tmp_path
 def test_what_a_layout_stumbles_over_is_a_fault_of_that_record(folder, tmp_path):
     records = [RECORDS[0], {"name": "1"}, RECORDS[2]]
     path = annotated(folder, tmp_path, records)
-    says = f"{path}:2: layout '{LAB}layout' cannot read the record (KeyError: 'file')"
+    (line,) = [n for n, text in enumerate(Path(lab_plugins.__file__).read_text().splitlines(), 1) if '["file"]' in text]
+    told = f"raised KeyError: 'file' in {lab_plugins.__file__}, line {line}"
+    says = f"{path}:2: layout '{LAB}layout' cannot read the record ({told})"
     with pytest.raises(InputError) as stopped:
         shard(path, str(tmp_path / "out"), fields={"layout": LAB + "layout"})
     assert str(stopped.value) == says

@@ -286,17 +286,23 @@ def test_rewards_can_be_pickled():
 LONG = "bad " * 30
 
 
+LAB = r".*/lab_rewards\.py, line \d+"
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("raises_on_bad", "raised KeyError: 'what is bad' for sample 'clotho/2', completion 'bad bad"),
-        ("raises_later", "raised KeyError: 'what is bad' for sample 'clotho/2', completion 'bad bad"),
-        ("raises_on_two", "raised RuntimeError: too many for all 4 completions at once, and for none of them alone"),
+        ("raises_on_bad", f"raised KeyError: 'what is bad' in {LAB} for sample 'clotho/2', completion 'bad bad"),
+        ("raises_later", f"raised KeyError: 'what is bad' in {LAB} for sample 'clotho/2', completion 'bad bad"),
+        (
+            "raises_on_two",
+            f"raised RuntimeError: too many in {LAB} for all 4 completions at once, and for none of them",
+        ),
         ("drops_bad", "returned 0 values for 1 completions, for sample 'clotho/2', completion 'bad bad"),
         ("one_value", "returned 1 values for 4 completions, for all 4 completions at once, and for none of them alone"),
         (
             "asks_for_path",
-            "raised KeyError: 'audio_path' for sample 'clotho/0', completion 'one'; the columns are solution.*silence$",
+            f"raised KeyError: 'audio_path' in {LAB} for sample 'clotho/0', completion 'one'; the columns are .*silence$",
         ),
         ("says_nothing", "returned None, not a list of numbers, for sample 'clotho/0', completion 'one'"),
         (
@@ -318,7 +324,7 @@ def test_a_failure_names_the_function_and_the_sample(name, message):
 
 
 def test_a_failure_is_looked_for_with_the_sample_s_own_columns():
-    with pytest.raises(InputError, match=r"raised KeyError: 'what is bad' for sample 'clotho/1', completion 'b'"):
+    with pytest.raises(InputError, match=r"raised KeyError: 'what is bad' in .* for sample 'clotho/1', completion 'b'"):
         score({MINE + "raises_on_bad_solution": 1.0}, ["a", "b", "c"], solution=["fine", "bad", "fine"])
 
 
