@@ -302,7 +302,7 @@ LAB = r".*/lab_rewards\.py, line \d+"
         ("one_value", "returned 1 values for 4 completions, for all 4 completions at once, and for none of them alone"),
         (
             "asks_for_path",
-            f"raised KeyError: 'audio_path' in {LAB} for sample 'clotho/0', completion 'one'; the columns are .*silence$",
+            f"raised KeyError: 'audio_path' in {LAB} for sample 'clotho/0', completion 'one'; the columns .*silence$",
         ),
         ("says_nothing", "returned None, not a list of numbers, for sample 'clotho/0', completion 'one'"),
         (
