@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", action="append", default=[], metavar="[NAME=]FILE", help="label table of a benchmark"
     )
+    parser.add_argument("--split", help="asks only this split of own indexes: train, val or test; default all of it")
     parser.add_argument("--strong", action="append", default=[], metavar="[NAME=]FILE", help="ids that need the audio")
     parser.add_argument("--weak", action="append", default=[], metavar="[NAME=]FILE", help="ids that do not")
     parser.add_argument("--train-index", action="append", help="index that was trained on, to look for overlap in")
@@ -91,6 +92,9 @@ def run(args: argparse.Namespace) -> None:
         if overrides:
             raise InputError(f"{overrides[0]} changes a YAML file, and none is named; use the options")
         job = job_of({"checkpoint": given[0], "benchmarks": named_benchmarks(args.benchmark), **options}, "")
+    for name, spec in job.benchmarks.items():
+        if args.split and (spec.benchmark or name) == "index":
+            spec.split = args.split
     for kind in ("labels", "strong", "weak"):
         _put_files(job.benchmarks, kind, getattr(args, kind))
     results = run_evaluation(job, judge_only=judged)

@@ -116,7 +116,9 @@ def _open_all(job: EvaluationJob, ranks: Ranks) -> dict[str, OpenBenchmark]:
 
     def opened() -> dict[str, OpenBenchmark]:
         return {
-            name: open_benchmark(name, job.benchmark(name), spec.file, spec.audio, cache, heard, job.workers)
+            name: open_benchmark(
+                name, job.benchmark(name), spec.file, spec.audio, cache, heard, job.workers, spec.split
+            )
             for name, spec in job.benchmarks.items()
         }
 

@@ -32,6 +32,7 @@ class BenchmarkSpec:
     Args:
         file: its questions, or an index.arrow. audio: folder its recordings are relative to; default the file's own.
         benchmark: its kind, where the name does not say it. labels: label table of `earwitness label`.
+        split: of an index, asks only its questions: train, val or test; all by default.
         strong, weak: files of ids (or keys), one a line, of questions that need the audio, or do not.
     """
 
@@ -39,6 +40,7 @@ class BenchmarkSpec:
     audio: str | None = None
     benchmark: str | None = None
     labels: str | None = None
+    split: str | None = None
     strong: str | None = None
     weak: str | None = None
 

@@ -1,4 +1,4 @@
-"""`earwitness init`: a working folder whose files fit together, from own questions to the answers of two stages."""
+"""`earwitness init`: a working folder whose files fit together, from own questions to the pages of two stages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ _TRAINS = _DATA | {r"(?m)^      curriculum: .*\n(?:        .*\n)+": "      curri
 _CHANGES: dict[str, dict[str, str]] = {
     "sft": _TRAINS,
     "grpo": _TRAINS,
-    "answer": _DATA,
     "label": {
         r"(?m)^index: data/audiomcq/": "index: data/",
         r"(?m)^pool: .*$": "pool: {}   # every split: what is evaluated is shown by label too",
@@ -37,7 +36,6 @@ _TINY_VOTERS = "voters:   # random models that score the options: labels by chan
 _CPU_CHANGES: dict[str, dict[str, str]] = {
     "sft": _CPU | _CPU_FULL | {r"Qwen/Qwen2.5-Omni-7B ": "tiny ", r"warmup_steps: 50": "warmup_steps: 2"},
     "grpo": _CPU | _CPU_FULL | {r"max_new_tokens: 128": "max_new_tokens: 16", r"warmup_steps: 5": "warmup_steps: 1"},
-    "answer": _CPU | {r"Qwen/Qwen2.5-Omni-7B": "tiny"},
     "label": {r"(?sm)^voters:\n.*?(?=^# judge:)": _TINY_VOTERS},
 }
 _BATCHES = {"gpu": (160, 32), "cpu": (8, 4)}
@@ -108,6 +106,7 @@ def _replaced(text: str, changes: Mapping[str, str], name: str) -> str:
 
 def _readme(annotations: str, device: str) -> str:
     """The commands from the questions to the answers, in order."""
+    asked = "--benchmark index=data/shards/index.arrow --split test --labels runs/labels/labels.arrow"
     tiny = [("a tiny random model to try it with", "earwitness tiny tiny --index data/shards/index.arrow")]
     voters = (f"earwitness tiny tiny-{name} --from tiny --seed {seed}" for seed, name in enumerate("abc", 1))
     tiny += [("three tiny voters", "\n   ".join(voters))]
@@ -128,11 +127,12 @@ def _readme(annotations: str, device: str) -> str:
         ("GRPO on the strong ones, from there", "earwitness fit --config grpo.yaml"),
         *(
             (
-                f"what {stage} answers with audio and with silence",
-                f"earwitness test --config answer.yaml --paths.model runs/{stage}/model",
+                f"ask {stage} the questions of the test split; its page is runs/evaluation/{stage}/report.html",
+                f"earwitness evaluate runs/{stage}/model {asked} --to runs/evaluation/{stage}",
             )
             for stage in ("sft", "grpo")
         ),
+        ("what GRPO changed", "earwitness evaluate --compare runs/evaluation/sft runs/evaluation/grpo"),
     ]
     lines = ["# Own questions, from files to answers", ""]
     lines += ["Every command can be stopped and typed again: it goes on where it was.", ""]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..boundary.files import read_text
-from ..boundary.words import say
+from ..boundary.words import one_line, say
 from ..configs.files import shipped_file, shipped_files
 
 
@@ -20,5 +20,6 @@ def run(args: argparse.Namespace) -> None:
         say(read_text(shipped_file(args.name)), end="")
         return
     for name, path in shipped_files().items():
-        first = next((line for line in read_text(path).splitlines() if line.startswith("# ")), "")
-        say(f"{name:<32} {first.removeprefix('# ')}")
+        lines = read_text(path).splitlines()
+        first = next((line for line in lines if line.startswith("# ")), lines[0] if lines else "")
+        say(f"{name:<32} {one_line(first.removeprefix('# '), 120)}")

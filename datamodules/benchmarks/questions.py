@@ -143,14 +143,24 @@ class OpenBenchmark:
 
 
 def open_benchmark(
-    name: str, benchmark: Benchmark, path: str, audio_root: str | None, cache: Path, heard: bool, workers: int = 1
+    name: str,
+    benchmark: Benchmark,
+    path: str,
+    audio_root: str | None,
+    cache: Path,
+    heard: bool,
+    workers: int = 1,
+    split: str | None = None,
 ) -> OpenBenchmark:
     """Opens a benchmark's file, or an index; packs its recordings into `cache` where that was not done before.
 
-    heard: whether recordings are needed at all. Raises InputError where the file cannot be read or holds no question.
+    heard: whether recordings are needed at all. split: of an index, asks only its questions. Raises InputError where
+    the file cannot be read or holds no question.
     """
     if path.endswith(".arrow"):
-        return _open_index(name, benchmark, path)
+        return _open_index(name, benchmark, path, split)
+    if split is not None:
+        raise InputError(f"{path}: split is for an index.arrow; the whole file of a benchmark is asked")
     fields = Fields(layout=benchmark.layout)
     pairs = list(annotated(path, fields))
     taken = [(record, found) for record, found in pairs if isinstance(found, Annotation)]
@@ -231,12 +241,20 @@ def _facets(benchmark: Benchmark, records: Sequence[Mapping[str, Any]]) -> tuple
     return facets, lists
 
 
-def _open_index(name: str, benchmark: Benchmark, path: str) -> OpenBenchmark:
+def _open_index(name: str, benchmark: Benchmark, path: str, split: str | None) -> OpenBenchmark:
     reader, table = ShardReader(path), read_table(path)
+    rows = np.arange(len(reader))
+    if split is not None:
+        names = reader.names("split")
+        rows = np.flatnonzero(reader.codes("split") == (names.index(split) if split in names else -1))
+        if not len(rows):
+            held = sorted({names[code] for code in set(reader.codes("split").tolist())})
+            raise InputError(f"{path}: no question is of the split {split!r}; there are {', '.join(held)}")
+        reader = reader.only(rows)
     columns = {c for names in benchmark.facets.values() for c in names} | {"question_type"}
     facets = {}
     for column in sorted(columns & set(table.columns)):
         held = table.columns[column]
-        if isinstance(held, Categorical) and 1 < len(set(held.codes.tolist())) <= 200:
-            facets[column] = [held.names[code] if code >= 0 else "" for code in held.codes.tolist()]
+        if isinstance(held, Categorical) and 1 < len(set(held.codes[rows].tolist())) <= 200:
+            facets[column] = [held.names[code] if code >= 0 else "" for code in held.codes[rows].tolist()]
     return OpenBenchmark(name, benchmark, path, reader, [{}] * len(reader), facets, reader.content())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterable, Mapping
+from copy import copy
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -62,6 +63,15 @@ class ShardReader:
 
     def __len__(self) -> int:
         return len(self.numbers["uid"])
+
+    def only(self, rows: np.ndarray) -> ShardReader:
+        """A reader of these rows [n] of this one, in that order."""
+        part = copy(self)
+        part.numbers = {name: values[rows] for name, values in self.numbers.items()}
+        part._codes = {name: codes[rows] for name, codes in self._codes.items()}
+        part._keys, part.unanswered = self._keys.take(pa.array(rows)), self.unanswered[rows]
+        part.__dict__.pop("_content", None)
+        return part
 
     def uid(self, row: int) -> int:
         """64-bit identity of the row's question."""

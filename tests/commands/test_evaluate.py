@@ -218,6 +218,23 @@ def test_no_answers_an_empty_option_and_no_labels_give_results_and_sentences(ser
         assert (tmp_path / folder / "report.html").stat().st_size > 10_000
 
 
+def test_one_split_of_an_index_is_asked(server, small, tmp_path, capsys):
+    """Its questions are those of the split, its official denominator their number; another split is refused."""
+    index = read_arrow(small.index)
+    wanted = {
+        key for key, split in zip(index["key"].to_pylist(), index["split"].to_pylist(), strict=True) if split == "test"
+    }
+    words = [f"--benchmark=index={small.index}", "--conditions=silence:1", "--labels", small.labels]
+    whole = evaluate(server, tmp_path / "to", *words, "--split", "test")
+    asked = read_arrow(tmp_path / "to" / "outcomes" / "index.arrow")["key"].to_pylist()
+    assert set(asked) == wanted and found(whole, "index")["scores"]["silence:1"]["strict"]["of"] == len(wanted) < len(
+        index
+    )
+    with pytest.raises(SystemExit):
+        evaluate(server, tmp_path / "other", *words, "--split", "tst")
+    assert "no question is of the split 'tst'; there are test, train, val" in capsys.readouterr().err
+
+
 def test_changed_questions_are_not_mixed_with_answers_of_before(server, files, tmp_path, capsys):
     records = json.loads(Path(files["mmau"]).read_text())[:5]
     (tmp_path / "q.json").write_text(json.dumps(records))

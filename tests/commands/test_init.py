@@ -1,4 +1,4 @@
-"""A working folder: its commands, typed one after another as its README has them, end with answers of both stages."""
+"""A working folder: its commands, typed one after another as its README has them, end with a page of each stage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def commands(readme: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_the_readme_leads_from_own_questions_to_the_answers_of_both_stages(small, tmp_path, monkeypatch, capsys):
+def test_the_readme_leads_from_own_questions_to_a_page_of_each_stage(small, tmp_path, monkeypatch, capsys):
     """A CSV with a column for every option and letters as answers; voters that guess, and a tiny model."""
     records = [json.loads(line) for line in Path(small.annotations).read_text().splitlines()]
     records = [record for record in records if record["source_dataset"] == "sounds" and record["split"] == "train"]
@@ -51,6 +51,8 @@ def test_the_readme_leads_from_own_questions_to_the_answers_of_both_stages(small
     assert len(labelled) == len(records) and {"weak", "strong"} >= set(labelled.column("label").to_pylist())
     assert Path("runs/labels/report.html").exists()
     assert Path("runs/sft/model/model.safetensors").exists() and Path("runs/grpo/model/model.safetensors").exists()
+    (held,) = json.loads(Path("runs/evaluation/grpo/results.json").read_text())["benchmarks"]
+    assert {"labels of labels.arrow"} <= held["subsets"].keys() and Path("runs/evaluation/sft/report.html").exists()
     with pytest.raises(SystemExit) as ended:
         main(["init", "."])
     assert ended.value.code == 1 and "sft.yaml is there already" in capsys.readouterr().err
@@ -62,8 +64,7 @@ def test_the_files_are_whole_configurations_that_share_places(tmp_path, monkeypa
     for name, text in working_files("q.csv", device).items():
         Path(name).write_text(text)
     sft, grpo = (check(["fit", "--config", f"{name}.yaml"]) for name in ("sft", "grpo"))
-    answer = check(["predict", "--config", "answer.yaml"])
-    for found in (sft, grpo, answer):
+    for found in (sft, grpo):
         data = found["data"]["init_args"]
         assert (data["index"], data["labels"]) == ("data/shards/index.arrow", "runs/labels/labels.arrow")
     assert sft["data"]["init_args"]["training"]["curriculum"] == "curriculum.yaml"
