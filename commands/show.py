@@ -21,5 +21,6 @@ def run(args: argparse.Namespace) -> None:
         return
     for name, path in shipped_files().items():
         lines = read_text(path).splitlines()
-        first = next((line for line in lines if line.startswith("# ")), lines[0] if lines else "")
+        told = (line for line in lines if line.startswith("# "))
+        first = next(told, next((line for line in lines if line.strip(" -")), ""))
         say(f"{name:<32} {one_line(first.removeprefix('# '), 120)}")
