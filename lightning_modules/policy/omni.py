@@ -25,7 +25,7 @@ from .adapters import Lora, with_lora
 from .checkpoint import load_thinker
 from .hearing import can_take_windows, take_windows
 from .layers import read_completions, take_segments
-from .parts import PARTS, bare, train_parts
+from .parts import PARTS, train_parts, translate_names
 from .said import Said
 
 PLACEHOLDERS = (
@@ -102,7 +102,7 @@ class OmniPolicy(nn.Module):
         suppressed = sorted({i for i in map(ids, PLACEHOLDERS) if i is not None})
         self.suppressed: Tensor
         self.register_buffer("suppressed", torch.tensor(suppressed), persistent=False)
-        self.register_load_state_dict_pre_hook(_translate)
+        self.register_load_state_dict_pre_hook(translate_names)
 
     @property
     def base(self) -> Any:
@@ -296,10 +296,3 @@ class OmniPolicy(nn.Module):
             return list(flat.split(heard))
         found = self.base.get_audio_features(features, prompts.feature_mask, return_dict=True).last_hidden_state
         return list(found.split([num_audio_tokens(frames) for frames in prompts.sizes.frames]))
-
-
-def _translate(policy: OmniPolicy, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Gives weights that are loaded the names of this version of transformers, whichever version saved them."""
-    front, own = f"{prefix}thinker.", {bare(name): name for name in policy.thinker.state_dict()}
-    for name in [name for name in state if name.startswith(front)]:
-        state[front + own.get(bare(name.removeprefix(front)), name.removeprefix(front))] = state.pop(name)

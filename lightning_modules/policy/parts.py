@@ -70,3 +70,10 @@ def _version() -> str:
     import transformers
 
     return f"transformers {transformers.__version__}"
+
+
+def translate_names(policy: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Gives weights that are loaded the names of this version of transformers, whichever version saved them."""
+    front, own = f"{prefix}thinker.", {bare(name): name for name in policy.thinker.state_dict()}
+    for name in [name for name in state if name.startswith(front)]:
+        state[front + own.get(bare(name.removeprefix(front)), name.removeprefix(front))] = state.pop(name)
