@@ -248,8 +248,8 @@ def _open_index(name: str, benchmark: Benchmark, path: str, split: str | None) -
         names = reader.names("split")
         rows = np.flatnonzero(reader.codes("split") == (names.index(split) if split in names else -1))
         if not len(rows):
-            held = sorted({names[code] for code in set(reader.codes("split").tolist())})
-            raise InputError(f"{path}: no question is of the split {split!r}; there are {', '.join(held)}")
+            there = sorted({names[code] for code in set(reader.codes("split").tolist())})
+            raise InputError(f"{path}: no question is of the split {split!r}; there are {', '.join(there)}")
         reader = reader.only(rows)
     columns = {c for names in benchmark.facets.values() for c in names} | {"question_type"}
     facets = {}
