@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo docs test test-new test-vllm test-llm check format build clean gpu bench
+.PHONY: help demo docs test test-new test-vllm test-llm test-long check format build clean gpu bench
 help:
 	@echo "make demo    install, run the main job on generated sounds, print the result (SEED=1)"
 	@echo "make test    install, run the whole test suite (ARGS='-m \"not slow\"')"
 	@echo "make test-vllm   install vLLM for the CPU beside it, test against the real thing"
 	@echo "make test-llm    a small real language model beside it, and builds questions with it"
 	@echo "make test-new    tests of policy, training and export with the newest transformers, installed beside it"
+	@echo "make test-long   what takes minutes: lost hosts, kills, four processes"
 	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make check   lint, formatting, types"
 	@echo "make format  put the code in shape"
@@ -32,6 +33,10 @@ demo: $(VENV)/installed
 # The whole suite in a process per CPU, a file in one process; with ARGS in this one.
 test: $(VENV)/installed
 	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n auto --dist loadfile --no-loadscope-reorder)
+
+# What takes minutes: hosts and launchers that are lost, kills, four processes.
+test-long: $(VENV)/installed
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 # The pages of docs/, with every link checked; SITE is where they go.
 SITE ?= build/site

@@ -137,7 +137,7 @@ def _run(argv: list[str]) -> None:
     """Runs the command that the words name."""
     if argv[:1] and argv[0] in TRAINER_COMMANDS:
         if (text := short_help(argv, TRAINER_COMMANDS)) is not None:
-            print(text, end="")
+            say(text, end="")
             return
         from .trainer import main as trainer_main
 
@@ -160,5 +160,6 @@ def _run_command(argv: list[str]) -> None:
     counts = module.run(args)
     if counts is not None:
         say(", ".join(f"{name} {value}" for name, value in counts.items()))
+    sys.stdout.flush()  # whoever reads it may be gone
     if (hint := getattr(module, "following", lambda _: None)(args)) is not None:
         say(f"next: {hint}", file=sys.stderr)

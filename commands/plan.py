@@ -74,5 +74,5 @@ def following(args: argparse.Namespace) -> str | None:
     """The command that comes after this one."""
     if args.memory or args.compare or args.synthetic:
         return None
-    labels = f" --paths.labels {args.labels}" if args.labels else ""
+    labels = f" --paths.labels {args.labels[0]}" if args.labels else ""
     return f"earwitness fit --config sft{labels} (earwitness show sft is the file)"

@@ -60,6 +60,8 @@ def shipped_file(name: str, kind: str = "*") -> Path:
     files = shipped_files(kind)
     short = {known.rpartition("/")[2]: path for known, path in reversed(files.items())}
     found = files.get(name.removesuffix(".yaml")) or short.get(name.removesuffix(".yaml"))
+    if found is None and name.endswith((".yaml", ".yml")):
+        raise InputError(f"{name}: no such file")
     if found is None:
         raise InputError(f"{name}: no such file; {nearest(name, files, 'shipped are')}")
     return found

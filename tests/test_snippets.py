@@ -233,7 +233,7 @@ def test_values_of_a_stage_in_sentences_and_tables_are_ones():
 def command_lines():
     """(words after `earwitness`, whether they are a whole command) of blocks, tables and sentences."""
     found = []
-    lines = [line for body in blocks("") for line in body.splitlines()]
+    lines = [line for body in blocks("") for line in body.replace("\\\n", " ").splitlines()]
     for line in lines + [code for text in TEXTS.values() for code in inline(text)]:
         line = re.sub(r"\s+#.*", "", line)
         launched = re.match(r"(lightning|torchrun|fabric|srun)\b.*?\b(fit .*)", line)

@@ -30,17 +30,16 @@ from earwitness.curriculum.contribution.votes import read_tallies
 from earwitness.curriculum.online.cursor import read_state
 from earwitness.curriculum.schedule.stages import parse_curriculum
 from earwitness.curriculum.table import read_table, write_arrow
+from earwitness.datamodules.asking.chat import MALFORMED, parse_completion
 from earwitness.datamodules.batches.quarantine import read_quarantine
 from earwitness.datamodules.processors.model_files import check_model_files
 from earwitness.datamodules.voting.answer_store import AnswerStore, write_answers
-from earwitness.datamodules.voting.tasks import Task
 from earwitness.errors import InputError
 from earwitness.lightning_modules.checkpoints.run_record import read_record
 from earwitness.lightning_modules.policy.files import headers, read_weights
 from earwitness.lightning_modules.rollout.connections import RolloutServer
 from earwitness.lightning_modules.rollout.server import ServedEngine
 from earwitness.lightning_modules.rollout.wire import pack
-from earwitness.lightning_modules.voters.chat import MALFORMED, parse_reply
 from earwitness.tests.datamodules.shards.test_fuzz import Dice, bent, bent_text, supervised, tree
 from earwitness.tests.lightning_modules.rollout.test_hostile import SHAPES, Stub, prompts, request, weights
 
@@ -226,7 +225,7 @@ BODY = {
 
 def one_reply(dice: Dice, folder: Path) -> None:
     try:
-        reply = parse_reply(Task(0, "audio"), bent_text(dice, json.dumps(BODY).encode()), bool(dice.below(2)))
+        reply = parse_completion(bent_text(dice, json.dumps(BODY).encode()), bool(dice.below(2)))
     except MALFORMED:
         return
     assert isinstance(reply.text, str) and isinstance(reply.finished, bool)

@@ -172,7 +172,7 @@ def test_sigterm_in_a_rollout_ends_it_at_the_next_token(small, tmp_path, monkeyp
         )
         path.write_text(text.replace("    micro_batch_size: 2", f"    micro_batch_size: 2\n    {group}"))
     assert fit(str(configs[1])) is None
-    inside, draw, steps, after = GRPO.training_step, sampling._draw, [], []
+    inside, draw, steps, after = GRPO.training_step, sampling.draw, [], []
 
     def counted(self, batch, batch_idx) -> None:
         steps.append(batch.step)
@@ -186,7 +186,7 @@ def test_sigterm_in_a_rollout_ends_it_at_the_next_token(small, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(GRPO, "training_step", counted)
-        patch.setattr(sampling, "_draw", stopping)
+        patch.setattr(sampling, "draw", stopping)
         assert fit(str(configs[0])) == 143
     assert len(after) == 1 and "SIGTERM after step 3: saved " in capsys.readouterr().err
     assert names(tmp_path / "grpo") == ["last", "run.json", "step-00000002", "step-00000003"]

@@ -107,7 +107,6 @@ def test_a_dry_run_writes_nothing_and_a_run_writes_no_value_of_the_environment(s
 def test_a_labelling_job_keeps_and_shows_no_value_of_the_environment(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LAB_KEY", SECRET)
     monkeypatch.setenv("LAB_NOTE", "note-of-the-lab")
-    monkeypatch.setattr("earwitness.reports.figures.histogram", lambda *_: "<svg></svg>")
     with serving() as server:
         server.say = lambda asked: "A"
         endpoint = {"url": server.url, "model": "m", "key_env": "LAB_KEY", "system": "${oc.env:LAB_NOTE}"}

@@ -94,6 +94,7 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_rank_that_dies_once_is_started_anew_and_a_launcher_that_is_told_to_end_lets_it_save(small, tmp_path) -> None:
     script("lightning")
     runs = {}

@@ -29,6 +29,7 @@ def namespaces() -> bool:
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not namespaces(), reason="no right to make network namespaces"),
 ]
 CALLBACKS = """[{class_path: earwitness.Checkpoints, init_args: {folder: OUT/checkpoints, every_n_steps: 1}},

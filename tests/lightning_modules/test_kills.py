@@ -9,7 +9,7 @@ import pytest
 
 from earwitness.tests.places import TESTS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def test_a_run_that_is_killed_at_random_moments_ends_bitwise_as_undisturbed(tmp_path):

@@ -718,7 +718,7 @@ def test_a_table_that_is_none_is_named_with_the_way_out(files, capsys):
         (["--index", "shards"], "shards: a folder; name the table in it, such as shards/index.arrow"),
         (
             ["--index", "notes.json"],
-            "notes.json: not a readable table (Not an Arrow file); `earwitness shard` an",
+            "notes.json: not a readable table (no Arrow file, or cut off); `earwitness shard` an",
         ),
         (
             ["--index", "bench.arrow"],

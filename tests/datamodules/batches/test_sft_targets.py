@@ -332,6 +332,10 @@ def test_the_positions_that_count_are_those_of_the_target_by_hand():
         def __len__(self) -> int:
             return 3
 
+        @property
+        def target_lengths(self) -> list[int]:
+            return self.target_mask.sum(1).tolist()
+
     for size, expected in ((8, [5]), (2, [5, 2]), (1, [3, 5, 2])):
         widths.clear()
         bench = Bench(net, size)

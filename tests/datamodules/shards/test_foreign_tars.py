@@ -58,10 +58,12 @@ def test_the_command_takes_the_flags_and_names_what_it_does_not_use(tmp_path, ca
     how = ["--column", *columns, "--constant", "source_dataset=lab", "--answer", "letter", "--workers", "1"]
     main(["index", str(tmp_path), *how])
     captured = capsys.readouterr()
-    assert captured.err == f"{tmp_path}: columns not used: lang (--keep NAME carries one into the index)\n"
+    told, hint = captured.err.splitlines()
+    assert told == f"{tmp_path}: columns not used: lang (--keep NAME carries one into the index)"
+    assert hint == f"next: earwitness inspect {tmp_path}/index.arrow"
     index = (tmp_path / "index.arrow").read_bytes()
     main(["index", str(tmp_path), *how, "--keep", "lang"])
-    assert capsys.readouterr().err == "" and (tmp_path / "index.arrow").read_bytes() != index
+    assert capsys.readouterr().err == f"{hint}\n" and (tmp_path / "index.arrow").read_bytes() != index
 
 
 def test_answers_of_another_kind_name_the_flag_that_reads_them(tmp_path):

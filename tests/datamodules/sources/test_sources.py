@@ -162,7 +162,7 @@ MALFORMED = [
     ("audiocaps", "dataset2.0/train.csv", lambda b: b + b"1,2\n", ":8: has 2 fields"),
     ("audiocaps", "dataset2.0/val.csv", lambda b: b.decode().encode("utf-16"), "not utf-8"),
     ("musiccaps", "musiccaps-public.csv", lambda b: b.replace(b"['dance']", b"dance"), "aspect_list must be a list"),
-    ("lp_musiccaps_mtt", "train-00000-of-00001.parquet", lambda b: b[:2_000], "not a Parquet file"),
+    ("lp_musiccaps_mtt", "train-00000-of-00001.parquet", lambda b: b[:2_000], "not a readable Parquet file"),
     ("compa_r", "flat.json", lambda b: b.replace(b'"output": "Text."', b'"output": 7'), "[3]: needs audio_id"),
     ("compa_r", "nested.json", lambda b: b[:300], "nested.json"),
     (

@@ -16,7 +16,7 @@ from earwitness.lightning_modules.policy.sharding import clip_gradients, shard, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_gradients_are_those_of_one_process(small, tmp_path, world):
     """Ranks with other recordings, a shared one on one rank alone, a pass that counts for nothing, two updates.
 
@@ -38,7 +38,7 @@ def test_gradients_are_those_of_one_process(small, tmp_path, world):
     for name, case in found.items():
         assert case["size"] > 1e-3, "there is something to compare"
         for what in ("gradients", "norm", "clipped", "weights"):
-            assert case[what] < 1e-6, (name, case)
+            assert case[what] < 1e-6 * max(1.0, case["size"]), (name, case)  # float32: relative to the largest
         assert case["logprob"] < 1e-4, (name, case)  # a sum of 40
     print(json.dumps(found, indent=1), half)
 

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
 import pytest
@@ -268,6 +268,10 @@ def answering(head: bytes, body: bytes = b"", again: int = 0) -> Iterator[tuple[
                 return
             with connection:
                 seen.append(connection.recv(1 << 16))
+                connection.settimeout(0.2)
+                with suppress(OSError):  # what is left unread when it closes would reset the connection
+                    while connection.recv(1 << 16):
+                        pass
                 try:
                     connection.sendall(head + b"\r\n\r\n" + body)
                     for _ in range(again):

@@ -89,12 +89,12 @@ def saved(small, tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("writer", "reader", "world"),
     [
-        ("fsdp2", FSDP, 2),
+        pytest.param("fsdp2", FSDP, 2, marks=pytest.mark.long),
         ("fsdp2", FSDP, 4),
         ("fsdp2", DDP, 2),
-        ("ddp", FSDP, 4),
+        pytest.param("ddp", FSDP, 4, marks=pytest.mark.long),
         ("alone", FSDP, 2),
-        ("alone", DDP, 4),
+        pytest.param("alone", DDP, 4, marks=pytest.mark.long),
         ("fsdp2", None, 1),
         ("ddp", None, 1),
     ],
