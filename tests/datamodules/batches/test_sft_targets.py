@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import log_softmax
 
+from earwitness.datamodules.batch import Batch
 from earwitness.datamodules.batches import reasoning
 from earwitness.datamodules.batches.quarantine import read_quarantine
 from earwitness.datamodules.batches.requests import EvaluationSpec, Request, TrainingSpec
@@ -312,34 +313,21 @@ def test_the_positions_that_count_are_those_of_the_target_by_hand():
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
     widths = []
 
-    def net(prompts, ids, own):
+    def net(prompts, ids, own, said):
         widths.append(ids.shape[1])
-        assert torch.equal(ids > 0, own > 0)
+        assert torch.equal(ids > 0, own > 0) and own.sum(1).tolist() == said.lengths
         return SimpleNamespace(logprob=-(2.0 ** torch.arange(ids.shape[1])).expand(ids.shape))
 
-    net.dropout, net.sharded = nullcontext, False
+    net.dropout, net.sharded, net.head = nullcontext, False, torch.zeros(1)
+    net.check_targets, net.counted = lambda *_: None, lambda prompts: prompts
     labels = ("weak", "", "strong")
-    batch = SimpleNamespace(
-        prompts=SimpleNamespace(select=lambda rows: rows),
-        target_ids=mask * 7,
-        target_mask=mask,
-        weights=torch.tensor([1.0, 0.5, 0.0]),
-        samples=[SimpleNamespace(weight=w, label=label) for w, label in zip([1.0, 0.5, 0.0], labels, strict=True)],
-        step=0,
-    )
-
-    class Rows(type(batch)):
-        def __len__(self) -> int:
-            return 3
-
-        @property
-        def target_lengths(self) -> list[int]:
-            return self.target_mask.sum(1).tolist()
-
+    samples = [SimpleNamespace(weight=w, label=label) for w, label in zip([1.0, 0.5, 0.0], labels, strict=True)]
+    prompts = SimpleNamespace(select=lambda rows: rows)
+    batch = Batch(prompts, mask * 7, mask, torch.tensor([1.0, 0.5, 0.0]), samples, step=0)
     for size, expected in ((8, [5]), (2, [5, 2]), (1, [3, 5, 2])):
         widths.clear()
         bench = Bench(net, size)
-        SFT.training_step(bench, Rows(**vars(batch)), 0)
+        SFT.training_step(bench, batch, 0)
         assert bench.logged["train/loss"] == pytest.approx(22.5 / 8, abs=1e-6)
         assert widths == expected, "no micro-batch is wider than its longest target"
         assert bench.logged["loss/weak"] == pytest.approx(7 / 3) and bench.logged["loss/unlabelled"] == 31 / 5

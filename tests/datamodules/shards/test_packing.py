@@ -516,7 +516,7 @@ def test_kept_columns_lie_in_the_samples_and_are_columns_for_pools_and_cells(tmp
     path = write(tmp_path / "q.jsonl", rows)
     keep = {"category": "category", "level": "level", "hard": "hard", "language": "lang", "odd": "odd"}
     shard(str(path), str(tmp_path / "out"), samples_per_shard=1, fields={"keep": keep})
-    assert capsys.readouterr().err.startswith("next: earwitness inspect ")
+    assert capsys.readouterr().err == ""
     reader = ShardReader(tmp_path / "out" / "index.arrow")
     table = read_table(tmp_path / "out" / "index.arrow")
     rows_of = {reader.key(row): row for row in range(3)}
@@ -589,4 +589,4 @@ def test_every_flag_of_the_fields_reaches_the_packing(tmp_path, capsys):
         "val",
     )
     assert dict(asked.columns) == {"reason": "?"}
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err.startswith("next: earwitness inspect ")
