@@ -17,6 +17,7 @@ COLOURS = {"weak": "#d98c21", "strong": "#2463a8", "unlabelled": "#9a9a9a"}
 AUDIO, SILENCE = "#2463a8", "#c3c9d1"
 STYLE: Any = {
     "font.size": 10,
+    "text.parse_math": False,  # names are text, also with two dollars
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
