@@ -88,7 +88,7 @@ class _Attending:
 
     def __call__(self, hidden_states: Tensor, *args: Any, **options: Any) -> Any:
         (own,) = self.attention
-        past = options.get("past_key_values", options.get("cache"))  # by its name before and from transformers 5.21 on
+        past = options.get("past_key_values", options.get("cache"))  # of older and newer transformers
         if not isinstance(past, KeysValues):
             return type(own).forward(own, hidden_states, *args, **options)
         rotary, mask = options["position_embeddings"], options["attention_mask"]
