@@ -95,7 +95,6 @@ bench: $(VENV)/installed
 	@$(BIN)/python benchmarks/grpo_step.py --out benchmarks/results/grpo_step.json
 	@$(BIN)/python benchmarks/build.py --out benchmarks/results/build.json
 	@$(BIN)/python benchmarks/sampling.py --out benchmarks/results/sampling.json
-	@$(BIN)/python benchmarks/steps.py --out benchmarks/results/steps.json
 
 # With what is installed on the GPU host: torch, triton, pytest; for the sampler, the tower and whole steps also what
 # training needs. Nothing is fetched, the package is a link to here. Under eight minutes.
