@@ -42,7 +42,7 @@ class Graph:
         self.out, self.origin, self._explained = Path(out), origin, False
         self.folder = self.out / ".steps"
         self.steps = {name: Step(name, spec, self.out, origin) for name, spec in steps.items()}
-        self.hashes = Hashes(self.folder / "hashes.json")
+        self.hashes = Hashes(self.folder / ".hashes")
         self.records: dict[str, Record] = {}
         self._older: dict[str, str] = {}
         self._begun: dict[str, Record] = {}
