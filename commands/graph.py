@@ -26,7 +26,6 @@ from .logs import logged
 from .records import RECORDINGS, Record, changed_inputs, changed_outputs, changed_text, digest, result_shown, shown
 from .steps import Places, Step
 
-_PLACES = ("reads", "needs", "exact", "below")
 _PACKING = ("shard", "build_index", "build_spoken_digits")  # what they read may be very large
 SERVED = "children.lock"  # held while steps run side by side, until the last of them has ended
 
@@ -129,6 +128,9 @@ class Graph:
         if not record.finished:
             self._begun[name] = self._record_of_start(name)
             self.finish(name, record.seconds, record.result)
+        elif record.places.get("by") != [__version__]:
+            record.places = self._places_kept(name)
+            record.write(self.folder / f"{name}.json")
 
     def begin(self, name: str) -> None:
         """Records that a step starts; checkpoints of other arguments or inputs are moved aside before."""
@@ -220,21 +222,20 @@ class Graph:
     def _places(self, step: Step) -> Places:
         """Where a step reads and writes; of one that has not changed since its last run, as it was recorded."""
         record = self.records[step.name]
-        if record.config != step.config or record.version != __version__ or not record.places:
+        if record.config != step.config or record.places.get("by") != [__version__]:
             return step.places()
-        reads, needs, exact, below = (list(record.places[key]) for key in _PLACES)
-        written = Written({self._path(path) for path in exact}, {self._path(path) for path in below})
-        return Places(reads, needs, written)
+        reads, needs, exact, below = (list(record.places[key]) for key in ("reads", "needs", "exact", "below"))
+        return Places(reads, needs, Written({self._path(path) for path in exact}, {self._path(path) for path in below}))
+
+    def _places_kept(self, name: str) -> dict[str, list[str]]:
+        found, written = self._read_places[name], self.edges.writes[name]
+        exact, below = (sorted(map(self._short_path, paths)) for paths in (written.exact, written.below))
+        return {"by": [__version__], "reads": found.reads, "needs": found.needs, "exact": exact, "below": below}
 
     def _record_of_start(self, name: str) -> Record:
         step, inputs, after = self.steps[name], self._short(self._inputs(name)), self._after(name)
-        written = self.edges.writes[name]
-        place = self._read_places[name]
-        places = {"reads": place.reads, "needs": place.needs}
-        places |= {"exact": sorted(self._short_path(path) for path in written.exact)}
-        places |= {"below": sorted(self._short_path(path) for path in written.below)}
         key = digest([step.config, inputs, after])
-        return Record("", key, step.config, step.text, inputs, {}, after, places)
+        return Record("", key, step.config, step.text, inputs, {}, after, self._places_kept(name))
 
     def _inputs(self, name: str, packed: bool = False) -> dict[str, str]:
         """Path -> hash of what a step reads; packed: with the recordings of a packing that has just ended."""

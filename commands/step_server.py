@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -34,9 +35,20 @@ def main(lock: str, heavy: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prctl(_ADOPT_ORPHANS, 1)
     if heavy:
-        from . import lightning_cli  # noqa: F401
+        _import_trainer()
     with locked(lock):
         _Server().serve()
+
+
+def _import_trainer() -> None:
+    """Imports what the shipped trainers need; none of it starts a thread, which a fork would lose."""
+    from .trainer import quiet
+
+    quiet()
+    for name in ("commands.lightning_cli", "datamodules.module", "lightning_modules.sft", "lightning_modules.grpo"):
+        import_module(f"earwitness.{name}")
+    import_module("earwitness.lightning_modules.policy.export")
+    import_module("transformers.models.qwen2_5_omni.modeling_qwen2_5_omni")
 
 
 class _Server:
