@@ -39,7 +39,12 @@ def main(lock: str, heavy: bool) -> None:
     if heavy:
         _import_trainer()
     with locked(lock):
-        _Server().serve()
+        server, own = _Server(), os.getpid()
+        try:
+            server.serve()
+        finally:
+            if os.getpid() == own:  # and not a step that ends
+                server.kill_all()
 
 
 def _import_trainer() -> None:
@@ -81,7 +86,6 @@ class _Server:
                 if key.fd == 0:
                     part = os.read(0, 1 << 20)
                     if not part:
-                        self.kill_all()
                         return
                     *whole, requests = (requests + part).split(b"\n")
                     for line in whole:
@@ -161,7 +165,7 @@ class _Server:
 
     def tell(self, **message: Any) -> None:
         """Writes one message."""
-        self.told.write(json.dumps(message) + "\n")
+        self.told.write(json.dumps(message) + "\n")  # where nobody reads it any more, that ends the server
 
 
 def _become(request: dict[str, Any], output: int, server: int) -> NoReturn:
