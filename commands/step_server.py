@@ -36,8 +36,10 @@ def main(lock: str, heavy: bool) -> None:
     """Serves until the input ends. lock: file that is locked until then. heavy: whether a trainer's step may come."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prctl(_ADOPT_ORPHANS, 1)
+    _prctl(_KILL_WITH_PARENT, signal.SIGKILL)
     if heavy:
         _import_trainer()
+    _prctl(_KILL_WITH_PARENT, 0)  # from now on the end of the input tells it
     with locked(lock):
         server, own = _Server(), os.getpid()
         try:
