@@ -19,6 +19,7 @@ _CORPUS = ("questions.jsonl", "planted.jsonl")
 # The files that a function leaves in its folder `out`; others leave `out` itself.
 _INSIDE = {"build_sounds": _CORPUS, "build_spoken_digits": _CORPUS, "shard": ("index.arrow",)}
 _READ = ("source", "annotations", "audio_root", "index", "labels", "planted", "votes", "answers", "logs", "results")
+_JUST = {".ExportPolicy": "folder", ".AnswerTable": "file"}  # callbacks, and the argument that names what they write
 _MODELS = ("processor_from",)
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
@@ -48,13 +49,18 @@ class Written:
         top = os.path.abspath(path.split("/", maxsplit=1)[0])
         return any(whole.startswith(f"{top}{os.sep}") for whole in self.exact | self.below)
 
+    def add(self, other: Written) -> None:
+        """Adds what another step writes."""
+        self.exact |= other.exact
+        self.below |= other.below
+
     def add_function(self, verb: str, given: Mapping[str, Any], ours: bool) -> None:
         """Adds what a function writes; given: its arguments.
 
         Of one that is not ours nothing is known: whatever stands below a text that it is given may be its work.
         """
         if not ours:
-            self.below |= {os.path.abspath(text) for _, text in _texts("", given)}
+            self.below |= {os.path.abspath(text) for _, text in texts_in("", given)}
         elif verb == "build_index":
             self.exact.add(os.path.abspath(given.get("out") or Path(given["shards"]) / "index.arrow"))
         elif given.get("out"):
@@ -63,12 +69,16 @@ class Written:
     def add_trainer(self, config: Mapping[str, Any]) -> None:
         """Adds what a trainer command writes: by its callbacks, its loggers and its data module.
 
-        A callback's texts may be folders; of ExportPolicy and AnswerTable it is known that they write just those.
+        A callback's texts may be folders; of ExportPolicy and AnswerTable it is known that they write just one.
         """
         trainer = config.get("trainer") or {}
         for made in _objects(trainer.get("callbacks")):
-            just = str(made["class_path"]).endswith((".ExportPolicy", ".AnswerTable"))
-            (self.exact if just else self.below).update(os.path.abspath(text) for _, text in _texts("", made))
+            known = next((key for end, key in _JUST.items() if str(made["class_path"]).endswith(end)), None)
+            given = {name: value for name, value in made.items() if name != "class_path"}
+            if known is None:
+                self.below |= {os.path.abspath(text) for _, text in texts_in("", given)}
+            elif path := (given.get("init_args") or {}).get(known):
+                self.exact.add(os.path.abspath(path))
         for made in _objects(trainer.get("logger")):
             given = made.get("init_args") or {}
             if given.get("save_dir"):
@@ -99,7 +109,7 @@ def missing_path(reads: Iterable[Read], written: Written | None = None) -> str |
 def function_reads(given: Mapping[str, Any]) -> Iterator[Read]:
     """What a function of ours reads; given: its arguments."""
     for name in (*_READ, *_MODELS):
-        for key, path in _texts(name, given.get(name)):
+        for key, path in texts_in(name, given.get(name)):
             yield Read(key, path, name in _MODELS)
 
 
@@ -196,13 +206,13 @@ def _objects(given: Any) -> list[Mapping[str, Any]]:
     return [one for one in listed if isinstance(one, Mapping) and "class_path" in one]
 
 
-def _texts(key: str, given: Any) -> Iterator[tuple[str, str]]:
+def texts_in(key: str, given: Any) -> Iterator[tuple[str, str]]:
     """(key, text) of all texts in a value, lists and mappings included."""
     if isinstance(given, str):
         yield key, given
     elif isinstance(given, Mapping):
         for name, value in given.items():
-            yield from _texts(f"{key}.{name}", value)
+            yield from texts_in(f"{key}.{name}", value)
     elif isinstance(given, (list, tuple)):
         for number, value in enumerate(given):
-            yield from _texts(f"{key}[{number}]", value)
+            yield from texts_in(f"{key}[{number}]", value)
