@@ -17,9 +17,29 @@ from ..errors import InputError
 
 _CORPUS = ("questions.jsonl", "planted.jsonl")
 # The files that a function leaves in its folder `out`; others leave `out` itself.
-_INSIDE = {"build_sounds": _CORPUS, "build_spoken_digits": _CORPUS, "shard": ("index.arrow",)}
-_READ = ("source", "annotations", "audio_root", "index", "labels", "planted", "votes", "answers", "logs", "results")
-_MODELS = ("processor_from",)
+_INSIDE = {
+    "build_sounds": _CORPUS,
+    "build_spoken_digits": _CORPUS,
+    "shard": ("index.arrow",),
+    "label_by_voters": ("labels.arrow", "jury.json", "report.html"),
+    "ask_benchmarks": ("results.json", "report.html"),
+    "score_table": ("table.json", "table.md", "report.html"),
+}
+_READ = (
+    "source",
+    "annotations",
+    "audio_root",
+    "index",
+    "labels",
+    "planted",
+    "votes",
+    "answers",
+    "logs",
+    "results",
+    "train_index",
+)
+_MODELS = ("processor_from", "checkpoint")
+_OF_BENCHMARKS = ("file", "audio", "labels", "strong", "weak")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -101,6 +121,10 @@ def function_reads(given: Mapping[str, Any]) -> Iterator[Read]:
     for name in (*_READ, *_MODELS):
         for key, path in _texts(name, given.get(name)):
             yield Read(key, path, name in _MODELS)
+    for name, files in (given.get("benchmarks") or {}).items():
+        for kind in _OF_BENCHMARKS if files is not None else ():
+            if getattr(files, kind, None):
+                yield Read(f"benchmarks.{name}.{kind}", getattr(files, kind), False)
 
 
 def trainer_reads(verb: str, config: Mapping[str, Any]) -> Iterator[Read]:

@@ -26,7 +26,7 @@ from .. import __version__
 from ..boundary.environment import hidden_in
 from ..boundary.files import alone_in, is_file, read_json, write_text
 from ..boundary.words import is_name, say
-from ..configs.files import read_yaml
+from ..configs.files import read_extended
 from ..configs.plugins import function_named, nearest
 from ..configs.typed import arguments, mapping
 from ..errors import InputError
@@ -42,6 +42,10 @@ FUNCTIONS = {
     "build_index": "earwitness.datamodules.shards.index",
     "build_tiny": "earwitness.lightning_modules.policy.tiny",
     "label": "earwitness.curriculum.contribution.labels",
+    "published_labels": "earwitness.curriculum.contribution.labels",
+    "label_by_voters": "earwitness.commands.recipe_jobs",
+    "ask_benchmarks": "earwitness.commands.recipe_jobs",
+    "score_table": "earwitness.commands.score_table",
     "evaluate": "earwitness.curriculum.evaluation.evaluate",
     "build_report": "earwitness.reports.run_page",
 }
@@ -56,7 +60,7 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> tuple[dict[str, A
         raise InputError(
             f"{recipe}: no such recipe; shipped are {', '.join(sorted(p.stem for p in SHIPPED.glob('*.yaml')))}"
         )
-    spec = read_yaml(path)
+    spec = read_extended(path)
     if not isinstance(spec.get("steps"), DictConfig):
         raise InputError(f"{path}: a recipe is a mapping with `steps`")
     for override in overrides:
