@@ -1,9 +1,10 @@
-"""The table of a whole run on public benchmarks: its models, what changed between them, published numbers beside them."""
+"""The table of a whole run on public benchmarks: models, what changed between them, published numbers beside them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def _rules_of(found: Mapping[str, Any]) -> list[str]:
 def _changes(results: Mapping[str, str]) -> tuple[list[dict[str, Any]], list[str]]:
     """Paired comparisons by the strict rule, p adjusted for all of them (Holm), and warnings."""
     names = list(results)
-    pairs = list(zip(names, names[1:], strict=False)) + ([(names[0], names[-1])] if len(names) > 2 else [])
+    pairs = list(pairwise(names)) + ([(names[0], names[-1])] if len(names) > 2 else [])
     changes: list[dict[str, Any]] = []
     warnings: list[str] = []
     for a, b in pairs:

@@ -19,7 +19,7 @@ def changed(base: Mapping[str, Any], change: Mapping[str, Any], path: Path) -> d
     it follows in the change. InputError where a step is left out that there is not.
     """
     steps, changes = base.get("steps"), change.get("steps")
-    merged = _merged(base, {key: value for key, value in change.items() if key != "steps"})
+    merged: dict[str, Any] = _merged(base, {key: value for key, value in change.items() if key != "steps"})
     if isinstance(steps, Mapping) and isinstance(changes, Mapping):
         merged["steps"] = _steps(steps, changes, path)
     elif "steps" in change:
