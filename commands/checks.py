@@ -68,13 +68,18 @@ class Written:
         top = os.path.abspath(path.split("/", maxsplit=1)[0])
         return any(whole.startswith(f"{top}{os.sep}") for whole in self.exact | self.below)
 
+    def add(self, other: Written) -> None:
+        """Adds what another step writes."""
+        self.exact |= other.exact
+        self.below |= other.below
+
     def add_function(self, verb: str, given: Mapping[str, Any], ours: bool) -> None:
         """Adds what a function writes; given: its arguments.
 
         Of one that is not ours nothing is known: whatever stands below a text that it is given may be its work.
         """
         if not ours:
-            self.below |= {os.path.abspath(text) for _, text in _texts("", given)}
+            self.below |= {os.path.abspath(text) for _, text in texts_in("", given)}
         elif verb == "build_index":
             self.exact.add(os.path.abspath(given.get("out") or Path(given["shards"]) / "index.arrow"))
         elif given.get("out"):
@@ -88,7 +93,7 @@ class Written:
         trainer = config.get("trainer") or {}
         for made in _objects(trainer.get("callbacks")):
             just = str(made["class_path"]).endswith((".ExportPolicy", ".AnswerTable"))
-            (self.exact if just else self.below).update(os.path.abspath(text) for _, text in _texts("", made))
+            (self.exact if just else self.below).update(os.path.abspath(text) for _, text in texts_in("", made))
         for made in _objects(trainer.get("logger")):
             given = made.get("init_args") or {}
             if given.get("save_dir"):
@@ -104,22 +109,27 @@ def missing_path(reads: Iterable[Read], written: Written | None = None) -> str |
 
     written: by the steps before, in a recipe. Addresses (s3://...) and what may be on the hub are not looked up.
     """
+    return next((sentence for _, sentence in missing_paths(reads, written)), None)
+
+
+def missing_paths(reads: Iterable[Read], written: Written | None = None) -> Iterator[tuple[Read, str]]:
+    """All paths that are read and not there, each with a sentence; see `missing_path`."""
     also = "" if written is None else ", and no step that is still to be done before writes it"
     written = written or Written()
-    for key, path, model in reads:
+    for read in reads:
+        key, path, model = read
         if "://" in path or os.path.exists(path) or written.has(path):
             continue
         if model and _HUB_ID.fullmatch(path) and not written.begins(path):
             continue
         what = "neither a folder here nor a hub id like Qwen/Qwen2.5-Omni-7B" if model else "not there"
-        return f"{key}: {path} is {what}{also}"
-    return None
+        yield read, f"{key}: {path} is {what}{also}"
 
 
 def function_reads(given: Mapping[str, Any]) -> Iterator[Read]:
     """What a function of ours reads; given: its arguments."""
     for name in (*_READ, *_MODELS):
-        for key, path in _texts(name, given.get(name)):
+        for key, path in texts_in(name, given.get(name)):
             yield Read(key, path, name in _MODELS)
     for name, files in (given.get("benchmarks") or {}).items():
         for kind in _OF_BENCHMARKS if files is not None else ():
@@ -220,13 +230,13 @@ def _objects(given: Any) -> list[Mapping[str, Any]]:
     return [one for one in listed if isinstance(one, Mapping) and "class_path" in one]
 
 
-def _texts(key: str, given: Any) -> Iterator[tuple[str, str]]:
+def texts_in(key: str, given: Any) -> Iterator[tuple[str, str]]:
     """(key, text) of all texts in a value, lists and mappings included."""
     if isinstance(given, str):
         yield key, given
     elif isinstance(given, Mapping):
         for name, value in given.items():
-            yield from _texts(f"{key}.{name}", value)
+            yield from texts_in(f"{key}.{name}", value)
     elif isinstance(given, (list, tuple)):
         for number, value in enumerate(given):
-            yield from _texts(f"{key}[{number}]", value)
+            yield from texts_in(f"{key}[{number}]", value)

@@ -85,6 +85,7 @@ class _Work:
         self.seconds: Floats = np.asarray(self.table.columns["duration_s"], float)
         self.architecture: Any = None
         self.stored: dict[str, float] = {}
+        self.notes: list[str] = []
         self.steps = [cost for name, step in spec["steps"].items() for cost in self._step(name, step)]
 
     def _step(self, name: str, step: Mapping[str, Any]) -> list[StepCost]:
@@ -93,13 +94,13 @@ class _Work:
         elif step["do"] == "fit":
             return [self._fit(name, step)]
         elif step["do"] in ("predict", "test", "validate"):
-            return [self._asked(name, step["model"]["init_args"]["policy"]["init_args"], *_pool(self.table, step))]
+            policy = step["model"]["init_args"]["policy"]["init_args"]
+            return [self._asked(name, policy, *_pool(self.table, step))]
         elif step["do"] == "ask_benchmarks":
             chosen = [one for one, files in step["benchmarks"].items() if files is not None]
             questions = sum(_BENCHMARKS.get(one, _UNKNOWN) for one in chosen) * _orders(step.get("rotations", 1))
-            passes = questions * len(step.get("conditions") or ("audio", "silence"))
-            how = (passes, int(step.get("batch_size", 16)), int(step.get("devices", 1)))
-            return [self._asked(name, {"checkpoint": step["checkpoint"]}, *how)]
+            how = (step.get("conditions"), int(step.get("batch_size", 16)), int(step.get("devices", 1)))
+            return [self._asked(name, {"checkpoint": step["checkpoint"]}, questions, *how)]
         elif step["do"] == "label_by_voters":
             return self._voters(name, step)
         return []
@@ -136,16 +137,26 @@ class _Work:
         """Voters that are loaded here, as large as the policy; a server's hours are its own."""
         costs = []
         for voter in step["voters"]:
-            orders = _orders(voter.get("rotations", "all"))
-            passes = len(self.table) * len(step.get("conditions") or ("silence",)) * orders
+            questions = len(self.table) * _orders(voter.get("rotations", "all"))
+            if "endpoint" in voter:
+                self.notes.append(
+                    f"{voter['name']}: {questions:,} questions are asked at a server, which is not counted"
+                )
             if "checkpoint" in voter:
-                how = (passes, int(voter.get("batch_size", 16)), int(voter.get("devices", 1)))
-                costs.append(self._asked(f"{name}, {voter['name']}", {}, *how))
+                how = (step.get("conditions"), int(voter.get("batch_size", 16)), int(voter.get("devices", 1)))
+                costs.append(self._asked(f"{name}, {voter['name']}", {}, questions, *how))
         return costs
 
-    def _asked(self, name: str, policy: Mapping[str, Any], questions: int, size: int, gpus: int) -> StepCost:
-        rows = _rows(self.seconds, (_SAID,))
-        flops = ReadingCost(self._policy(policy)).sampled(rows) * questions / len(rows)
+    def _asked(
+        self, name: str, policy: Mapping[str, Any], count: int, conditions: Any, size: int, gpus: int
+    ) -> StepCost:
+        """Of so many questions under these conditions; of silence the 30 s that are heard."""
+        cost, flops = ReadingCost(self._policy(policy)), 0.0
+        conditions = conditions or ("audio", "silence")
+        for condition in conditions:
+            rows = _rows(np.full(1, 30.0) if condition == "silence" else self.seconds, (_SAID,))
+            flops += cost.sampled(rows) * count / len(rows)
+        questions = count * len(conditions)
         rounds = -(-questions // (size * gpus))
         hours = flops / self.machine.flops_per_s / 3600 + gpus * rounds * _SAID * self.machine.position_s / 3600
         return StepCost(name, rounds, questions, flops, hours, gpus)
@@ -179,6 +190,7 @@ def cost_lines(spec: Mapping[str, Any]) -> list[str]:
     lines += [_line(cost, machine) for cost in work.steps]
     hours = sum(cost.gpu_hours for cost in work.steps)
     lines.append(f"  {'in all':<28}{'':>37}{hours:>11.1f}{sum(one.gpu_hours / one.gpus for one in work.steps):>8.1f}")
+    lines += [f"  {note}" for note in work.notes]
     stored = ", ".join(f"{name} {size / 1e9:,.0f} GB" for name, size in work.stored.items())
     lines.append(f"  storage: {stored}; in all {sum(work.stored.values()) / 1e9:,.0f} GB")
     weak = int((work.table.text("label").codes == list(work.table.text("label").names).index("weak")).sum())
@@ -228,12 +240,16 @@ def _rows(seconds: Floats, answers: Sequence[int]) -> list[Row]:
     ]
 
 
-def _pool(table: Table, step: Mapping[str, Any]) -> tuple[int, int, int]:
-    """(questions under all conditions, batch size, GPUs) of a step that asks held-out questions."""
+def _pool(table: Table, step: Mapping[str, Any]) -> tuple[int, Any, int, int]:
+    """(questions, conditions, batch size, GPUs) of a step that asks held-out questions."""
     data = step["data"]["init_args"].get("evaluation") or {}
     asked = len(table.where(data.get("pool") or {})) if "split" in table.columns else round(0.005 * len(table))
-    passes = asked * len(data.get("conditions") or ("audio",))
-    return passes, int(data.get("batch_size", 16)), int(step["trainer"].get("devices", 1))
+    return (
+        asked,
+        data.get("conditions") or ["audio"],
+        int(data.get("batch_size", 16)),
+        int(step["trainer"].get("devices", 1)),
+    )
 
 
 def _orders(rotations: Any) -> int:
