@@ -38,6 +38,7 @@ _READ = (
     "results",
     "train_index",
 )
+_JUST = {".ExportPolicy": "folder", ".AnswerTable": "file"}  # callbacks, and the argument that names what they write
 _MODELS = ("processor_from", "checkpoint")
 _OF_BENCHMARKS = ("file", "audio", "labels", "strong", "weak")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -88,12 +89,16 @@ class Written:
     def add_trainer(self, config: Mapping[str, Any]) -> None:
         """Adds what a trainer command writes: by its callbacks, its loggers and its data module.
 
-        A callback's texts may be folders; of ExportPolicy and AnswerTable it is known that they write just those.
+        A callback's texts may be folders; of ExportPolicy and AnswerTable it is known that they write just one.
         """
         trainer = config.get("trainer") or {}
         for made in _objects(trainer.get("callbacks")):
-            just = str(made["class_path"]).endswith((".ExportPolicy", ".AnswerTable"))
-            (self.exact if just else self.below).update(os.path.abspath(text) for _, text in texts_in("", made))
+            known = next((key for end, key in _JUST.items() if str(made["class_path"]).endswith(end)), None)
+            given = {name: value for name, value in made.items() if name != "class_path"}
+            if known is None:
+                self.below |= {os.path.abspath(text) for _, text in texts_in("", given)}
+            elif path := (given.get("init_args") or {}).get(known):
+                self.exact.add(os.path.abspath(path))
         for made in _objects(trainer.get("logger")):
             given = made.get("init_args") or {}
             if given.get("save_dir"):
