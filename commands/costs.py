@@ -189,7 +189,7 @@ class Takes:
         return StepCost(name, rounds, questions, flops, hours, gpus)
 
     def _policy(self, given: Mapping[str, Any]) -> tuple[Any, ReadingCost]:
-        """The policy without its weights, and what it costs; one that a step before writes is as large as that step's."""
+        """The policy without its weights, and what it costs; one that a step writes is as large as the one before."""
         checkpoint = given.get("checkpoint")
         found = None if checkpoint is None else architecture_of(str(checkpoint))
         self.architecture = found or self.architecture or architecture_of("Qwen/Qwen2.5-Omni-7B")
