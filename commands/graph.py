@@ -27,9 +27,11 @@ class Graph(Decisions):
     records. origin: the file that they come from, for messages. Raises InputError for a step that is wrong.
     """
 
-    def explain(self) -> list[tuple[str, str, str]]:
+    def explain(self, elsewhere: dict[str, str] | None = None) -> list[tuple[str, str, str]]:
         """(step, "done" or "runs", why) of all steps, in their order; nothing is written.
 
+        elsewhere: where given, takes the paths that no step writes and that are not there, but for those in `out`:
+        path -> the step and key that read it.
         A step behind one that runs will still not run where that one leaves the same bytes as before. Raises InputError
         where a step that runs has a wrong argument, or reads a path that is not there and that nothing writes before.
         """
@@ -45,7 +47,7 @@ class Graph(Decisions):
             written = Written()
             for before in running:
                 written.add(self.edges.writes[before])
-            step.missing(written)
+            step.missing(written, elsewhere)
             running[name] = step
             found.append((name, "runs", why))
         return found
