@@ -205,7 +205,7 @@ def open_new(path: str | Path) -> BinaryIO:
 
 
 def empty_folder(path: str | Path) -> Path:
-    """A new folder in the place of whatever is there; a link is removed and not followed. OSError where it cannot be."""
+    """A new folder in the place of whatever is there; a link is removed, not followed. OSError where it cannot be."""
     path = Path(path)
     if path.is_symlink() or path.is_file():
         path.unlink()
