@@ -1,0 +1,269 @@
+"""An experiment: a recipe, arms that change it, controls, and seeds on two axes; what each of its runs would do.
+
+An experiment is a YAML file:
+    recipe: demo                       a shipped recipe or a file
+    set: {seed: 3}                     changes of the recipe for all arms
+    arms: {name: {...}}                changes of one arm: keys of the curriculum (`stages.grpo.pool`, `include: FILE`)
+                                       and of the recipe (`steps.grpo.model.init_args.optimizer.init_args.lr`)
+    seeds: {train: [1, 2], draw: [1]}  how training goes; which questions are dealt
+    differs: [curriculum.stages]       what the arms are meant to differ in; everything else is an error
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..boundary.words import is_name
+from ..configs.files import read_beside, read_curriculum, read_yaml, resolved, shipped_file
+from ..configs.overrides import assigned, value_in
+from ..configs.plugins import nearest
+from ..configs.typed import read
+from ..curriculum.preview.compare import arms_of
+from ..curriculum.schedule.prefix import decided_by
+from ..errors import InputError
+from .controls import Control, controls_of
+
+HERE = "@OUT@"  # stands for the folder of a recipe until each of its steps has one of its own
+_CURRICULUM = ("stages", "cells", "columns", "disjoint", "cost", "include")
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds of training (order inside batches, dropout, rollouts) and of the draw (which questions are dealt).
+
+    cross: every seed of training with every one of the draw; otherwise they go in pairs, a single one with all.
+    Raises InputError for no seed, one that occurs twice, or two lists that make no pairs.
+    """
+
+    train: list[int] = field(default_factory=lambda: [1])
+    draw: list[int] = field(default_factory=lambda: [1])
+    cross: bool = False
+
+    def __post_init__(self) -> None:
+        for name, seeds in (("train", self.train), ("draw", self.draw)):
+            if not seeds or len(set(seeds)) != len(seeds):
+                raise InputError(f"seeds.{name} is a list of different whole numbers, got {seeds}")
+        if not self.cross and 1 not in (len(self.train), len(self.draw)) and len(self.train) != len(self.draw):
+            raise InputError(
+                f"seeds: {len(self.train)} of train and {len(self.draw)} of draw make no pairs; "
+                "give as many of both, one of either, or cross: true"
+            )
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """(seed of training, seed of the draw) of every run of an arm."""
+        if self.cross:
+            return list(product(self.train, self.draw))
+        count = max(len(self.train), len(self.draw))
+        train, draw = (seeds * count if len(seeds) == 1 else seeds for seeds in (self.train, self.draw))
+        return list(zip(train[:count], draw[:count], strict=True))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The keys of an experiment's file, but for its arms' meaning; see `read_experiment`.
+
+    Args:
+        differs: keys in which arms may differ, of all arms or by arm; a key stands for all below it, `*` for any part.
+        match: what the arms' budgets are scaled to cost the same in. reference: the arm that others are tested against,
+            the first by default. family: whether tests are corrected within their kind or all together.
+        cluster: what answers depend on each other by: the recording, or the source. stand_in: a made-up table to
+            plan over while the recipe's own is not there.
+    """
+
+    recipe: str
+    arms: dict[str, Any]
+    name: str | None = None
+    title: str | None = None
+    set: dict[str, Any] = field(default_factory=dict)
+    controls: list[str] | dict[str, Any] = field(default_factory=list)
+    seeds: Seeds = field(default_factory=Seeds)
+    match: Literal["none", "samples", "steps", "tokens", "flops"] = "none"
+    differs: list[str] | dict[str, list[str]] = field(default_factory=list)
+    reference: str | None = None
+    family: Literal["kind", "all"] = "kind"
+    cluster: Literal["clip", "source"] = "clip"
+    stand_in: Literal["audiomcq"] | None = None
+    out: str | None = None
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """(seed of training, seed of the draw) of every run of an arm."""
+        return self.seeds.pairs
+
+    def declared(self, arm: str) -> list[str]:
+        """The keys in which the arm may differ from others."""
+        given = self.differs
+        return list(given) if isinstance(given, list) else [*given.get("all", ()), *given.get(arm, ())]
+
+
+class Arm(NamedTuple):
+    """One arm: its recipe with HERE for a folder, the curriculum of it, and keys that its kind declares to differ."""
+
+    recipe: dict[str, Any]
+    curriculum: dict[str, Any]
+    declared: tuple[str, ...] = ()
+
+
+def read_experiment(name: str, words: Sequence[str] = ()) -> tuple[Experiment, Path]:
+    """The experiment of a file or a shipped name, with words `key=value` that change its recipe, and where it lies.
+
+    InputError for keys and values that are wrong; it names the file.
+    """
+    path = shipped_file(name, "experiments")
+    spec = resolved(read_yaml(path), path)
+    for word in words:
+        key, mark, text = word.partition("=")
+        if not mark or not key:
+            raise InputError(f"override {word!r} is not of the form key=value")
+        own = key.split(".")[0]
+        if own in ("seeds", "match", "differs", "controls", "reference", "family", "cluster"):
+            spec = assigned(spec, [(key, value_in(text))])
+        elif key == "out":
+            spec["out"] = text
+        else:
+            spec["set"] = dict(spec.get("set") or {}) | {key: value_in(text)}
+    experiment = read(Experiment, spec, f"{path}: ")
+    if not experiment.arms:
+        raise InputError(f"{path}: arms: an experiment has at least one")
+    for arm in experiment.arms:
+        if not is_name(arm) or arm.startswith("."):
+            raise InputError(f"{path}: an arm's name is letters, digits, - _ and ., got {arm!r:.80}")
+    return experiment, path
+
+
+def arms_of_experiment(experiment: Experiment, path: Path) -> dict[str, Arm]:
+    """Arm -> what it does, controls included, before seeds; path: of the experiment's file.
+
+    InputError names the arm whose keys or values are wrong.
+    """
+    base, origin = _base(experiment, path)
+    curriculum = _curriculum_of(base, origin)
+    changes = {name: _split(name, change, base, origin) for name, change in experiment.arms.items()}
+    curricula = arms_of({"base": curriculum, "arms": {n: c for n, (c, _) in changes.items()}}, partial(read_beside, path))
+    arms = {
+        name: Arm(_with(base, changes[name][1] | {"curriculum": curricula[name]}, f"{path}: arm {name!r}"), curricula[name])
+        for name in changes
+    }
+    first = experiment.reference or next(iter(arms))
+    if first not in arms:
+        raise InputError(f"{path}: reference: no arm {first!r}; {nearest(first, arms, 'there are')}")
+    for control in controls_of(experiment.controls, arms[first].recipe, arms[first].curriculum, first, str(path)):
+        arms[control.name] = _controlled(control, arms, base, changes, path)
+    return arms
+
+
+def _controlled(
+    control: Control, arms: Mapping[str, Arm], base: DictConfig, changes: Mapping[str, Any], path: Path
+) -> Arm:
+    """The arm of a control: the one that it is of, with another curriculum."""
+    if control.name in arms:
+        raise InputError(f"{path}: there are two arms {control.name!r}; rename yours")
+    more = changes[control.of][1] | {"curriculum": control.curriculum}
+    return Arm(_with(base, more, f"{path}: control {control.name!r}"), control.curriculum, control.declared)
+
+
+def with_seeds(arm: Arm, train: int, draw: int) -> dict[str, Any]:
+    """The recipe of an arm with a seed of training in its trained steps, and one of the draw in its curriculum.
+
+    A step's curriculum is that part which decides what its stage takes, so that arms that begin alike share a stage.
+    """
+    recipe = deepcopy(arm.recipe)
+    recipe["curriculum"] = recipe["curriculum"] | {"seed": draw}
+    for name, step in recipe["steps"].items():
+        where = trained_by(step, arm.curriculum)
+        if where is not None:
+            where["curriculum"] = decided_by(recipe["curriculum"], str(where.get("stage")))
+            step["seed_everything"] = train
+            step["data"]["init_args"]["seed"] = train
+            model = (step.get("model") or {}).get("init_args") or {}
+            if isinstance(model.get("rollout"), dict):
+                model["rollout"]["seed"] = train
+        elif (step.get("curriculum") if isinstance(step, dict) else None) == arm.curriculum:
+            recipe["steps"][name]["curriculum"] = recipe["curriculum"]
+    return recipe
+
+
+def trained_by(step: Any, curriculum: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The `training` of a step that trains on a stage of this curriculum; None for any other step."""
+    if not isinstance(step, dict) or step.get("do") != "fit":
+        return None
+    training = ((step.get("data") or {}).get("init_args") or {}).get("training")
+    return training if isinstance(training, dict) and training.get("curriculum") == curriculum else None
+
+
+def _base(experiment: Experiment, path: Path) -> tuple[DictConfig, str]:
+    """The recipe with the changes for all arms, its interpolations still open, and where it came from."""
+    near = path.parent / experiment.recipe
+    origin = near if near.is_file() else shipped_file(experiment.recipe, "recipes")
+    spec = read_yaml(origin)
+    if not isinstance(spec.get("steps"), DictConfig) or "curriculum" not in spec:
+        raise InputError(f"{origin}: a recipe that is compared has `curriculum` and `steps`")
+    spec["out"] = HERE
+    return _changed(spec, experiment.set, f"{path}: set"), str(origin)
+
+
+def _curriculum_of(base: DictConfig, origin: str) -> dict[str, Any]:
+    content = base["curriculum"]
+    return read_curriculum(content) if isinstance(content, str) else resolved(content, Path(origin))
+
+
+def _split(name: str, change: Any, base: DictConfig, origin: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An arm's changes: of the curriculum, and of the recipe."""
+    if change is not None and not isinstance(change, Mapping):
+        raise InputError(f"arm {name!r}: a mapping of changes is needed, got {change!r}")
+    curriculum: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+    for key, value in (change or {}).items():
+        top = str(key).partition(".")[0].partition("[")[0]
+        if top in ("curriculum", *_CURRICULUM):
+            curriculum[str(key)] = value
+        elif top in base:
+            recipe[str(key)] = value
+        else:
+            known = [*_CURRICULUM, *map(str, base)]
+            raise InputError(f"arm {name!r}: no key {key!r} in {origin}; {nearest(top, known, 'there are')}")
+    if "out" in recipe or "seed" in recipe:
+        raise InputError(f"arm {name!r}: `out` and `seed` are the experiment's; see `seeds`, or change a step's own")
+    return curriculum, recipe
+
+
+def _changed(base: DictConfig, changes: Mapping[str, Any], where: str) -> DictConfig:
+    """A copy of the recipe with values at the ends of paths; InputError for a path that leads nowhere."""
+    spec = deepcopy(base)
+    for key, value in changes.items():
+        _check_key(spec, str(key), value, where)
+        try:
+            OmegaConf.update(spec, str(key), value, merge=False, force_add=True)
+        except (OmegaConfBaseException, TypeError, ValueError, IndexError) as error:
+            raise InputError(f"{where}: {key}: {str(error).splitlines()[0]}") from None
+    return spec
+
+
+def _check_key(spec: DictConfig, key: str, value: Any, where: str) -> None:
+    """Free keys must exist, and steps unless they are whole; what lies inside one is checked by its verb later."""
+    parts = key.replace("[", ".").replace("]", "").split(".")
+    if parts[0] not in list(spec):
+        raise InputError(f"{where}: no key {key!r}; {nearest(parts[0], map(str, spec), 'there are')}")
+    whole = len(parts) == 2 and isinstance(value, Mapping) and "do" in value
+    if parts[0] == "steps" and len(parts) > 1 and parts[1] not in spec.steps and not whole:
+        raise InputError(f"{where}: no step {parts[1]!r}; {nearest(parts[1], map(str, spec.steps), 'there are')}")
+
+
+def _with(base: DictConfig, changes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The recipe with changes, resolved; steps that are null are gone."""
+    spec = _changed(base, changes, where)
+    try:
+        whole: Any = OmegaConf.to_container(spec, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{where}: {str(error).splitlines()[0]}; set it by key=value") from None
+    return dict(whole)
