@@ -193,6 +193,19 @@ def with_seeds(arm: Arm, train: int, draw: int) -> dict[str, Any]:
     return recipe
 
 
+def with_curriculum(arm: Arm, curriculum: Mapping[str, Any]) -> Arm:
+    """The arm with another curriculum, in every step that has it."""
+
+    def replaced(value: Any) -> Any:
+        if value == arm.curriculum:
+            return deepcopy(dict(curriculum))
+        if isinstance(value, dict):
+            return {key: replaced(one) for key, one in value.items()}
+        return [replaced(one) for one in value] if isinstance(value, list) else value
+
+    return arm._replace(recipe=replaced(arm.recipe), curriculum=dict(curriculum))
+
+
 def trained_by(step: Any, curriculum: Mapping[str, Any]) -> dict[str, Any] | None:
     """The `training` of a step that trains on a stage of this curriculum; None for any other step."""
     if not isinstance(step, dict) or step.get("do") != "fit":
@@ -232,8 +245,9 @@ def _split(name: str, change: Any, base: DictConfig, origin: str) -> tuple[dict[
         else:
             known = [*_CURRICULUM, *map(str, base)]
             raise InputError(f"arm {name!r}: no key {key!r} in {origin}; {nearest(top, known, 'there are')}")
-    if "out" in recipe or "seed" in recipe:
-        raise InputError(f"arm {name!r}: `out` and `seed` are the experiment's; see `seeds`, or change a step's own")
+    for key in ("out", "seed", "curriculum.seed"):
+        if key in recipe or key in curriculum:
+            raise InputError(f"arm {name!r}: {key} is the same for all arms; `seeds` of the experiment has train and draw")
     return curriculum, recipe
 
 

@@ -124,8 +124,8 @@ def _comparable(arm: Mapping[str, Any]) -> dict[str, Any]:
             return {key: plain(one) for key, one in value.items()}
         return [plain(one) for one in value] if isinstance(value, list) else value
 
-    steps = {name: {k: plain(v) for k, v in (step or {}).items()} for name, step in arm["steps"].items()}
-    return {"curriculum": {**curriculum, "stages": _stages(curriculum)}, "steps": steps}
+    without_seed = {key: value for key, value in curriculum.items() if key != "seed"}  # every arm has those of the draw
+    return {"curriculum": {**without_seed, "stages": _stages(curriculum)}, "steps": plain(arm["steps"])}
 
 
 def _stages(curriculum: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,5 +138,5 @@ def _short(value: Any) -> str:
         return "none"
     if isinstance(value, float) and abs(value) >= 1e6:
         return f"{value:.3g}"
-    text = "there" if isinstance(value, Mapping) and "algorithm" in value else str(value)
+    text = "there" if isinstance(value, Mapping) and {"algorithm", "do"} & set(value) else str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
