@@ -48,13 +48,18 @@ class Written:
         top = os.path.abspath(path.split("/", maxsplit=1)[0])
         return any(whole.startswith(f"{top}{os.sep}") for whole in self.exact | self.below)
 
+    def add(self, other: Written) -> None:
+        """Adds what another step writes."""
+        self.exact |= other.exact
+        self.below |= other.below
+
     def add_function(self, verb: str, given: Mapping[str, Any], ours: bool) -> None:
         """Adds what a function writes; given: its arguments.
 
         Of one that is not ours nothing is known: whatever stands below a text that it is given may be its work.
         """
         if not ours:
-            self.below |= {os.path.abspath(text) for _, text in _texts("", given)}
+            self.below |= {os.path.abspath(text) for _, text in texts_in("", given)}
         elif verb == "build_index":
             self.exact.add(os.path.abspath(given.get("out") or Path(given["shards"]) / "index.arrow"))
         elif given.get("out"):
@@ -68,7 +73,7 @@ class Written:
         trainer = config.get("trainer") or {}
         for made in _objects(trainer.get("callbacks")):
             just = str(made["class_path"]).endswith((".ExportPolicy", ".AnswerTable"))
-            (self.exact if just else self.below).update(os.path.abspath(text) for _, text in _texts("", made))
+            (self.exact if just else self.below).update(os.path.abspath(text) for _, text in texts_in("", made))
         for made in _objects(trainer.get("logger")):
             given = made.get("init_args") or {}
             if given.get("save_dir"):
@@ -99,7 +104,7 @@ def missing_path(reads: Iterable[Read], written: Written | None = None) -> str |
 def function_reads(given: Mapping[str, Any]) -> Iterator[Read]:
     """What a function of ours reads; given: its arguments."""
     for name in (*_READ, *_MODELS):
-        for key, path in _texts(name, given.get(name)):
+        for key, path in texts_in(name, given.get(name)):
             yield Read(key, path, name in _MODELS)
 
 
@@ -196,13 +201,13 @@ def _objects(given: Any) -> list[Mapping[str, Any]]:
     return [one for one in listed if isinstance(one, Mapping) and "class_path" in one]
 
 
-def _texts(key: str, given: Any) -> Iterator[tuple[str, str]]:
+def texts_in(key: str, given: Any) -> Iterator[tuple[str, str]]:
     """(key, text) of all texts in a value, lists and mappings included."""
     if isinstance(given, str):
         yield key, given
     elif isinstance(given, Mapping):
         for name, value in given.items():
-            yield from _texts(f"{key}.{name}", value)
+            yield from texts_in(f"{key}.{name}", value)
     elif isinstance(given, (list, tuple)):
         for number, value in enumerate(given):
-            yield from _texts(f"{key}[{number}]", value)
+            yield from texts_in(f"{key}[{number}]", value)

@@ -1,50 +1,31 @@
-"""A recipe: named steps in order, all of them checked before the first starts, each done once.
+"""A recipe: named steps that depend on each other by their files, all of them checked before the first starts.
 
 A recipe is a YAML file: free keys to interpolate (`name`, `seed`, `out`, `curriculum`, ...) and `steps`, a mapping from
 a step's name to `do: VERB` and the verb's arguments. For fit, validate, test and predict the arguments are a complete
 LightningCLI configuration; for the other verbs, one of FUNCTIONS or an import path like `my_lab.steps.clean`, those of
-the function. A finished step is recorded with a fingerprint of its arguments and of the steps before it, and is not run
-again unless one of them changes.
+the function. Of itself a step may say `after`, `inputs`, `outputs` and `devices`. `graph.py` says which steps run.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .. import __version__
-from ..boundary.environment import hidden_in
-from ..boundary.files import alone_in, is_file, read_json, write_text
-from ..boundary.words import is_name, say
+from ..boundary.files import is_file
+from ..boundary.words import say
 from ..configs.files import read_yaml
-from ..configs.plugins import function_named, nearest
-from ..configs.typed import arguments, mapping
+from ..configs.plugins import nearest
 from ..errors import InputError
-from .checks import Written, checked_curriculum, function_reads, missing_path, trainer_reads
-from .forwarding import forwarded
+from .graph import Graph
+from .steps import FUNCTIONS, TRAINER_VERBS
 
+__all__ = ["FUNCTIONS", "TRAINER_VERBS", "Graph", "load_recipe", "run_recipe"]
 SHIPPED = Path(__file__).parents[1] / "configs" / "recipes"
-TRAINER_VERBS = ("fit", "validate", "test", "predict")
-FUNCTIONS = {
-    "build_sounds": "earwitness.datamodules.corpora.sounds",
-    "build_spoken_digits": "earwitness.datamodules.corpora.spoken_digits",
-    "shard": "earwitness.datamodules.shards.packing",
-    "build_index": "earwitness.datamodules.shards.index",
-    "build_tiny": "earwitness.lightning_modules.policy.tiny",
-    "label": "earwitness.curriculum.contribution.labels",
-    "evaluate": "earwitness.curriculum.evaluation.evaluate",
-    "build_report": "earwitness.reports.run_page",
-}
 
 
 def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
@@ -84,168 +65,43 @@ def _known_override(spec: DictConfig, key: str, path: Path) -> None:
         node = None if OmegaConf.is_missing(node, part) or OmegaConf.is_interpolation(node, part) else node[part]
 
 
-def run_recipe(recipe: str, overrides: Sequence[str] = (), dry_run: bool = False) -> None:
+def run_recipe(recipe: str, overrides: Sequence[str] = (), dry_run: bool = False, jobs: int = 1) -> None:
     """Checks all steps, then runs those that are not done; prints one line per step and what it found.
 
-    recipe: a YAML file or a shipped name. overrides: words like `steps.grpo.threads=1`. dry_run: only lists the steps.
+    recipe: a YAML file or a shipped name. overrides: words like `steps.grpo.threads=1`. dry_run: only says of each step
+    whether it would run, and why. jobs: how many steps may run at a time.
     Raises InputError before the first step starts where any step has a wrong key or value, or reads a path that is not
     there and that no step before it writes.
     """
     spec, origin = load_recipe(recipe, overrides)
     if not spec.get("out"):
         raise InputError(f"{origin}: a recipe names its folder, `out`")
-    steps = {name: Step(name, step, Path(spec["out"]), origin) for name, step in spec["steps"].items()}
-    chain, written = hashlib.blake2b(__version__.encode(), digest_size=8), Written()
-    for name, step in steps.items():
-        chain.update(json.dumps([name, spec["steps"][name]], sort_keys=True).encode())
-        step.fingerprint = chain.hexdigest()
-        if not step.done:  # what a step that is done read may be gone by now
-            step.check_paths(written)
-    say(f"{spec.get('name', origin)}: {len(steps)} steps into {spec['out']}/", flush=True)
+    if jobs < 1:
+        raise InputError(f"--jobs must be at least 1, got {jobs}")
+    graph = Graph(spec["steps"], spec["out"], origin)
+    head = f"{spec.get('name', origin)}: {len(graph.steps)} steps into {spec['out']}/"
     if dry_run:
-        say("\n".join(f"  {name}: {step.verb}" for name, step in steps.items()))
+        say("\n".join([head, *told(graph.explain(), graph)]))
         return
+    graph.explain()
+    say(head, flush=True)
     started = time.monotonic()
-    with alone_in(spec["out"], "running"):
-        for number, step in enumerate(steps.values(), 1):
-            step.run(f"[{number:>2}/{len(steps)}] {step.name:<18}")
+    graph.run(jobs)
     say(f"finished in {time.monotonic() - started:.0f} s", flush=True)
-    for step in steps.values():
+    for step in graph.steps.values():
         if step.verb == "build_report":
             from ..reports.run_page import show
 
-            show(step.given["results"], step.given.get("out"))
+            show(step.spec["results"], step.spec.get("out"))
 
 
-class Step:
-    """One step of a recipe; its verb and all its arguments are known to be right.
-
-    verb: of `do`. given: its arguments; for a trainer verb the whole configuration, defaults included. fingerprint: of
-    its text and that of all steps before it.
-    """
-
-    def __init__(self, name: str, spec: Any, out: Path, origin: str) -> None:
-        spec = mapping(spec, f"{origin}: step {name!r}")
-        if not is_name(name) or name.startswith("."):
-            raise InputError(f"{origin}: a step's name is letters, digits, - _ and ., got {name!r:.80}")
-        self.name, self.where, self.folder = name, f"{origin}: step {name!r}: ", out / name
-        self.record, self.fingerprint = out / ".steps" / f"{name}.json", ""
-        self.verb, self.spec = spec.pop("do", None), spec
-        self.trains = self.verb in TRAINER_VERBS
-        self.given = self._checked_trainer() if self.trains else self._checked_function()
-
-    def _checked_function(self) -> dict[str, Any]:
-        if not isinstance(self.verb, str):
-            raise InputError(f"{self.where}`do` must name a verb, got {self.verb!r}")
-        found = function_named(self.verb, FUNCTIONS | dict.fromkeys(TRAINER_VERBS, ""), f"{self.where}do")
-        self.function: Callable[..., Any] = found if callable(found) else getattr(import_module(found), self.verb)
-        given = arguments(self.function, _present_spelling(self.verb, self.spec), self.where)
-        if self.verb == "evaluate" and given.get("curriculum") is not None:
-            checked_curriculum(given["curriculum"], f"{self.where}curriculum")
-        return given
-
-    def _checked_trainer(self) -> dict[str, Any]:
-        from .trainer import check
-
-        with tempfile.TemporaryDirectory() as scratch:
-            config = Path(scratch) / "config.yaml"
-            write_text(config, OmegaConf.to_yaml(OmegaConf.create(hidden_in(self.spec))), private=True)
-            try:
-                return check([self.verb, "--config", str(config)])
-            except InputError as error:
-                raise type(error)(self.where + str(error)) from error
-
-    def check_paths(self, written: Written) -> None:
-        """Raises InputError for a path that is not there and not `written` before; adds what this step writes."""
-        ours = self.verb in FUNCTIONS
-        reads = trainer_reads(self.verb, self.given) if self.trains else function_reads(self.given if ours else {})
-        if missing := missing_path(reads, written):
-            raise InputError(self.where + missing)
-        if self.trains:
-            written.add_trainer(self.given)
-        else:
-            written.add_function(self.verb, self.given, ours)
-
-    @property
-    def done(self) -> bool:
-        """Whether it ran to its end before, with the same arguments after the same steps."""
-        return bool(self.fingerprint) and self._recorded().get("fingerprint") == self.fingerprint
-
-    def _recorded(self) -> dict[str, Any]:
-        record = read_json(self.record) if self.record.is_file() else {}
-        return record if isinstance(record, dict) else {}
-
-    def run(self, head: str) -> None:
-        """Runs the step unless it is done, and records that it is; head: how its printed lines begin."""
-        before = self._recorded()
-        if self.done:
-            say(f"{head} done before    {_shown(before['result'])}", flush=True)
-            return
-        say(f"{head} {self.verb} ...", flush=True)
-        begin = time.monotonic()
-        if before.get("started") != self.fingerprint:
-            self._move_aside()
-        _write(self.record, {"started": self.fingerprint})
-        result: Any = None
-        if self.trains:
-            self._train()
-        else:
-            result = self.function(**self.given)
-        seconds = time.monotonic() - begin
-        _write(self.record, {"fingerprint": self.fingerprint, "seconds": round(seconds, 1), "result": result})
-        say(f"{head} {seconds:6.1f} s       {_shown(result)}", flush=True)
-
-    def _move_aside(self) -> None:
-        """Checkpoints of other arguments are not continued. Done before this start is recorded: no kill mixes them."""
-        if self.verb != "fit":
-            return
-        from ..lightning_modules.checkpoints.folders import moved_aside
-        from .continuing import checkpoints_folder
-
-        folder = checkpoints_folder(self.spec)
-        aside = None if folder is None else moved_aside(folder)
-        if aside is not None:
-            say(f"  {folder} is of another configuration of this step, and now {aside}", flush=True)
-
-    def _train(self) -> None:
-        """Runs a trainer verb: in this process for one device, in one of its own for more, as launchers fork it.
-
-        A run that a signal ended ends the recipe with the same code, 143 after SIGTERM.
-        """
-        config = self.folder / "config.yaml"
-        spec = OmegaConf.create({"paths": {"out": str(self.folder)}} | hidden_in(self.spec))
-        write_text(config, OmegaConf.to_yaml(spec), private=True)
-        words = [self.verb, "--config", str(config)]
-        if self.spec.get("trainer", {}).get("devices", 1) in (1, "1"):
-            from .trainer import main
-
-            main(words)
-            return
-        code = forwarded([sys.executable, "-m", "earwitness", *words])
-        if code > 128:
-            raise SystemExit(code)
-        if code:
-            raise InputError(f"{config}: {self.verb} ended with code {code}; its messages are above")
-
-
-def _present_spelling(verb: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a step with `column_map` and `layout` of earlier recipes where they are now, in `fields`."""
-    if verb != "shard":
-        return dict(spec)
-    older = {"column_map": "columns", "layout": "layout"}
-    fields = {older[name]: value for name, value in spec.items() if name in older and value is not None}
-    given = {name: value for name, value in spec.items() if name not in older}
-    return given | {"fields": (given.get("fields") or {}) | fields} if fields else given
-
-
-def _shown(result: Any) -> str:
-    """What a step returned, for a printed line."""
-    if isinstance(result, dict):
-        return ", ".join(f"{key} {value}" for key, value in result.items())
-    return str(result or "")
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON whole or not at all, so that a record is never half there."""
-    plain = json.loads(json.dumps(content, default=str))  # a lab's function may return anything
-    write_text(path, json.dumps(hidden_in(plain), indent=1), private=True)
+def told(found: Sequence[tuple[str, str, str]], graph: Graph) -> list[str]:
+    """The lines of a dry run: each step with its verb, whether it would run and why, and their sum."""
+    names = [f"{name}: {graph.steps[name].verb}" for name, *_ in found]
+    width = max(map(len, names), default=0)
+    lines = [
+        f"  {name:<{width}}  {what}{f': {why}' if why else ''}"
+        for name, (_, what, why) in zip(names, found, strict=True)
+    ]
+    runs = sum(what == "runs" for _, what, _ in found)
+    return [*lines, f"{runs} of {len(found)} steps would run"]

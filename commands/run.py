@@ -9,11 +9,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("recipe", help="YAML file, or the name of a shipped recipe (demo, spoken_digits, grpo_alone)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=2 steps.grpo.threads=1")
-    parser.add_argument("--dry-run", action="store_true", help="checks every step, lists them, and runs nothing")
+    parser.add_argument("--dry-run", action="store_true", help="says which steps would run and why, and runs nothing")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="steps that may run side by side (1)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the recipe; see `run_recipe`."""
     from .recipe import run_recipe
 
-    run_recipe(args.recipe, args.overrides, dry_run=args.dry_run)
+    run_recipe(args.recipe, args.overrides, dry_run=args.dry_run, jobs=args.jobs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,18 +137,29 @@ def read_curriculum(name: str) -> dict[str, Any]:
     InputError where there is no such file or mapping, or an override leads nowhere.
     """
     words: list[str] = []
-    for _ in range(2):  # the file of a trainer or a recipe may name another one
-        name, nearer = split_name(name)
+    for path, chosen, nearer in _chosen(name):
         words = nearer + words
+        if isinstance(chosen, DictConfig):
+            return overridden(resolved(chosen, path), words)
+    raise InputError(f"{path}: `curriculum` must be a mapping")
+
+
+def curriculum_files(name: str) -> list[Path]:
+    """The files that `read_curriculum` reads for this name. InputError where one is not there."""
+    return [path for path, *_ in _chosen(name)]
+
+
+def _chosen(name: str) -> Iterator[tuple[Path, Any, list[str]]]:
+    """(file, what it has for a curriculum, overrides) of a name; a trainer's or a recipe's file may name another."""
+    for _ in range(2):
+        name, nearer = split_name(name)
         path = find_file(name)
         spec = read_yaml(path)
         chosen = next((found for key in _KEYS if (found := _at(spec, key, path)) is not None), spec)
-        if isinstance(chosen, DictConfig):
-            return overridden(resolved(chosen, path), words)
+        yield path, chosen, nearer
         if not isinstance(chosen, str):
-            break
+            return
         name = chosen
-    raise InputError(f"{path}: `curriculum` must be a mapping")
 
 
 def _at(spec: DictConfig, key: str, path: Path) -> Any:

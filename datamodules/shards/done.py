@@ -17,7 +17,7 @@ from ...curriculum.table import read_arrow, write_arrow
 from ...errors import InputError
 from .spool import Spool, paths
 
-_ABOUT = b"earwitness"
+_ABOUT, _RECORD = b"earwitness", "packing.arrow"
 
 
 def stamp(path: Path) -> tuple[int, int] | str:
@@ -29,12 +29,21 @@ def stamp(path: Path) -> tuple[int, int] | str:
     return state.st_size, state.st_mtime_ns
 
 
+def packed_recordings(folder: str | Path, root: str | Path) -> list[str]:
+    """The recordings that a finished packing into the folder read, none where that is not known; root: their folder."""
+    try:
+        names = read_arrow(Path(folder) / _RECORD).column("path").to_pylist()
+    except (InputError, pa.ArrowException, OSError, LookupError, ValueError):
+        return []
+    return [str(Path(root) / name) for name in names if name]
+
+
 class Done:
     """The record of one packing into a folder. made_of: hash of its arguments. root: folder of the recordings."""
 
     def __init__(self, folder: Path, made_of: str, root: str) -> None:
         self.folder, self.made_of, self.root = folder, made_of, Path(root)
-        self.file = folder / "packing.arrow"
+        self.file = folder / _RECORD
         self.paths = pa.array([], pa.string())
         self.stamps = ""
 

@@ -190,14 +190,16 @@ def test_a_labs_function_is_a_step_and_what_it_writes_is_there_for_later_ones(cl
     assert "[ 1/3] clean" in said and f"lines 2, folder {out}/clean" in said
 
 
-def test_what_a_done_step_read_may_be_gone_and_what_it_wrote_may_not(cleaning) -> None:
+def test_what_a_done_step_read_may_be_gone_and_what_it_wrote_is_written_again(cleaning, capsys) -> None:
     for _ in range(2):
         with pytest.raises(InputError, match=r"again/questions\.jsonl"):
             run_recipe(str(cleaning))
         (cleaning.parent / "lines.txt").unlink(missing_ok=True)
     (cleaning.parent / "out" / "again" / "questions.jsonl").unlink()
-    with pytest.raises(InputError, match=r"step 'shards': annotations: .*/questions\.jsonl is not there, and no step"):
+    with pytest.raises(InputError, match=r"again/questions\.jsonl:1: not JSON"):
         run_recipe(str(cleaning))
+    said = capsys.readouterr().out
+    assert "again/questions.jsonl is missing)" in said and said.count("] clean              done before ") == 2
 
 
 @pytest.mark.parametrize(
