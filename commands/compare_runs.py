@@ -72,8 +72,9 @@ def _explain(prepared: Prepared) -> None:
     say("")
     counts: Counter[str] = Counter()
     for name, state, why in graph.explain():
-        users = list(dict.fromkeys(run.arm for run in prepared.expansion.users(name)))
-        whose = "all arms" if len(users) == len(prepared.arms) > 1 else ", ".join(users)
+        users = prepared.expansion.users(name)
+        arms = list(dict.fromkeys(run.arm for run in users))
+        whose = "all arms" if len(arms) == len(prepared.arms) > 1 else users[0].name if len(users) == 1 else ", ".join(arms)
         counts[state] += 1
         say(f"  {name:<28} {state:<5} {why or 'done before'}   ({whose})")
     say(", ".join(f"{count} {state}" for state, count in counts.items()))
@@ -100,7 +101,7 @@ def _run(prepared: Prepared, steps: Mapping[str, Any], part: str | None, jobs: i
     with ExitStack() as alone:
         for name in [SHARED, *prepared.arms] if part is None else [part]:
             alone.enter_context(alone_in(prepared.out, f"running-{name}"))
-        graph.run(jobs, f"running-{part}-steps" if part else "running")
+        graph.run(jobs, alone=part is None)
 
 
 def _show_table(prepared: Prepared) -> None:

@@ -167,8 +167,10 @@ def show_sheet(prepared: Prepared) -> None:
     if prepared.sheet is not None:
         if prepared.stood_in:
             say("planned over a made-up table with AudioMCQ's published counts, as the recipe's own is not there")
-        say("\n".join(comparison_lines(prepared.sheet | {"differences": {}})))
-    say("\n".join(sheet_lines(prepared.found, prepared.declared, list(prepared.arms))))
+        overlap = [one for one in prepared.sheet["overlap"] if prepared.reference in one["arms"]]
+        say("\n".join(comparison_lines(prepared.sheet | {"differences": {}, "overlap": overlap})))
+    planned = prepared.sheet is not None
+    say("\n".join(sheet_lines(prepared.found, prepared.declared, list(prepared.arms), planned)), flush=True)
     undeclared = [one for one in prepared.found if one.by is None]
     if undeclared:
         more = f" ({len(undeclared) - 1} more are listed above)" if len(undeclared) > 1 else ""

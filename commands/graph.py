@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -159,14 +160,15 @@ class Graph:
         record.write(self.folder / f"{name}.json")
         self.hashes.save()
 
-    def run(self, jobs: int = 1) -> None:
+    def run(self, jobs: int = 1, alone: bool = True) -> None:
         """Runs the steps that are not done, `jobs` of them at a time; prints a line for each.
 
+        alone: whether no other process may run steps in this folder; whoever says no sees to it that they are others.
         What one step raises ends the run: others that are running come to their end, none is started. Raises
         InputError, before the first step, for what `explain` raises it for, and where another process runs here.
         """
         self.explain()
-        with alone_in(self.out, "running"):
+        with alone_in(self.out, "running") if alone else nullcontext():
             if (self.folder / SERVED).exists():  # those of a run that was killed are ending
                 with locked(self.folder / SERVED):
                     pass

@@ -232,5 +232,9 @@ def comparison_lines(sheet: Mapping[str, Any]) -> list[str]:
     for entry in sheet["overlap"]:
         arms = " and ".join(entry["arms"])
         out.append(f"  {entry['stage']}: {arms}: {entry['jaccard']:.3f} ({entry['shared']:,} rows)")
-    notes = [f"note: {name}: {doubt}" for name, arm in sheet["arms"].items() for doubt in arm["doubts"]]
+    arms_of_doubt: dict[str, list[str]] = {}
+    for name, arm in sheet["arms"].items():
+        for doubt in arm["doubts"]:
+            arms_of_doubt.setdefault(doubt, []).append(name)
+    notes = [f"note: {', '.join(names)}: {doubt}" for doubt, names in arms_of_doubt.items()]
     return out + ([""] if notes else []) + notes

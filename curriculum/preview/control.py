@@ -59,9 +59,10 @@ def planned_differences(
     """What is not the same in numbers: totals (`totals.steps`) against the first arm's, rows (`rows.sft`) of any two.
 
     sheet: of `compare`. Totals count that are matched, or all but tokens where nothing is. Rows count where two arms
-    have the same stage in the same words, and yet other rows, or another order of them.
+    have the same stage in the same words over the same cells, and yet other rows, or another order of them.
     """
     first = next(iter(sheet["totals"]))
+    common = {(*one["arms"], one["stage"]): one for one in sheet["overlap"]}
     units = ("samples", "steps", "flops") if sheet["match"] == "none" else (sheet["match"],)
     found: list[Difference] = []
     for name, total in sheet["totals"].items():
@@ -71,11 +72,15 @@ def planned_differences(
                 by = covered(f"totals.{unit}", declared.get(name, ()))
                 found.append(Difference(first, name, f"totals.{unit}", a, b, by))
     for a, b in combinations(sheet["order"], 2):
+        if any(curricula[a].get(key) != curricula[b].get(key) for key in ("seed", "cells", "columns")):
+            continue  # those are other rows by declaration
         one, other = (_stages(curricula[name]) for name in (a, b))
         for stage, order in sheet["order"][a].items():
-            if stage in sheet["order"][b] and one.get(stage) == other.get(stage) and order != sheet["order"][b][stage]:
+            if one.get(stage) == other.get(stage) is not None and order != sheet["order"][b].get(stage):
+                rows, shared = sheet["arms"][a]["stages"][stage]["rows"], common[a, b, stage]["shared"]
+                what = "the same in another order" if shared == rows else f"{shared:,} of them, and others"
                 by = covered(f"rows.{stage}", [*declared.get(a, ()), *declared.get(b, ())])
-                found.append(Difference(a, b, f"rows.{stage}", order, sheet["order"][b][stage], by))
+                found.append(Difference(a, b, f"rows.{stage}", f"{rows:,} questions", what, by))
     return found
 
 
@@ -96,9 +101,9 @@ def unused(found: Sequence[Difference], declared: Mapping[str, Sequence[str]]) -
 
 
 def sheet_lines(
-    found: Sequence[Difference], declared: Mapping[str, Sequence[str]], arms: Sequence[str]
+    found: Sequence[Difference], declared: Mapping[str, Sequence[str]], arms: Sequence[str], planned: bool
 ) -> list[str]:
-    """The differences as text for a terminal: what is declared, and with a cross what is not."""
+    """The differences as text for a terminal: what is declared, and what is not; planned: whether all are known."""
     lines = ["", f"differences from {arms[0]}"]
     for name in arms[1:]:
         own = [one for one in found if one.other == name]
@@ -109,7 +114,8 @@ def sheet_lines(
             lines.append(f"    {one.key}: {_short(one.value)} -> {_short(one.other_value)}{other}   {mark}")
     left = [one for one in found if one.by is None]
     lines.append(f"{len(left)} of {len(found)} differences are not declared" if left else "no unintended difference")
-    lines += [f"note: {key} is declared, and no arm differs in it" for key in unused(found, declared)]
+    if planned:
+        lines += [f"note: {key} is declared, and no arm differs in it" for key in unused(found, declared)]
     return lines
 
 
