@@ -96,7 +96,7 @@ def _accuracy(asked: Asked, arm: str, label: str) -> dict[str, Any]:
     rows, trials = asked.rows(label), asked.of(arm)
     cluster = asked.cluster[rows]
     before, after = (_mean(trials, name)[rows] for name in ("before", "after"))
-    gain, p = tested(after - before, cluster)
+    gain, p = mean_and_p(after - before, cluster)
     return {
         "arm": arm,
         "benchmark": asked.benchmark,
@@ -120,7 +120,7 @@ def _contrast(asked: Asked, arm: str, reference: str, label: str) -> dict[str, A
     seeds = {(t.train, t.draw) for t in asked.of(arm)} & {(t.train, t.draw) for t in asked.of(reference)}
     own, other = asked.of(arm, seeds), asked.of(reference, seeds)
     delta = _mean(own, "after")[rows] - _mean(other, "after")[rows] if seeds else np.zeros(0)
-    difference, p = tested(delta, asked.cluster[rows] if seeds else np.zeros(0, np.uint64))
+    difference, p = mean_and_p(delta, asked.cluster[rows] if seeds else np.zeros(0, np.uint64))
     found: dict[str, Any] = {"arm": arm, "reference": reference, "benchmark": asked.benchmark, "label": label}
     found |= {"questions": int(rows.sum()) if seeds else 0, "seeds": len(seeds), "difference": difference, "p": p}
     if len(seeds) == 1:  # with one run of each, the exact test of the questions themselves
@@ -164,7 +164,7 @@ def interaction(gain: Floats, weak: Bools, strong: Bools, cluster: Hashes) -> tu
     return [value, value - Z95 * error, value + Z95 * error], two_sided(value, error)
 
 
-def tested(delta: Floats, cluster: Hashes) -> tuple[list[float], float]:
+def mean_and_p(delta: Floats, cluster: Hashes) -> tuple[list[float], float]:
     """The mean of [N] differences as (mean, low, high) at 95 %, and its two-sided p by the normal distribution.
 
     cluster: [N]. Of fewer than two clusters there is no interval, and p is 1; where all clusters are alike, p is that of
