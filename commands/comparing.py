@@ -26,7 +26,16 @@ from ..curriculum.table import Table, read_table
 from ..errors import InputError
 from .evaluation_results import finite
 from .expansion import Expansion, RunOf, expanded
-from .experiment import Arm, Experiment, arms_of_experiment, read_experiment, trained_by, with_curriculum, with_seeds
+from .experiment import (
+    Arm,
+    Experiment,
+    arms_of_experiment,
+    data_of,
+    read_experiment,
+    trained_by,
+    with_curriculum,
+    with_seeds,
+)
 from .experiment_results import asked_of
 from .leaving_out import absent_stages, without
 
@@ -151,7 +160,7 @@ def _data(prepared: Prepared) -> dict[str, Any]:
     for run, places in prepared.expansion.places.items():
         for name, step in prepared.arms[run.arm].recipe["steps"].items():
             if name in places and trained_by(step, prepared.arms[run.arm].curriculum) is not None:
-                return dict(prepared.expansion.steps[places[name]]["data"]["init_args"])
+                return data_of(prepared.expansion.steps[places[name]])
     raise InputError(f"{prepared.path}: no step of the recipe trains on its `curriculum`; there is nothing to compare")
 
 

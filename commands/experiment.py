@@ -179,17 +179,13 @@ def with_seeds(arm: Arm, train: int, draw: int) -> dict[str, Any]:
     """
     recipe = deepcopy(arm.recipe)
     recipe["curriculum"] = recipe["curriculum"] | {"seed": draw}
-    for name, step in recipe["steps"].items():
+    for step in recipe["steps"].values():
         where = trained_by(step, arm.curriculum)
         if where is not None:
             where["curriculum"] = decided_by(recipe["curriculum"], str(where.get("stage")))
-            step["seed_everything"] = train
-            step["data"]["init_args"]["seed"] = train
-            model = (step.get("model") or {}).get("init_args") or {}
-            if isinstance(model.get("rollout"), dict):
-                model["rollout"]["seed"] = train
-        elif (step.get("curriculum") if isinstance(step, dict) else None) == arm.curriculum:
-            recipe["steps"][name]["curriculum"] = recipe["curriculum"]
+            _seed(step, train)
+        elif isinstance(step, dict) and step.get("curriculum") == arm.curriculum:
+            step["curriculum"] = recipe["curriculum"]
     return recipe
 
 
@@ -207,11 +203,33 @@ def with_curriculum(arm: Arm, curriculum: Mapping[str, Any]) -> Arm:
 
 
 def trained_by(step: Any, curriculum: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The `training` of a step that trains on a stage of this curriculum; None for any other step."""
-    if not isinstance(step, dict) or step.get("do") != "fit":
+    """Where a step that trains a stage of this curriculum has the two; None for any other step.
+
+    That is the `training` of `fit`, or the arguments `curriculum` and `stage` of a function of a lab's own.
+    """
+    if not isinstance(step, dict):
         return None
-    training = ((step.get("data") or {}).get("init_args") or {}).get("training")
+    data = data_of(step)
+    training = data.get("training") if step.get("do") == "fit" else data if "stage" in data else None
     return training if isinstance(training, dict) and training.get("curriculum") == curriculum else None
+
+
+def data_of(step: dict[str, Any]) -> dict[str, Any]:
+    """What the data of a step are given: the arguments of a trainer's data module, or those of a function."""
+    if step.get("do") != "fit":
+        return step
+    data = (step.get("data") or {}).get("init_args")
+    return data if isinstance(data, dict) else {}
+
+
+def _seed(step: dict[str, Any], seed: int) -> None:
+    """Sets the seeds of a step that trains: of the trainer, of its data and its rollouts; `seed` of a function."""
+    data_of(step)["seed"] = seed
+    if step.get("do") == "fit":
+        step["seed_everything"] = seed
+        model = (step.get("model") or {}).get("init_args") or {}
+        if isinstance(model.get("rollout"), dict):
+            model["rollout"]["seed"] = seed
 
 
 def _base(experiment: Experiment, path: Path) -> tuple[DictConfig, str]:

@@ -44,7 +44,7 @@ def without(steps: Mapping[str, Any], gone: list[str], base: Mapping[str, Any]) 
             start[name] = None if checkpoint is None else _moved(checkpoint, owned, start, name)
             continue
         lost = {rest for rest, owner in owned.items() if owner in start}
-        if lost and whole.get("do") == "fit":
+        if lost and (whole.get("do") == "fit" or "stage" in whole):
             kept[name] = _restarted(whole, owned, start, name)
         elif lost and ((left := _pruned(whole, lost)) is _GONE or _scalar_lost(whole, lost)):
             start[name] = None
@@ -54,7 +54,9 @@ def without(steps: Mapping[str, Any], gone: list[str], base: Mapping[str, Any]) 
 
 
 def _checkpoint(step: Any) -> str | None:
-    """The model that a step trains or asks."""
+    """The model that a step trains or asks; of a function its argument `checkpoint`."""
+    if isinstance(step, Mapping) and isinstance(step.get("checkpoint"), str):
+        return str(step["checkpoint"])
     node = step
     for key in ("model", "init_args", "policy", "init_args", "checkpoint"):
         node = node.get(key) if isinstance(node, Mapping) else None
