@@ -8,7 +8,7 @@ import os
 import select
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType, TracebackType
 from typing import NoReturn
 
@@ -80,12 +80,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if os.getcwd() not in sys.path:  # functions of the user's, beside his files; behind everything that is installed
         sys.path.append(os.getcwd())
-    sys.excepthook = _trace
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started this
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+    guarded(lambda: _run(argv))
+
+
+def guarded(act: Callable[[], None]) -> None:
+    """Runs something as a command: what ends it is one line on stderr and an exit code, as `main` says."""
+    sys.excepthook = _trace
     try:
-        _run(argv)
+        act()
         sys.stdout.flush()
     except InputError as error:
         if os.environ.get("EARWITNESS_TRACEBACK"):

@@ -40,7 +40,7 @@ class Graph:
     """
 
     def __init__(self, steps: Mapping[str, Any], out: str | Path, origin: str) -> None:
-        self.out = Path(out)
+        self.out, self.origin, self._explained = Path(out), origin, False
         self.folder = self.out / ".steps"
         self.steps = {name: Step(name, spec, self.out, origin) for name, spec in steps.items()}
         self.hashes = Hashes(self.folder / "hashes.json")
@@ -65,6 +65,7 @@ class Graph:
         A step behind one that runs will still not run where that one leaves the same bytes as before. Raises InputError
         where a step that runs has a wrong argument, or reads a path that is not there and that nothing writes before.
         """
+        self._explained = True
         found: list[tuple[str, str, str]] = []
         running: dict[str, Step] = {}
         for name, step in self.steps.items():
@@ -167,7 +168,8 @@ class Graph:
         What one step raises ends the run: others that are running come to their end, none is started. Raises
         InputError, before the first step, for what `explain` raises it for, and where another process runs here.
         """
-        self.explain()
+        if not self._explained:
+            self.explain()
         with alone_in(self.out, "running") if alone else nullcontext():
             if (self.folder / SERVED).exists():  # those of a run that was killed are ending
                 with locked(self.folder / SERVED):

@@ -76,7 +76,7 @@ class Step:
         self.trains, self.ours = self.verb in TRAINER_VERBS, self.verb in FUNCTIONS
         declared = {key: spec.pop(key) for key in DECLARED if key in spec}
         if not self.trains and not self.ours:  # a lab's function may have arguments of these names
-            taken = _names(self.function)
+            taken = _names(self.function) if declared else set()
             self.spec = spec | {key: value for key, value in declared.items() if key in taken}
         else:
             self.spec = spec
