@@ -1,4 +1,4 @@
-"""`earwitness compare`: the arms of an experiment, what they differ in, their runs, and the table of what they brought."""
+"""`earwitness compare`: the arms of an experiment, what they differ in, their runs, and what they brought."""
 
 from __future__ import annotations
 

@@ -19,7 +19,9 @@ def table_lines(whole: Mapping[str, Any]) -> list[str]:
             first = number == 0 or accuracy[number - 1]["arm"] != row["arm"]
             sds = ", ".join(f"{axis} {100 * one['sd']:.1f}" for axis, one in row["spread"]["after"].items())
             numbers = [share(row["before"]), share(row["after"]), _points(row["gain"]), f"{row['p_holm']:.2g}"]
-            rows.append([row["arm"] if first else "", row["label"], f"{row['questions']:,}", *numbers, sds or "one run"])
+            rows.append(
+                [row["arm"] if first else "", row["label"], f"{row['questions']:,}", *numbers, sds or "one run"]
+            )
         out += ["", name, *_aligned(rows)]
         contrasts = [row for row in results["contrasts"] if row["benchmark"] == name]
         if contrasts:
@@ -37,7 +39,9 @@ def table_lines(whole: Mapping[str, Any]) -> list[str]:
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return [
-        "  ".join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 from collections import Counter
@@ -16,7 +17,7 @@ from ..boundary.words import say
 from ..configs.plugins import nearest
 from ..errors import InputError
 from .compare_lines import table_lines
-from .comparing import SHARED, Prepared, plan_arms, prepare, show_sheet, table_steps, write_table
+from .comparing import SHARED, Prepared, prepare, show_sheet, table_steps, words_of, write_table
 from .graph import Graph
 
 
@@ -39,7 +40,7 @@ def compare_arms(args: argparse.Namespace) -> None:
                 f"{prepared.path}: budgets and rows are not known before the labels are there; run --only shared first"
             )
         say("\nthe questions that arms share are not known before the labels are there; these steps first")
-        _run(prepared, table_steps(prepared), SHARED, 1)
+        _run(prepared, table_steps(prepared), SHARED, args.jobs)
         prepared = prepare(args.experiment, args.overrides, args.out)
         show_sheet(prepared)
     write_text(prepared.out / "arms.json", _arms_json(prepared))
@@ -74,7 +75,9 @@ def _explain(prepared: Prepared) -> None:
     for name, state, why in graph.explain():
         users = prepared.expansion.users(name)
         arms = list(dict.fromkeys(run.arm for run in users))
-        whose = "all arms" if len(arms) == len(prepared.arms) > 1 else users[0].name if len(users) == 1 else ", ".join(arms)
+        whose = (
+            "all arms" if len(arms) == len(prepared.arms) > 1 else users[0].name if len(users) == 1 else ", ".join(arms)
+        )
         counts[state] += 1
         say(f"  {name:<28} {state:<5} {why or 'done before'}   ({whose})")
     say(", ".join(f"{count} {state}" for state, count in counts.items()))
@@ -90,7 +93,9 @@ def _run_only(prepared: Prepared, only: str, jobs: int) -> None:
     shared = set(expansion.shared)
     states = {name: state for name, state, _ in Graph(steps, prepared.out, str(prepared.path)).explain()}
     if missing := [name for name in steps if name in shared and states[name] != "done"]:
-        raise InputError(f"{prepared.out}: {missing[0]} is needed by several arms and not done; run --only shared first")
+        raise InputError(
+            f"{prepared.out}: {missing[0]} is needed by several arms and not done; run --only shared first"
+        )
     _run(prepared, {name: step for name, step in steps.items() if name not in shared}, only, jobs)
     say("the table of all arms: the same command without --only")
 
@@ -111,8 +116,6 @@ def _show_table(prepared: Prepared) -> None:
 
 
 def _arms_json(prepared: Prepared) -> str:
-    import json
-
     runs = [{**run._asdict(), "steps": places} for run, places in prepared.expansion.places.items()]
     return json.dumps({"experiment": str(prepared.path), "runs": runs}, indent=1) + "\n"
 
@@ -124,15 +127,9 @@ def write_launch_files(prepared: Prepared, args: argparse.Namespace) -> list[Pat
     for number, part in enumerate([SHARED, *prepared.arms]):
         path = folder / (f"0_{SHARED}.sh" if number == 0 else f"{part}.sh")
         say_first = "comes first" if number == 0 else f"after 0_{SHARED}.sh; arms may run at the same time"
-        command = shlex.join(words_of(args, prepared, part))
+        command = shlex.join(words_of(prepared, args.experiment, args.overrides, part))
         lines = ["#!/usr/bin/env bash", f"# {part}: {say_first}", "set -euo pipefail", f"cd {shlex.quote(os.getcwd())}"]
         write_text(path, "\n".join([*lines, f"exec {command}"]) + "\n")
         path.chmod(0o755)
         written.append(path)
     return written
-
-
-def words_of(args: argparse.Namespace, prepared: Prepared, part: str) -> list[str]:
-    """The command that runs one arm, or the shared steps."""
-    name = str(prepared.path.resolve()) if Path(args.experiment).is_file() else args.experiment
-    return ["earwitness", "compare", name, *args.overrides, "--out", str(prepared.out), "--only", part]

@@ -26,16 +26,8 @@ from ..curriculum.table import Table, read_table
 from ..errors import InputError
 from .evaluation_results import finite
 from .expansion import Expansion, RunOf, expanded
-from .experiment import (
-    Arm,
-    Experiment,
-    arms_of_experiment,
-    data_of,
-    read_experiment,
-    trained_by,
-    with_curriculum,
-    with_seeds,
-)
+from .experiment import Experiment, read_experiment
+from .experiment_arms import Arm, arms_of_experiment, data_of, trained_by, with_curriculum, with_seeds
 from .experiment_results import asked_of
 from .leaving_out import absent_stages, without
 
@@ -190,7 +182,7 @@ def write_table(prepared: Prepared) -> dict[str, Any]:
     """Compares what the runs answered; writes comparison.json, .csv and .html and returns the content of the first."""
     experiment, expansion = prepared.experiment, prepared.expansion
     results = compared(asked_of(expansion, experiment.cluster), prepared.reference, experiment.family)
-    whole = {
+    whole: dict[str, Any] = {
         "title": experiment.title or f"Experiment {experiment.name or prepared.path.stem}",
         "experiment": str(prepared.path),
         "arms": list(prepared.arms),
@@ -232,3 +224,9 @@ def _csv(results: Mapping[str, Any]) -> str:
         key = [row["arm"], row["benchmark"], "strong minus weak", sum(row["questions"])]
         rows.writerow(["change", *key, *row["interaction"], row["p"], row["p_holm"]])
     return text.getvalue()
+
+
+def words_of(prepared: Prepared, given: str, overrides: Sequence[str], part: str) -> list[str]:
+    """The command that runs one arm, or the shared steps; given: name of the experiment as it was given."""
+    name = str(prepared.path.resolve()) if Path(given).is_file() else given
+    return ["earwitness", "compare", name, *overrides, "--out", str(prepared.out), "--only", part]

@@ -1,9 +1,9 @@
 """Controls of an experiment: arms that break one thing of another arm, to show what its result is due to.
 
-    label_permuted       labels change places within each source: is it the label?
-    random_split         labels change places among all labelled questions: stages of the same sizes, dealt at random
-    source_matched       both stages have the table's mix of sources: is it the source?
-    jury_leave_one_out   one arm per voter, whose vote is left out: is it the jury?
+label_permuted       labels change places within each source: is it the label?
+random_split         labels change places among all labelled questions: stages of the same sizes, dealt at random
+source_matched       both stages have the table's mix of sources: is it the source?
+jury_leave_one_out   one arm per voter, whose vote is left out: is it the jury?
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ class Control(NamedTuple):
 
 
 def controls_of(
-    given: Sequence[str] | Mapping[str, Any], recipe: Mapping[str, Any], curriculum: Mapping[str, Any], of: str, where: str
+    given: Sequence[str] | Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    curriculum: Mapping[str, Any],
+    of: str,
+    where: str,
 ) -> list[Control]:
     """The controls that a file asks for, as a list of names or name -> arguments; of: the arm that they change.
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from .experiment import HERE
+from .experiment_arms import HERE
 
 _PATH = re.compile(re.escape(HERE) + r"((?:/[^\s/\"'=,;]+)*)")
 
@@ -74,18 +74,24 @@ def expanded(runs: Mapping[RunOf, Mapping[str, Any]], out: str) -> Expansion:
     """
     whole = Expansion()
     for run, steps in runs.items():
-        owners, places = Owners(), {}
-        for name, step in steps.items():
-            digest = hashlib.blake2b(digest_size=4)
-            marked = rewritten(step, lambda rest, name=name: f"<{places.get(o := owners.of(rest, name), 'self')}>{rest}")  # type: ignore[misc]
-            digest.update(json.dumps([name, marked], sort_keys=True, default=str).encode())
-            places[name] = f"{name}-{digest.hexdigest()}"
-            if places[name] not in whole.steps:
-                whole.steps[places[name]] = rewritten(
-                    step, lambda rest, name=name: _located(out, places, owners.of(rest, name), rest)  # type: ignore[misc]
-                )
-        whole.places[run] = places
+        whole.places[run] = _placed(steps, out, whole.steps)
     return whole
+
+
+def _placed(steps: Mapping[str, Any], out: str, known: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Step of a recipe -> its name in the experiment; adds to `known` those that are not there yet."""
+    owners = Owners()
+    places: dict[str, str] = {}
+    for name, step in steps.items():
+        owned = {rest: owners.of(rest, name) for rest in paths_in(step)}
+        marks = {rest: f"<{places.get(owner, 'self')}>{rest}" for rest, owner in owned.items()}
+        text = json.dumps([name, rewritten(step, marks)], sort_keys=True, default=str)
+        places[name] = f"{name}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+        if places[name] not in known:
+            known[places[name]] = rewritten(
+                step, {rest: _located(out, places, owner, rest) for rest, owner in owned.items()}
+            )
+    return places
 
 
 def _located(out: str, places: Mapping[str, str], owner: str, rest: str) -> str:
@@ -118,17 +124,18 @@ class Owners:
         return self._known[rest]
 
 
-def rewritten(value: Any, place: Callable[[str], str]) -> Any:
-    """A value with each path below HERE in it replaced by what `place` makes of what follows HERE in it."""
+def rewritten(value: Any, instead: Mapping[str, str]) -> Any:
+    """A value with other paths; instead: what follows HERE in a path -> the text that the whole path becomes."""
     if isinstance(value, str):
-        return _PATH.sub(lambda found: place(found[1]), value)
+        return _PATH.sub(lambda found: instead[found[1]], value)
     if isinstance(value, Mapping):
-        return {key: rewritten(one, place) for key, one in value.items()}
-    return [rewritten(one, place) for one in value] if isinstance(value, list) else value
+        return {key: rewritten(one, instead) for key, one in value.items()}
+    return [rewritten(one, instead) for one in value] if isinstance(value, list) else value
 
 
-def reads(value: Any) -> list[str]:
-    """All paths below HERE in a value, without it."""
-    found: list[str] = []
-    rewritten(value, lambda rest: found.append(rest) or "")
-    return found
+def paths_in(value: Any) -> list[str]:
+    """All paths below HERE in a value, without it, in their order."""
+    if isinstance(value, str):
+        return _PATH.findall(value)
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return [path for one in inside for path in paths_in(one)]

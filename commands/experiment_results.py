@@ -1,4 +1,4 @@
-"""What the runs of an experiment answered, side by side: the recipe's own questions, and benchmarks where it asks any."""
+"""What the runs of an experiment answered, side by side: the recipe's own questions, and benchmarks if it asks any."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Answered(NamedTuple):
 def asked_of(expansion: Expansion, cluster: str, condition: str = "audio") -> list[Asked]:
     """What all runs answered under a condition, by benchmark; only questions that all runs have count.
 
-    cluster: "clip" or "source", what answers depend on each other by. Raises InputError where runs share no question, or
-    label them differently.
+    cluster: "clip" or "source", what answers depend on each other by. Raises InputError where runs share no question,
+    or label them differently.
     """
     found: dict[str, dict[RunOf, Answered]] = {}
     for run, places in expansion.places.items():
@@ -63,7 +63,10 @@ def _answered(step: Mapping[str, Any], cluster: str, condition: str) -> Iterator
         folders = [Path(folder) for folder in step["results"].values()]
         for path in sorted((folders[0] / "outcomes").glob("*.arrow")):
             if all((folder / "outcomes" / path.name).is_file() for folder in folders):
-                first, last = (_outcomes(folder / "outcomes" / path.name, condition, cluster) for folder in (folders[0], folders[-1]))
+                first, last = (
+                    _outcomes(folder / "outcomes" / path.name, condition, cluster)
+                    for folder in (folders[0], folders[-1])
+                )
                 shared = [uid for uid in first if uid in last]
                 if shared:
                     rows = [first[uid] for uid in shared]
@@ -114,13 +117,16 @@ def _shared(benchmark: str, runs: Mapping[RunOf, Answered]) -> Asked:
     if not len(uid):
         raise InputError(f"{benchmark}: the runs share no question; arms are compared on the same questions")
     if union > len(uid):
-        say(f"note: {benchmark}: {union - len(uid):,} of {union:,} questions were not answered by all runs; they do not count")
+        left = f"{union - len(uid):,} of {union:,} questions"
+        say(f"note: {benchmark}: {left} were not answered by all runs; they do not count")
     trials, label, cluster = [], None, every[0].cluster
     for run, one in runs.items():
         order = np.argsort(one.uid)
         rows = order[np.searchsorted(one.uid[order], uid)]
         if label is not None and not np.array_equal(label, one.label[rows]):
-            raise InputError(f"{benchmark}: {run.name} was judged by other labels; arms are compared by the same labels")
+            raise InputError(
+                f"{benchmark}: {run.name} was judged by other labels; arms are compared by the same labels"
+            )
         label, cluster = one.label[rows], one.cluster[rows]
         trials.append(Trial(run.arm, run.train, run.draw, one.before[rows], one.after[rows]))
     assert label is not None

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InputError
-from .expansion import Owners, reads, rewritten
-from .experiment import HERE, trained_by
+from .expansion import Owners, paths_in, rewritten
+from .experiment_arms import HERE, trained_by
 
 _GONE = object()
 
@@ -34,11 +34,12 @@ def without(steps: Mapping[str, Any], gone: list[str], base: Mapping[str, Any]) 
 
     Raises InputError where a step needs more of one that is gone than the model.
     """
-    owners, kept = Owners(), {}
+    owners = Owners()
+    kept: dict[str, Any] = {}
     start: dict[str, str | None] = {}  # of a step that is gone: the model that it would have started from
     for name, step in steps.items():
-        whole = base.get(name) if step is None else step
-        owned = {rest: owners.of(rest, name) for rest in reads(whole)}
+        whole: dict[str, Any] = (base.get(name) if step is None else step) or {}
+        owned = {rest: owners.of(rest, name) for rest in paths_in(whole)}
         if name in gone:
             checkpoint = _checkpoint(whole)
             start[name] = None if checkpoint is None else _moved(checkpoint, owned, start, name)
@@ -70,7 +71,9 @@ def _moved(path: str, owned: Mapping[str, str], start: Mapping[str, str | None],
         return path
     instead = start[owner]
     if instead is None:
-        raise InputError(f"step {name!r} starts from {path.removeprefix(HERE + '/')}, and its step {owner!r} is left out")
+        raise InputError(
+            f"step {name!r} starts from {path.removeprefix(HERE + '/')}, and its step {owner!r} is left out"
+        )
     return instead
 
 
@@ -80,15 +83,17 @@ def _restarted(step: Any, owned: Mapping[str, str], start: Mapping[str, str | No
     lost = {rest: owner for rest, owner in owned.items() if owner in start}
     other = [rest for rest in lost if checkpoint is None or HERE + rest != checkpoint]
     if other:
-        raise InputError(f"step {name!r} reads {other[0][1:]}, and the step {lost[other[0]]!r} that writes it is left out")
+        raise InputError(
+            f"step {name!r} reads {other[0][1:]}, and the step {lost[other[0]]!r} that writes it is left out"
+        )
     instead = _moved(str(checkpoint), owned, start, name)
-    return rewritten(step, lambda rest: instead if rest in lost else HERE + rest)
+    return rewritten(step, {rest: instead if rest in lost else HERE + rest for rest in owned})
 
 
 def _pruned(value: Any, lost: set[str]) -> Any:
     """A value without the entries that name a lost path; _GONE where nothing of it is left."""
     if isinstance(value, str):
-        return _GONE if any(rest in lost for rest in reads(value)) else value
+        return _GONE if any(rest in lost for rest in paths_in(value)) else value
     if isinstance(value, Mapping):
         left = {key: one for key, old in value.items() if (one := _pruned(old, lost)) is not _GONE}
         return _GONE if value and not left else left
@@ -102,4 +107,4 @@ def _scalar_lost(step: Mapping[str, Any], lost: set[str]) -> bool:
     """Whether the step needs a lost path itself and not as one of several: its model, its results."""
     alone = [one for one in step.values() if isinstance(one, str)]
     checkpoint = _checkpoint(step)
-    return any(rest in lost for one in [*alone, checkpoint or ""] for rest in reads(one))
+    return any(rest in lost for one in [*alone, checkpoint or ""] for rest in paths_in(one))

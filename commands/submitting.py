@@ -8,8 +8,7 @@ import sys
 
 from ..boundary.words import say
 from ..errors import InputError
-from .compare_runs import words_of
-from .comparing import SHARED, Prepared
+from .comparing import SHARED, Prepared, words_of
 
 
 def submit(prepared: Prepared, args: argparse.Namespace) -> None:
@@ -26,14 +25,14 @@ def submit(prepared: Prepared, args: argparse.Namespace) -> None:
         ) from None
     executor = submitit.AutoExecutor(folder=args.submit)
     executor.update_parameters(name=f"{prepared.path.stem}-{SHARED}")
-    first = executor.submit(_call, words_of(args, prepared, SHARED))
+    first = executor.submit(_call, words_of(prepared, args.experiment, args.overrides, SHARED))
     say(f"{SHARED}: job {first.job_id}")
     for arm in prepared.arms:
         executor.update_parameters(
             name=f"{prepared.path.stem}-{arm}",
             slurm_additional_parameters={"dependency": f"afterok:{first.job_id}"},
         )
-        say(f"{arm}: job {executor.submit(_call, words_of(args, prepared, arm)).job_id}")
+        say(f"{arm}: job {executor.submit(_call, words_of(prepared, args.experiment, args.overrides, arm)).job_id}")
 
 
 def _call(words: list[str]) -> None:

@@ -7,6 +7,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from ..curriculum.preview.control import in_words
 from .charts import charts
 from .forest import Row, forest
 from .page import folded, html_of, plain, points, row_of, share, table_of
@@ -29,11 +30,8 @@ def build_experiment_page(found: Mapping[str, Any], path: str | Path) -> Path:
 def _lead(found: Mapping[str, Any]) -> str:
     results = found["results"]
     runs = len(found["seeds"])
-    asked = ", ".join(
-        f"{next(row['questions'] for row in results['accuracy'] if row['benchmark'] == name and row['label'] == 'all'):,} "
-        f"of {name}"
-        for name in results["left_out"]
-    )
+    whole = {row["benchmark"]: row["questions"] for row in results["accuracy"] if row["label"] == "all"}
+    asked = ", ".join(f"{count:,} {name}" for name, count in whole.items())
     many = "one run" if runs == 1 else f"{runs} runs"
     declared = ", ".join(found["declared"]) or "nothing"
     return (
@@ -59,12 +57,18 @@ def _verdicts(results: Mapping[str, Any]) -> list[Verdict]:
 
 def _best(results: Mapping[str, Any], whole: Sequence[Mapping[str, Any]]) -> Verdict:
     best = max(whole, key=lambda row: row["after"][0])
-    of = {row["arm"]: row for row in results["contrasts"] if row["benchmark"] == best["benchmark"] and row["label"] == "all"}
+    of = {
+        row["arm"]: row
+        for row in results["contrasts"]
+        if row["benchmark"] == best["benchmark"] and row["label"] == "all"
+    }
     reference = results["reference"]
     rival = max((row for row in whole if row["arm"] != best["arm"]), key=lambda row: row["after"][0], default=None)
     if best["arm"] == reference:
         against = of.get(rival["arm"]) if rival else None
-        said = f"No arm is better than {reference}. " + (f"The next, {rival['arm']}: {_points(against['difference'])}." if rival and against else "")
+        said = f"No arm is better than {reference}. " + (
+            f"The next, {rival['arm']}: {_points(against['difference'])}." if rival and against else ""
+        )
         clear = against is not None and against["p_holm"] < 0.05
     else:
         against = of[best["arm"]]
@@ -76,25 +80,36 @@ def _best(results: Mapping[str, Any], whole: Sequence[Mapping[str, Any]]) -> Ver
 
 def _lost(results: Mapping[str, Any]) -> Verdict:
     fell = [row for row in results["accuracy"] if _known(row["gain"]) and row["gain"][2] < 0]
-    listed = "; ".join(f"{row['arm']} on {row['label']} of {row['benchmark']}: {_points(row['gain'])}" for row in fell)
+    told = [f"{row['arm']} on {row['label']}, {row['benchmark']}: {_points(row['gain'])}" for row in fell]
+    listed = "; ".join([*told[:6], *([f"{len(told) - 6} more"] if len(told) > 6 else [])])
     worse = [row for row in results["accuracy"] if _known(row["gain"]) and row["gain"][0] < 0 <= row["gain"][2]]
     said = f"{listed}." if fell else "No group of questions fell with its whole interval below zero. "
     if worse and not fell:
-        said += f"Lower, but within the error: {', '.join(dict.fromkeys(row['arm'] + ' on ' + row['label'] for row in worse))}."
-    return Verdict("What was lost?", f"{len(fell)} of {len(results['accuracy'])} groups", said, "bad" if fell else "plain")
+        names = dict.fromkeys(f"{row['arm']} on {row['label']}" for row in worse)
+        said += f"Lower, but within the error: {', '.join(names)}."
+    return Verdict(
+        "What was lost?", f"{len(fell)} of {len(results['accuracy'])} groups", said, "bad" if fell else "plain"
+    )
 
 
 def _luck(whole: Sequence[Mapping[str, Any]]) -> Verdict:
     spreads = [spread["sd"] for row in whole for spread in row["spread"]["after"].values()]
     sampling = max(_error(row["after"]) for row in whole)
     if not spreads:
-        return Verdict("Is it luck?", "one run of each", "How far seeds lie apart is not known: give `seeds` two or more.", "unclear")
+        return Verdict(
+            "Is it luck?",
+            "one run of each",
+            "How far seeds lie apart is not known: give `seeds` two or more.",
+            "unclear",
+        )
     most = max(spreads)
     said = (
         f"Runs of one arm that differ in their seed alone lie {100 * most:.1f} points apart (standard deviation, the "
         f"largest of the arms); the questions that happened to be asked account for {100 * sampling:.1f}."
     )
-    return Verdict("Is it luck?", f"{100 * most:.1f} points between seeds", said, "unclear" if most > sampling else "plain")
+    return Verdict(
+        "Is it luck?", f"{100 * most:.1f} points between seeds", said, "unclear" if most > sampling else "plain"
+    )
 
 
 def _benchmark(found: Mapping[str, Any], name: str) -> list[Section]:
@@ -201,14 +216,24 @@ def _control(found: Mapping[str, Any]) -> str:
         head = ("arm", "stage", "questions", "presented", "steps", "tokens", "FLOPs")
         parts.append(table_of(head, rows, left=2))
     rows = [
-        row_of([plain(one["other"]), plain(one["key"]), plain(one["value"]), plain(one["other_value"]), plain(one["by"] or "nothing")])
+        row_of(
+            [
+                plain(one["other"]),
+                plain(one["key"]),
+                plain(in_words(one["value"])),
+                plain(in_words(one["other_value"])),
+                plain(one["by"] or "nothing"),
+            ]
+        )
         for one in found["differences"]
     ]
-    head = ("arm", "key", f"{plain(found['arms'][0])}", "this arm", "declared by")
-    parts.append(table_of(head, rows, left=4) if rows else "<p>The arms do not differ.</p>")
+    names = ("arm", "key", plain(found["arms"][0]), "this arm", "declared by")
+    parts.append(table_of(names, rows, left=4) if rows else "<p>The arms do not differ.</p>")
     if sheet and sheet["overlap"]:
         rows = [
-            row_of([plain(" and ".join(one["arms"])), plain(one["stage"]), f"{one['shared']:,}", f"{one['jaccard']:.3f}"])
+            row_of(
+                [plain(" and ".join(one["arms"])), plain(one["stage"]), f"{one['shared']:,}", f"{one['jaccard']:.3f}"]
+            )
             for one in sheet["overlap"]
         ]
         parts.append(folded("Questions in common", table_of(("arms", "stage", "questions", "Jaccard"), rows, left=2)))

@@ -19,7 +19,7 @@ class Row(NamedTuple):
 
 
 def forest(title: str, rows: Sequence[Row], colours: Mapping[str, str]) -> str:
-    """A figure of differences in points; colours: group -> colour, in the order in which its marks stand. "" of none."""
+    """A figure of differences in points; colours: group -> colour, in the order of its marks. "" of none."""
     known = [one for row in rows for one in row.values.values() if isfinite(one[0])]
     if not known:
         return ""

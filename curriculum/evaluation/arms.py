@@ -71,7 +71,11 @@ def compared(asked: Sequence[Asked], reference: str, family: str = "kind") -> di
     """
     accuracy = [_accuracy(one, arm, label) for one in asked for arm in one.arms for label in LABELS]
     contrasts = [
-        _contrast(one, arm, reference, label) for one in asked for arm in one.arms if arm != reference for label in LABELS
+        _contrast(one, arm, reference, label)
+        for one in asked
+        for arm in one.arms
+        if arm != reference
+        for label in LABELS
     ]
     interactions = [_interaction(one, arm, reference) for one in asked for arm in one.arms]
     kinds: dict[str, list[dict[str, Any]]] = {
@@ -108,7 +112,12 @@ def _accuracy(asked: Asked, arm: str, label: str) -> dict[str, Any]:
         "gain": gain,
         "p": p,
         "runs": [
-            {"train": t.train, "draw": t.draw, "after": _share(t.after[rows]), "gain": _share((t.after - t.before)[rows])}
+            {
+                "train": t.train,
+                "draw": t.draw,
+                "after": _share(t.after[rows]),
+                "gain": _share((t.after - t.before)[rows]),
+            }
             for t in trials
         ],
         "spread": {"after": spread(trials, rows, "after"), "gain": spread(trials, rows, "gain")},
@@ -133,7 +142,11 @@ def _interaction(asked: Asked, arm: str, reference: str) -> dict[str, Any]:
     weak, strong = asked.rows(WEAK), asked.rows(STRONG)
     gain = _mean(asked.of(arm), "after") - _mean(asked.of(arm), "before")
     value, p = interaction(gain, weak, strong, asked.cluster)
-    found: dict[str, Any] = {"arm": arm, "benchmark": asked.benchmark, "questions": [int(weak.sum()), int(strong.sum())]}
+    found: dict[str, Any] = {
+        "arm": arm,
+        "benchmark": asked.benchmark,
+        "questions": [int(weak.sum()), int(strong.sum())],
+    }
     found |= {"interaction": value, "p": p, "difference": None}
     seeds = {(t.train, t.draw) for t in asked.of(arm)} & {(t.train, t.draw) for t in asked.of(reference)}
     if arm != reference and seeds:
@@ -146,8 +159,8 @@ def _interaction(asked: Asked, arm: str, reference: str) -> dict[str, Any]:
 def interaction(gain: Floats, weak: Bools, strong: Bools, cluster: Hashes) -> tuple[list[float], float]:
     """The mean gain of strong questions minus that of weak ones: (value, low, high) at 95 %, and its p.
 
-    gain: [N]; weak, strong: [N] bool; cluster: [N], and a cluster may hold both. Its error is that of the coefficient of
-    a regression on the label with clustered errors.
+    gain: [N]; weak, strong: [N] bool; cluster: [N], and a cluster may hold both. Its error is that of the coefficient
+    of a regression on the label with clustered errors.
     """
     if not weak.any() or not strong.any():
         return [nan, nan, nan], 1.0
@@ -167,8 +180,8 @@ def interaction(gain: Floats, weak: Bools, strong: Bools, cluster: Hashes) -> tu
 def mean_and_p(delta: Floats, cluster: Hashes) -> tuple[list[float], float]:
     """The mean of [N] differences as (mean, low, high) at 95 %, and its two-sided p by the normal distribution.
 
-    cluster: [N]. Of fewer than two clusters there is no interval, and p is 1; where all clusters are alike, p is that of
-    the sign test over them.
+    cluster: [N]. Of fewer than two clusters there is no interval, and p is 1; where all clusters are alike, p is that
+    of the sign test over them.
     """
     if not len(delta):
         return [nan, nan, nan], 1.0

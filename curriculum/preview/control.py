@@ -30,8 +30,8 @@ class Difference(NamedTuple):
     def refused(self, where: str) -> str:
         """Why the experiment is not run, and how to allow it; where: the file of the experiment."""
         return (
-            f"{where}: arm {self.other!r} differs from {self.arm!r} in {self.key}: {_short(self.value)} -> "
-            f"{_short(self.other_value)}; make it the same, or name {self.key} in `differs` where it is meant"
+            f"{where}: arm {self.other!r} differs from {self.arm!r} in {self.key}: {in_words(self.value)} -> "
+            f"{in_words(self.other_value)}; make it the same, or name {self.key} in `differs` where it is meant"
         )
 
 
@@ -40,8 +40,8 @@ def configuration_differences(
 ) -> list[Difference]:
     """Every key in which an arm's configuration is not the first arm's.
 
-    arms: name -> {"curriculum": ..., "steps": ...} before seeds. declared: arm -> keys that may differ. The curriculum is
-    compared once, with its stages by name, and not again in the steps that hold it.
+    arms: name -> {"curriculum": ..., "steps": ...} before seeds. declared: arm -> keys that may differ. The curriculum
+    is compared once, with its stages by name, and not again in the steps that hold it.
     """
     first = next(iter(arms))
     plain = {name: _comparable(arm) for name, arm in arms.items()}
@@ -111,7 +111,7 @@ def sheet_lines(
         for one in own:
             mark = "declared" if one.by else "NOT DECLARED"
             other = "" if one.arm == arms[0] else f" (from {one.arm})"
-            lines.append(f"    {one.key}: {_short(one.value)} -> {_short(one.other_value)}{other}   {mark}")
+            lines.append(f"    {one.key}: {in_words(one.value)} -> {in_words(one.other_value)}{other}   {mark}")
     left = [one for one in found if one.by is None]
     lines.append(f"{len(left)} of {len(found)} differences are not declared" if left else "no unintended difference")
     if planned:
@@ -138,8 +138,8 @@ def _stages(curriculum: Mapping[str, Any]) -> dict[str, Any]:
     return {str(stage.get("name", number)): stage for number, stage in enumerate(curriculum.get("stages") or ())}
 
 
-def _short(value: Any) -> str:
-    """A value in a line."""
+def in_words(value: Any) -> str:
+    """A value of a configuration in at most 80 letters; a whole stage or step is "there"."""
     if value is None:
         return "none"
     if isinstance(value, float) and abs(value) >= 1e6:

@@ -72,8 +72,8 @@ def _permuted(table: Table, column: str, within: str | None, among: str, seed: i
     group = table.text(within).codes if within else np.zeros(len(table), np.int32)
     values = table.columns[column]
     plain = values.codes if isinstance(values, Categorical) else values
-    known = plain >= 0 if isinstance(values, Categorical) else plain == plain  # NaN is not
-    rows = np.flatnonzero(known) if among == "known" else np.arange(len(table))
+    there = plain >= 0 if isinstance(values, Categorical) else plain == plain  # NaN is not
+    rows = np.flatnonzero(there) if among == "known" else np.arange(len(table))
     uid = table.uid[rows]
     source = np.lexsort((uid, group[rows]))  # by identity, not by place in the file
     target = np.lexsort((keyed(uid, seed, "permute", column), group[rows]))

@@ -1,6 +1,6 @@
 """A lab's own training and asking, in no time: a model is a file with a number, how much it has seen of which label.
 
-What it answers is a hash of the question and the seed, and right more often the more it has seen of the question's label.
+What it answers is a hash of question and seed, and right more often the more it has seen of the question's label.
 """
 
 from __future__ import annotations
@@ -49,8 +49,15 @@ def corpus(out: str, seed: int = 1, seconds: float = 0.0) -> dict[str, int]:
 
 
 def train(
-    checkpoint: str, index: str, labels: str, curriculum: dict[str, Any], stage: str, out: str, lr: float = 1.0,
-    seed: int = 1, seconds: float = 0.0,
+    checkpoint: str,
+    index: str,
+    labels: str,
+    curriculum: dict[str, Any],
+    stage: str,
+    out: str,
+    lr: float = 1.0,
+    seed: int = 1,
+    seconds: float = 0.0,
 ) -> dict[str, float]:
     """Adds to the model what the stage of the curriculum shows it."""
     time.sleep(seconds)
@@ -79,7 +86,11 @@ def ask(checkpoint: str, index: str, labels: str, out: str) -> None:
     model = json.loads(Path(checkpoint).read_text())
     whole = read_arrow(index)
     label = dict(zip(*(read_arrow(labels).column(name).to_pylist() for name in ("uid", "label")), strict=True))
-    rows = [uid for uid, split in zip(*(whole.column(n).to_pylist() for n in ("uid", "split")), strict=True) if split == "test"]
+    rows = [
+        uid
+        for uid, split in zip(*(whole.column(n).to_pylist() for n in ("uid", "split")), strict=True)
+        if split == "test"
+    ]
     uid = np.array(rows, np.uint64)
     share = np.array([model[label[one]] for one in rows])
     columns: dict[str, list[Any]] = {name: [] for name in ("uid", "condition", "correct")}

@@ -15,7 +15,7 @@ STRONG = np.array([1, 1, 1, 1, 0, 0], bool)
 
 
 def test_the_interaction_by_hand():
-    """Strong: +1 +1 0 0, mean 1/2; weak: 0 -1, mean -1/2; their difference 1, its variance 4/4 / 16 + 2/4 / 4 = 3/16."""
+    """Strong: +1 +1 0 0, mean 1/2; weak: 0 -1, mean -1/2; difference 1, its variance 4/4 / 16 + 2/4 / 4 = 3/16."""
     (value, low, high), p = interaction(GAIN, ~STRONG, STRONG, EACH)
     error = math.sqrt(3 / 16)
     assert value == 1.0
