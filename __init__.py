@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time `_PUBLIC` n
     from .lightning_modules.callbacks.completions import CompletionTable as CompletionTable
     from .lightning_modules.callbacks.outputs import AnswerTable as AnswerTable
     from .lightning_modules.callbacks.outputs import ExportPolicy as ExportPolicy
+    from .lightning_modules.callbacks.pass_rates import PassRateTable as PassRateTable
+    from .lightning_modules.callbacks.retention_gate import RetentionGate as RetentionGate
     from .lightning_modules.callbacks.silent_probe import SilentProbe as SilentProbe
     from .lightning_modules.callbacks.throughput import Throughput as Throughput
     from .lightning_modules.callbacks.watchdog import Watchdog as Watchdog
@@ -65,10 +67,12 @@ _PUBLIC = {
     "Lora": "lightning_modules.policy.adapters",
     "OmniPolicy": "lightning_modules.policy.omni",
     "Paced": "curriculum.schedule.components",
+    "PassRateTable": "lightning_modules.callbacks.pass_rates",
     "Plan": "curriculum.plan.plan",
     "PolicyModule": "lightning_modules.base",
     "QuestionDataset": "datamodules.shards.streams",
     "Reading": "datamodules.storage.files",
+    "RetentionGate": "lightning_modules.callbacks.retention_gate",
     "Rollout": "lightning_modules.rollout.engine",
     "SFT": "lightning_modules.sft",
     "Schedule": "lightning_modules.step.learning_rate",

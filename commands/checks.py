@@ -17,9 +17,30 @@ from ..errors import InputError
 
 _CORPUS = ("questions.jsonl", "planted.jsonl")
 # The files that a function leaves in its folder `out`; others leave `out` itself.
-_INSIDE = {"build_sounds": _CORPUS, "build_spoken_digits": _CORPUS, "shard": ("index.arrow",)}
-_READ = ("source", "annotations", "audio_root", "index", "labels", "planted", "votes", "answers", "logs", "results")
-_MODELS = ("processor_from",)
+_INSIDE = {
+    "build_sounds": _CORPUS,
+    "build_spoken_digits": _CORPUS,
+    "shard": ("index.arrow",),
+    "label_by_voters": ("labels.arrow", "jury.json", "report.html"),
+    "ask_benchmarks": ("results.json", "report.html"),
+    "score_table": ("table.json", "table.md", "report.html"),
+}
+_READ = (
+    "source",
+    "annotations",
+    "audio_root",
+    "index",
+    "labels",
+    "planted",
+    "votes",
+    "answers",
+    "logs",
+    "results",
+    "train_index",
+)
+_JUST = {".ExportPolicy": "folder", ".AnswerTable": "file"}  # callbacks, and the argument that names what they write
+_MODELS = ("processor_from", "checkpoint")
+_OF_BENCHMARKS = ("file", "audio", "labels", "strong", "weak")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -68,12 +89,16 @@ class Written:
     def add_trainer(self, config: Mapping[str, Any]) -> None:
         """Adds what a trainer command writes: by its callbacks, its loggers and its data module.
 
-        A callback's texts may be folders; of ExportPolicy and AnswerTable it is known that they write just those.
+        A callback's texts may be folders; of ExportPolicy and AnswerTable it is known that they write just one.
         """
         trainer = config.get("trainer") or {}
         for made in _objects(trainer.get("callbacks")):
-            just = str(made["class_path"]).endswith((".ExportPolicy", ".AnswerTable"))
-            (self.exact if just else self.below).update(os.path.abspath(text) for _, text in texts_in("", made))
+            known = next((key for end, key in _JUST.items() if str(made["class_path"]).endswith(end)), None)
+            given = {name: value for name, value in made.items() if name != "class_path"}
+            if known is None:
+                self.below |= {os.path.abspath(text) for _, text in texts_in("", given)}
+            elif path := (given.get("init_args") or {}).get(known):
+                self.exact.add(os.path.abspath(path))
         for made in _objects(trainer.get("logger")):
             given = made.get("init_args") or {}
             if given.get("save_dir"):
@@ -89,16 +114,21 @@ def missing_path(reads: Iterable[Read], written: Written | None = None) -> str |
 
     written: by the steps before, in a recipe. Addresses (s3://...) and what may be on the hub are not looked up.
     """
+    return next((sentence for _, sentence in missing_paths(reads, written)), None)
+
+
+def missing_paths(reads: Iterable[Read], written: Written | None = None) -> Iterator[tuple[Read, str]]:
+    """All paths that are read and not there, each with a sentence; see `missing_path`."""
     also = "" if written is None else ", and no step that is still to be done before writes it"
     written = written or Written()
-    for key, path, model in reads:
+    for read in reads:
+        key, path, model = read
         if "://" in path or os.path.exists(path) or written.has(path):
             continue
         if model and _HUB_ID.fullmatch(path) and not written.begins(path):
             continue
         what = "neither a folder here nor a hub id like Qwen/Qwen2.5-Omni-7B" if model else "not there"
-        return f"{key}: {path} is {what}{also}"
-    return None
+        yield read, f"{key}: {path} is {what}{also}"
 
 
 def function_reads(given: Mapping[str, Any]) -> Iterator[Read]:
@@ -106,6 +136,10 @@ def function_reads(given: Mapping[str, Any]) -> Iterator[Read]:
     for name in (*_READ, *_MODELS):
         for key, path in texts_in(name, given.get(name)):
             yield Read(key, path, name in _MODELS)
+    for name, files in (given.get("benchmarks") or {}).items():
+        for kind in _OF_BENCHMARKS if files is not None else ():
+            if getattr(files, kind, None):
+                yield Read(f"benchmarks.{name}.{kind}", getattr(files, kind), False)
 
 
 def trainer_reads(verb: str, config: Mapping[str, Any]) -> Iterator[Read]:

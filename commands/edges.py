@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..configs.plugins import nearest
@@ -111,9 +111,14 @@ class Edges:
         return [path for path in dict.fromkeys(paths) if os.path.isfile(path)]
 
 
-def covers(tops: Iterable[str], path: str) -> bool:
+def covers(tops: Collection[str], path: str) -> bool:
     """Whether a whole path is one of others, or lies below one of them."""
-    return any(path == top or _below(top, path) for top in tops)
+    while path not in tops:
+        above = os.path.dirname(path)
+        if above == path:
+            return False
+        path = above
+    return True
 
 
 def _below(top: str, path: str) -> bool:

@@ -43,7 +43,7 @@ class Graph:
         self.out, self.origin, self._explained = Path(out), origin, False
         self.folder = self.out / ".steps"
         self.steps = {name: Step(name, spec, self.out, origin) for name, spec in steps.items()}
-        self.hashes = Hashes(self.folder / "hashes.json")
+        self.hashes = Hashes(self.folder / ".hashes")
         self.records: dict[str, Record] = {}
         self._older: dict[str, str] = {}
         self._begun: dict[str, Record] = {}
@@ -59,9 +59,11 @@ class Graph:
         """Reads what is recorded of the steps."""
         self.records = {name: Record.read(self.folder / f"{name}.json") for name in self.steps}
 
-    def explain(self) -> list[tuple[str, str, str]]:
+    def explain(self, elsewhere: dict[str, str] | None = None) -> list[tuple[str, str, str]]:
         """(step, "done" or "runs", why) of all steps, in their order; nothing is written.
 
+        elsewhere: where given, takes the paths that no step writes and that are not there, but for those in `out`:
+        path -> the step and key that read it.
         A step behind one that runs will still not run where that one leaves the same bytes as before. Raises InputError
         where a step that runs has a wrong argument, or reads a path that is not there and that nothing writes before.
         """
@@ -77,7 +79,7 @@ class Graph:
             written = Written()
             for before in running:
                 written.add(self.edges.writes[before])
-            step.missing(written)
+            step.missing(written, elsewhere)
             running[name] = step
             found.append((name, "runs", why))
         return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
@@ -27,9 +27,31 @@ def show_memory(
     recordings. room_gb: of one GPU. InputError where the file does not say a policy, or its config.json is not there.
     """
     spec = _resolved(config, overrides)
+    checkpoint = str(spec["model"]["init_args"]["policy"]["init_args"]["checkpoint"])
+    needs = memory_needs(spec, _config_of(checkpoint), gpus, strategies, seconds)
+    say(f"{checkpoint}: {needs.said}; GB per GPU")
+    say(f"{'strategy':<10}" + "".join(f"{name:>12}" for name in _PARTS))
+    for strategy, memory in needs.of.items():
+        say(f"{strategy:<10}" + _row(memory) + ("" if memory.total < 1e9 * room_gb else f"   more than {room_gb:g}"))
+    say("total: the most at any moment; vLLM on the same GPU, buckets of DDP and the CUDA context come on top")
+
+
+class Needs(NamedTuple):
+    """What a configuration needs: in words what it was counted for, and strategy -> memory of a GPU."""
+
+    said: str
+    of: dict[str, Memory]
+
+
+def memory_needs(
+    spec: Mapping[str, Any], architecture: Any, gpus: int, strategies: Sequence[str], seconds: float
+) -> Needs:
+    """What a configuration of `earwitness fit` needs of each GPU.
+
+    spec: its mapping, resolved. architecture: the model's config. strategies: one or more. seconds: of the recordings.
+    """
     model = spec["model"]["init_args"]
-    policy = dict(model["policy"]["init_args"])
-    checkpoint = str(policy.pop("checkpoint"))
+    policy = {name: value for name, value in model["policy"]["init_args"].items() if name != "checkpoint"}
     if policy.get("dtype", "auto") == "auto":
         policy["dtype"] = "bfloat16"
     if policy.get("lora") is not None:
@@ -38,19 +60,16 @@ def show_memory(
     lengths = _lengths(spec, model, grpo, gpus, seconds)
     reference = grpo and float((model.get("objective") or {}).get("beta", 0.0)) > 0
     adam = "Adam" in str((model.get("optimizer") or {}).get("class_path", "AdamW"))
-    architecture = _config_of(checkpoint)
-    say(f"{checkpoint}: {_said(lengths, policy, gpus)}; GB per GPU")
-    say(f"{'strategy':<10}" + "".join(f"{name:>12}" for name in _PARTS))
     options = _sharding(spec)
+    needs = {}
     for strategy in strategies:
         sharded = strategy == "fsdp2"
         recomputed = {"gradient_checkpointing": True} if sharded and options.get("recompute") else {}
         found = measured(architecture, policy | recomputed, lengths, strategy)
         parts = int(options.get("shard_over") or gpus) if sharded else gpus
         how = str(options.get("gather", "auto")), bool(options.get("cpu_offload"))
-        memory = memory_of(found, parts, reference, 2 if adam else 1, *how)
-        say(f"{strategy:<10}" + _row(memory) + ("" if memory.total < 1e9 * room_gb else f"   more than {room_gb:g}"))
-    say("total: the most at any moment; vLLM on the same GPU, buckets of DDP and the CUDA context come on top")
+        needs[strategy] = memory_of(found, parts, reference, 2 if adam else 1, *how)
+    return Needs(_said(lengths, policy, gpus), needs)
 
 
 def _row(memory: Memory) -> str:
@@ -73,14 +92,14 @@ def _resolved(config: str, overrides: Sequence[str]) -> dict[str, Any]:
     return plain  # type: ignore[no-any-return]
 
 
-def _sharding(spec: dict[str, Any]) -> dict[str, Any]:
+def _sharding(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The options of FSDP2 that the file gives, if it does."""
     strategy = (spec.get("trainer") or {}).get("strategy")
     options = strategy.get("init_args") if isinstance(strategy, dict) else None
     return dict(options or {})
 
 
-def _lengths(spec: dict[str, Any], model: dict[str, Any], grpo: bool, gpus: int, seconds: float) -> Lengths:
+def _lengths(spec: Mapping[str, Any], model: Mapping[str, Any], grpo: bool, gpus: int, seconds: float) -> Lengths:
     """The micro-batch that the file says; what all of a GPU's prompts are sampled at once for."""
     prompts = int(model.get("micro_batch_size") or (1 if grpo else 8))
     if not grpo:
@@ -92,7 +111,7 @@ def _lengths(spec: dict[str, Any], model: dict[str, Any], grpo: bool, gpus: int,
     return Lengths(prompts, seconds, said=said, group=group, samples=here, rollout=max(1, -(-batch // gpus)))
 
 
-def _batch_size(spec: dict[str, Any]) -> int | None:
+def _batch_size(spec: Mapping[str, Any]) -> int | None:
     training = ((spec.get("data") or {}).get("init_args") or {}).get("training") or {}
     curriculum = training.get("curriculum")
     stages = curriculum.get("stages", []) if isinstance(curriculum, dict) else []

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..boundary.files import is_file
 from ..boundary.words import say
-from ..configs.files import read_yaml
+from ..configs.files import read_extended
 from ..configs.plugins import nearest
 from ..errors import InputError
 from .graph import Graph
@@ -37,7 +37,7 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> tuple[dict[str, A
         raise InputError(
             f"{recipe}: no such recipe; shipped are {', '.join(sorted(p.stem for p in SHIPPED.glob('*.yaml')))}"
         )
-    spec = read_yaml(path)
+    spec = read_extended(path)
     if not isinstance(spec.get("steps"), DictConfig):
         raise InputError(f"{path}: a recipe is a mapping with `steps`")
     for override in overrides:
@@ -65,11 +65,14 @@ def _known_override(spec: DictConfig, key: str, path: Path) -> None:
         node = None if OmegaConf.is_missing(node, part) or OmegaConf.is_interpolation(node, part) else node[part]
 
 
-def run_recipe(recipe: str, overrides: Sequence[str] = (), dry_run: bool = False, jobs: int = 1) -> None:
+def run_recipe(
+    recipe: str, overrides: Sequence[str] = (), dry_run: bool = False, jobs: int = 1, synthetic: bool = False
+) -> None:
     """Checks all steps, then runs those that are not done; prints one line per step and what it found.
 
     recipe: a YAML file or a shipped name. overrides: words like `steps.grpo.threads=1`. dry_run: only says of each step
-    whether it would run, and why. jobs: how many steps may run at a time.
+    whether it would run, and why, and of a recipe with `costs` what it takes. jobs: how many steps may run at a time.
+    synthetic: in a dry run, files from elsewhere that are not there are listed instead of refused.
     Raises InputError before the first step starts where any step has a wrong key or value, or reads a path that is not
     there and that no step before it writes.
     """
@@ -78,10 +81,19 @@ def run_recipe(recipe: str, overrides: Sequence[str] = (), dry_run: bool = False
         raise InputError(f"{origin}: a recipe names its folder, `out`")
     if jobs < 1:
         raise InputError(f"--jobs must be at least 1, got {jobs}")
+    if synthetic and not dry_run:
+        raise InputError("--synthetic is for a --dry-run: without its files nothing of a recipe can run")
     graph = Graph(spec["steps"], spec["out"], origin)
     head = f"{spec.get('name', origin)}: {len(graph.steps)} steps into {spec['out']}/"
     if dry_run:
-        say("\n".join([head, *told(graph.explain(), graph)]))
+        from .costs import cost_lines
+
+        lacking: dict[str, str] = {}
+        say("\n".join([head, *told(graph.explain(lacking if synthetic else None), graph)]))
+        for path, reader in lacking.items():
+            say(f"  not there yet: {path} ({reader})")
+        if lines := cost_lines(spec):
+            say("\n".join(["", *lines]))
         return
     graph.explain()
     say(head, flush=True)

@@ -60,7 +60,12 @@ class Record:
         whole = asdict(self)
         content = {name: whole[name] for name in whole if (name == "started") == bool(self.started)}
         plain = json.loads(json.dumps(content, default=str))  # a lab's function may return anything
-        write_text(path, json.dumps(hidden_in(plain), indent=1), private=True)
+        kept = hidden_in(plain)
+        if kept.get("places") != plain.get("places"):  # what is hidden leads to no file
+            kept["places"] = {}
+        if "outputs" in kept:
+            kept["outputs"] = {path: value for path, value in kept["outputs"].items() if path in plain["outputs"]}
+        write_text(path, json.dumps(kept, indent=1), private=True)
 
     @property
     def finished(self) -> bool:

@@ -48,6 +48,7 @@ class _Run:
     def __init__(self, graph: Graph, jobs: int, crew: _Crew, signals: _Signals) -> None:
         self.graph, self.jobs, self.crew, self.signals = graph, jobs, crew, signals
         self.ended: set[str] = set()
+        self.waiting: dict[str, str] = {}  # step -> why it runs, once there are devices for it
         self.begun: dict[str, float] = {}
         self.taken: dict[str, list[str]] = {}
         self.failed: list[str] = []
@@ -78,14 +79,17 @@ class _Run:
             for name in self.graph.steps:
                 if name in self.ended or name in self.begun or not self._may_be_decided(name):
                     continue
-                why = self.graph.why(name)
-                if why is None:
-                    self.graph.take(name)
-                    self.ended.add(name)
-                    say(self.graph.done_line(name), flush=True)
-                    found = True
-                elif len(self.begun) < self.jobs and (devices := self._devices(name)) is not None:
-                    self._start(name, why, devices)
+                if name not in self.waiting:
+                    why = self.graph.why(name)
+                    if why is None:
+                        self.graph.take(name)
+                        self.ended.add(name)
+                        say(self.graph.done_line(name), flush=True)
+                        found = True
+                        continue
+                    self.waiting[name] = why
+                if len(self.begun) < self.jobs and (devices := self._devices(name)) is not None:
+                    self._start(name, self.waiting.pop(name), devices)
 
     def _may_be_decided(self, name: str) -> bool:
         return self.ended.issuperset(self.graph.edges.before[name])

@@ -23,7 +23,7 @@ from ..configs.files import curriculum_files
 from ..configs.plugins import function_named
 from ..configs.typed import arguments, mapping, value_of
 from ..errors import InputError
-from .checks import Read, Written, checked_curriculum, function_reads, missing_path, texts_in, trainer_reads
+from .checks import Read, Written, checked_curriculum, function_reads, missing_paths, texts_in, trainer_reads
 from .forwarding import forwarded
 from .records import digest
 
@@ -35,6 +35,10 @@ FUNCTIONS = {
     "build_index": "earwitness.datamodules.shards.index",
     "build_tiny": "earwitness.lightning_modules.policy.tiny",
     "label": "earwitness.curriculum.contribution.labels",
+    "published_labels": "earwitness.curriculum.contribution.labels",
+    "label_by_voters": "earwitness.commands.recipe_jobs",
+    "ask_benchmarks": "earwitness.commands.recipe_jobs",
+    "score_table": "earwitness.commands.score_table",
     "evaluate": "earwitness.curriculum.evaluation.evaluate",
     "build_report": "earwitness.reports.run_page",
 }
@@ -75,8 +79,8 @@ class Step:
             raise InputError(f"{self.where}`do` must name a verb, got {self.verb!r}")
         self.trains, self.ours = self.verb in TRAINER_VERBS, self.verb in FUNCTIONS
         declared = {key: spec.pop(key) for key in DECLARED if key in spec}
-        if not self.trains and not self.ours:  # a lab's function may have arguments of these names
-            taken = _names(self.function) if declared else set()
+        if declared and not self.trains:  # a function may have arguments of these names
+            taken = _names(self.function)
             self.spec = spec | {key: value for key, value in declared.items() if key in taken}
         else:
             self.spec = spec
@@ -147,10 +151,16 @@ class Step:
         read = trainer_reads(self.verb, self.given) if self.trains else function_reads(self.given if self.ours else {})
         return [*read, *(Read("inputs", path, False) for path in self.inputs or ())]
 
-    def missing(self, written: Written) -> None:
-        """Raises InputError for a path that is read, not there, and not `written` by a step before."""
-        if missing := missing_path(self._reads(), written):
-            raise InputError(self.where + missing)
+    def missing(self, written: Written, elsewhere: dict[str, str] | None = None) -> None:
+        """Raises InputError for a path that is read, not there, and not `written` by a step before.
+
+        elsewhere: where given, takes those that do not lie in the recipe's own folder instead: path -> who reads it.
+        """
+        for read, sentence in missing_paths(self._reads(), written):
+            inside = Path(os.path.abspath(read.path)).is_relative_to(os.path.abspath(self.folder.parent))
+            if elsewhere is None or inside:
+                raise InputError(self.where + sentence)
+            elsewhere.setdefault(read.path, f"{self.name}: {read.key}")
 
     def places(self) -> Places:
         """Where it reads and writes; raises InputError where its arguments are wrong."""

@@ -16,6 +16,7 @@ from yaml import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEve
 from ..boundary.environment import remember
 from ..boundary.files import is_file, read_text
 from ..errors import InputError
+from .extending import changed
 from .overrides import overridden, split_name
 from .plugins import nearest
 
@@ -79,6 +80,34 @@ def read_yaml(path: Path) -> DictConfig:
     if not isinstance(spec, DictConfig):
         raise InputError(f"{path}: not a YAML mapping")
     return spec
+
+
+def read_extended(path: Path) -> DictConfig:
+    """The mapping in a YAML file, laid over that of the file that its `extends` names, which may extend another one.
+
+    `extends` names a file beside it, or a shipped recipe. For what a change does see `changed`. InputError where a file
+    is not there or extends itself.
+    """
+    layers: list[tuple[Path, Any]] = []
+    while True:
+        if any(path.resolve() == known.resolve() for known, _ in layers):
+            raise InputError(f"{path}: extends itself, by way of {layers[-1][0]}")
+        content: Any = OmegaConf.to_container(read_yaml(path), resolve=False)
+        base = content.pop("extends", None)
+        layers.append((path, content))
+        if base is None:
+            break
+        if not isinstance(base, str):
+            raise InputError(f"{path}: extends must be the name of one file, got {base!r:.80}")
+        near = path.parent / (base if base.endswith((".yaml", ".yml")) else f"{base}.yaml")
+        try:
+            path = near if is_file(near) else shipped_file(base, "recipes")
+        except InputError as error:
+            raise InputError(f"{path}: extends: {error}") from None
+    whole = layers.pop()[1]
+    for path, content in reversed(layers):
+        whole = changed(whole, content, path)
+    return OmegaConf.create(whole)  # type: ignore[no-any-return]
 
 
 def _check_aliases(text: str) -> None:
@@ -154,7 +183,7 @@ def _chosen(name: str) -> Iterator[tuple[Path, Any, list[str]]]:
     for _ in range(2):
         name, nearer = split_name(name)
         path = find_file(name)
-        spec = read_yaml(path)
+        spec = read_extended(path)
         chosen = next((found for key in _KEYS if (found := _at(spec, key, path)) is not None), spec)
         yield path, chosen, nearer
         if not isinstance(chosen, str):

@@ -23,16 +23,16 @@ from ..datamodules.module import AudioQuestions
 from ..datamodules.training import TrainingData
 from ..errors import InputError
 from .callbacks.position import PlanPosition
+from .callbacks.retention import Retention
 from .callbacks.throughput import measured
 from .policy.flops import ReadingCost
 from .policy.omni import OmniPolicy
 from .policy.precision import compute_in, forget_copies
 from .policy.sharding import clip_gradients
 from .ranks import Ranks
-from .rollout.engine import Rollout, completion_keys
-from .rollout.sampling import sample
+from .rollout.engine import Rollout
 from .step.accuracy import AccuracyByLabel
-from .step.answering import answer_records
+from .step.answering import answers
 from .step.data_metrics import batch_metrics
 from .step.fused import fused
 from .step.learning_rate import Schedule, set_rate
@@ -127,7 +127,7 @@ class PolicyModule(L.LightningModule):
         """
         if self.trainer.state.fn == "fit":
             prepare(self.trainer)
-        return [PlanPosition(), *measured(self._trainer)]
+        return [PlanPosition(), Retention(), *measured(self._trainer)]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer over the parameters that train; Adam in one pass over them where nothing else was asked for."""
@@ -261,22 +261,19 @@ class PolicyModule(L.LightningModule):
 
         `verdict` is by rule `exact`, `correct` whether it is "right"; both are None where the answer is not known.
         """
-        uids = [s.question.uid for s in batch.samples]
-        keys = completion_keys(uids, 1, self.seed, "answer", batch.samples[0].condition)
-        length, temperature = self.max_new_tokens, self.temperature
-        done = sample(self.net, batch.prompts, max_new_tokens=length, temperature=temperature, keys=keys)
-        texts = self.net.processor.decode(done.ids, done.mask)
-        return answer_records(batch, texts, done)
+        return answers(self.net, batch, self.max_new_tokens, self.temperature, self.seed)
 
-    def _count(self, metric: AccuracyByLabel, batch: Batch) -> None:
-        for record in self.answer(batch):
+    def _count(self, metric: AccuracyByLabel, batch: Batch) -> list[dict[str, Any]]:
+        records = self.answer(batch)
+        for record in records:
             if record["verdict"] is None:
                 raise InputError(f"{record['key']} has no answer to judge by; `predict` writes down what is said to it")
             metric.update(record["condition"], record["label"], record["verdict"])
+        return records
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Answers the batch's questions and counts them by condition, label and verdict."""
-        self._count(self.val_accuracy, batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Answers the batch's questions, counts them by condition, label and verdict; returns a record of each."""
+        return self._count(self.val_accuracy, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Answers the batch's questions and counts them by condition, label and verdict."""

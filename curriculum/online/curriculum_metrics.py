@@ -7,10 +7,11 @@ import numpy as np
 from ..arrays import Floats, Ints
 from ..plan.interleave import turn_of
 from ..plan.plan import Plan
+from ..plan.pools import rehearsed
 from .cursor import Cursor
 
 MOST_VALUES = 12  # of an axis; a finer one is for the report, not for a log of every step
-LIVE_COLUMNS = ("ac", "necessity", "useful")  # observed columns that are logged
+LIVE_COLUMNS = ("ac", "necessity", "useful", "fallen")  # observed columns that are logged
 
 
 def curriculum_metrics(plan: Plan, stage: str, step: int, cursor: Cursor | None = None) -> dict[str, float]:
@@ -18,7 +19,8 @@ def curriculum_metrics(plan: Plan, stage: str, step: int, cursor: Cursor | None 
 
     `curriculum/progress`: share of the stage's presentations before this step. `curriculum/{name}`: every number of
     the weight that moves, e.g. temperature or at, in the step's block. `data/planned/{axis}/{value}`: shares of the
-    step's block. `live/{name}/{axis}/{value}`: means over cells of what an adaptive stage has observed.
+    step's block, and `data/planned/rehearsed` of what the stage rehearses. `live/{name}/{axis}/{value}`: means over
+    cells of what an adaptive stage has observed.
     """
     member, member_step = plan.member(stage, step)
     stage_plan = plan.stage_plan(member)
@@ -34,7 +36,11 @@ def curriculum_metrics(plan: Plan, stage: str, step: int, cursor: Cursor | None 
     weight = stage_plan.stage.weight
     for part in (*weight.factors, *weight.modifiers):
         metrics |= {f"curriculum/{key}": pace(progress, live) for key, pace in part.paces.items() if pace.moves}
-    metrics |= shares(plan, stage_plan.matrix[block].astype(float), "data/planned")
+    counts = stage_plan.matrix[block].astype(float)
+    metrics |= shares(plan, counts, "data/planned")
+    if stage_plan.stage.rehearse is not None:
+        again = rehearsed(stage_plan.stage, plan.cells)
+        metrics["data/planned/rehearsed"] = float(counts[again].sum()) / max(float(counts.sum()), 1.0)
     for column in LIVE_COLUMNS:
         if column in live:
             for key, cells in _groups(plan).items():

@@ -17,9 +17,10 @@ import numpy as np
 from ...boundary.files import read_json, write_text
 from ...errors import InputError
 from ..arrays import Bools, Floats, Ints
-from ..plan.compile import allocate_block, pool_of
+from ..plan.compile import allocate_block
 from ..plan.fingerprint import differences
 from ..plan.plan import Plan
+from ..plan.pools import pool_of, rehearsed
 from ..schedule.feedback import SUMS, Observations
 from ..schedule.stages import parse_curriculum
 from ..table import Table
@@ -73,12 +74,14 @@ class Cursor:
     def refill(self, stage: str, wanted: Ints) -> dict[int, Ints]:
         """Cell -> rows that no stage takes, `wanted` [Q] of each or what is left; they count as used from now on.
 
-        An adaptive stage keeps, of the cells that its weight wants now, the rows that its budget still needs.
+        An adaptive stage keeps, of the cells that its weight wants now, the rows that its budget still needs, and all
+        of those that it rehearses.
         """
         refill = self._refills[stage]
         if self._adaptive is None:
             return refill.take(wanted)
         stage_plan, cells = self._adaptive, self.plan.cells
+        wanted = np.where(rehearsed(stage_plan.stage, cells), 0, wanted)
         left = stage_plan.left - stage_plan.rows_per_cell() - refill.taken
         now = cells.at(left, pool_of(stage_plan.stage, cells), self.live())
         planned = int(stage_plan.edges[stage_plan.planned])
@@ -109,7 +112,7 @@ class Cursor:
             left = stage_plan.left - stage_plan.rows_per_cell() - self._refills[self.stage].taken
             now = cells.at(left, pool_of(stage, cells), self.live())
             t = (start + stop) / 2 / stage_plan.rows
-            taken, self._debt = allocate_block(stage, now, stop - start, t, self._debt)
+            taken, self._debt = allocate_block(stage, now, (start, stop), t, self._debt)
             stage_plan.matrix[block, 1:] = taken[1:]
             stage_plan.matrix[block, :1] = taken[:1]  # last: loader processes see by it that the window is planned
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
 
-from ...configs.plugins import nearest
 from ...errors import InputError
-from ..arrays import Bools, Floats, Ints
+from ..arrays import Floats, Ints
 from ..schedule.allocation import round_block, water_fill
-from ..schedule.cells import Axis, Bounds, Cells
-from ..schedule.stages import Curriculum, Stage
-from ..table import Table, made_by
+from ..schedule.cells import Cells
+from ..schedule.stages import Stage
+from .pools import describe_pool, rehearsed
 
 
 class Shortage(InputError):
@@ -84,82 +83,9 @@ def runs(starts: Ints, counts: Ints) -> Ints:
     return np.arange(len(offsets)) + offsets
 
 
-def pool_axes(curriculum: Curriculum, table: Table) -> tuple[tuple[Axis, ...], dict[str, Bounds]]:
-    """The axes of the cells, those that only a pool mentions included, and where pools begin and end on each.
-
-    Raises InputError for a pool over an unknown column or with a bound that is not a number.
-    """
-    axes = {axis.name: axis for axis in curriculum.cells}
-    bounds: dict[str, tuple[list[float], list[float]]] = {}
-    for stage in curriculum.stages:
-        for column, wanted in stage.pool.items():
-            if column not in axes and column not in table.columns:
-                raise InputError(
-                    f"stage {stage.name!r}: pool column {column!r} is neither a cell axis nor a column of the table; "
-                    + (nearest(column, sorted({*axes, *table.columns}), "there are") + made_by(column))
-                )
-            if isinstance(wanted, Mapping):
-                axes.setdefault(column, Axis(column, column, bins=1))
-                lows, highs = bounds.setdefault(column, ([], []))
-                for key, value in wanted.items():
-                    where = f"stage {stage.name!r}: pool {column}"
-                    if key not in ("min", "max"):
-                        raise InputError(f"{where} takes min and max, got {key}: {value!r}")
-                    if isinstance(value, bool) or not isinstance(value, (int, float)):
-                        raise InputError(f"{where}: {key} must be a number, got {value!r}")
-                    (lows if key == "min" else highs).append(float(value))
-            else:
-                axes.setdefault(column, Axis(column, column))
-    ordered = tuple(sorted(axes.values(), key=lambda axis: axis.name))
-    return ordered, {name: (low, high) for name, (low, high) in bounds.items()}
-
-
-def pool_of(stage: Stage, cells: Cells) -> Bools:
-    """[Q] bool: the cells that the stage may take rows from.
-
-    Raises InputError where the pool names a value that its axis does not have, or is of the wrong kind.
-    """
-    pool = np.ones(len(cells), bool)
-    for column, wanted in stage.pool.items():
-        group = cells.group(column)
-        if isinstance(wanted, Mapping):
-            if column not in cells.edges:
-                raise InputError(f"stage {stage.name!r}: pool {column} is text; give a value or a list of values")
-            edges = cells.edges[column]
-            low = np.concatenate([[-np.inf], edges])[group]
-            high = np.concatenate([edges, [np.inf]])[group]
-            if "min" in wanted:
-                pool &= low >= edges.dtype.type(wanted["min"])
-            if "max" in wanted:
-                pool &= high <= np.nextafter(edges.dtype.type(wanted["max"]), np.inf)
-            continue
-        if column in cells.edges:
-            raise InputError(f"stage {stage.name!r}: pool {column} is a number; give {{min: ..., max: ...}}")
-        values = [wanted] if not isinstance(wanted, Sequence) or isinstance(wanted, str) else list(wanted)
-        if not values:
-            raise InputError(f"stage {stage.name!r}: pool {column} is an empty list; name a value")
-        names = cells.axes[column]
-        unknown = [value for value in values if value not in names]
-        if unknown:
-            raise InputError(f"stage {stage.name!r}: {column} is never {unknown[0]!r}; it is one of {sorted(names)}")
-        pool &= np.isin(group, [names.index(value) for value in values])
-    return pool
-
-
 def way_out(stage: Stage) -> str:
     """The end of a message about a shortage: what the user can do."""
     return "lower the budget" + ("" if stage.window else ", or set on_short to stop or repeat")
-
-
-def describe_pool(stage: Stage) -> str:
-    """The pool in words, e.g. "label weak", for messages."""
-    parts = []
-    for column, wanted in stage.pool.items():
-        if isinstance(wanted, Mapping):
-            wanted = " and ".join(f"{key} {value}" for key, value in wanted.items())
-        several = isinstance(wanted, Sequence) and not isinstance(wanted, str)
-        parts.append(f"{column} {' or '.join(map(str, wanted)) if several else wanted}")
-    return ", ".join(parts) or "all rows"
 
 
 def rows_wanted(stage: Stage, cells: Cells, before: str) -> tuple[int, int]:
@@ -169,7 +95,7 @@ def rows_wanted(stage: Stage, cells: Cells, before: str) -> tuple[int, int]:
     """
     pool, left = int(cells.size[cells.pool].sum()), int(cells.left[cells.pool].sum())
     if not pool:
-        lacking = describe_pool(stage) if stage.pool else f"a known {' and '.join(cells.axes)}"
+        lacking = describe_pool(stage.pool) if stage.pool else f"a known {' and '.join(cells.axes)}"
         raise Shortage(
             f"stage {stage.name!r}: the table has no row with {lacking}; give it another pool, or leave it out"
         )
@@ -179,13 +105,37 @@ def rows_wanted(stage: Stage, cells: Cells, before: str) -> tuple[int, int]:
             f"stage {stage.name!r}: a fraction of {stage.budget.fraction} of the {pool:,} rows of its pool is less "
             "than one row; raise it"
         )
-    rows = min(granted, left) if stage.on_short != "error" else granted
-    if rows > left or rows == 0:
+    most = most_rows(stage, cells)
+    rows = min(granted, most) if stage.on_short != "error" else granted
+    if stage.rehearse is not None and left and (rows > most or not cells.left[rehearsed(stage, cells)].any()):
+        _refuse_rehearsal(stage, cells, granted)
+    if rows > most or rows == 0:
         way = way_out(stage) if left else "lower the budget of the stages that take theirs first"
+        own = wanted - (0 if stage.rehearse is None else stage.rehearse.rows(wanted))
         raise Shortage(
-            f"stage {stage.name!r} wants {wanted:,} rows of {describe_pool(stage)}, {left:,} are left{before}; {way}"
+            f"stage {stage.name!r} wants {own:,} rows of {describe_pool(stage.pool)}, {left:,} are left{before}; {way}"
         )
     return rows, wanted
+
+
+def most_rows(stage: Stage, cells: Cells) -> int:
+    """How many rows the stage could take of what is left of its pool, with those that it rehearses beside them."""
+    left = int(cells.left[cells.pool].sum())
+    again = rehearsed(stage, cells)
+    return left if stage.rehearse is None else stage.rehearse.most(left, int(cells.left[again].sum()))
+
+
+def _refuse_rehearsal(stage: Stage, cells: Cells, rows: int) -> None:
+    """Raises Shortage where so many rows of a stage rehearse more than there is."""
+    rehearsal = stage.rehearse
+    assert rehearsal is not None
+    there, wanted = int(cells.left[rehearsed(stage, cells)].sum()), rehearsal.rows(rows)
+    if wanted > there:
+        who, other = ("the stages before it had", "false") if rehearsal.seen else ("no stage takes", "true")
+        raise Shortage(
+            f"stage {stage.name!r} rehearses {wanted:,} rows of {describe_pool(rehearsal.pool)}, {who} {there:,}; "
+            f"lower the share, or say seen: {other}" + ("" if stage.window or not there else ", or on_short: repeat")
+        )
 
 
 def block_edges(stage: Stage, rows: int) -> Ints:
@@ -198,7 +148,8 @@ def block_edges(stage: Stage, rows: int) -> Ints:
         block = stage.window * stage.batch_size
     elif block is None:
         block = BLOCK
-        if stage.weight.moves or (stage.loss_weight is not None and stage.loss_weight.moves):
+        weights = [stage.weight, stage.loss_weight, None if stage.rehearse is None else stage.rehearse.weight]
+        if any(weight is not None and weight.moves for weight in weights):
             block = min(block, ceil(rows / 100 / stage.batch_size) * stage.batch_size)
     return np.append(np.arange(0, rows, block), rows)
 
@@ -213,7 +164,7 @@ def allocate(stage: Stage, cells: Cells, edges: Ints, progress: Progress) -> Int
     matrix = np.zeros((len(edges) - 1, len(cells)), np.int64)
     for k, (start, stop) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
         t = progress((start + stop) / 2 / edges[-1])
-        matrix[k], debt = allocate_block(stage, cells.at(left, cells.pool, cells.live), stop - start, t, debt)
+        matrix[k], debt = allocate_block(stage, cells.at(left, cells.pool, cells.live), (start, stop), t, debt)
         left -= matrix[k]
         if matrix[k].sum() < stop - start:
             matrix = matrix[: k + bool(matrix[k].any())]
@@ -223,19 +174,37 @@ def allocate(stage: Stage, cells: Cells, edges: Ints, progress: Progress) -> Int
     return matrix
 
 
-def allocate_block(stage: Stage, cells: Cells, rows: int, t: float, debt: Floats) -> tuple[Ints, Floats]:
+def allocate_block(stage: Stage, cells: Cells, span: tuple[int, int], t: float, debt: Floats) -> tuple[Ints, Floats]:
     """How many of a block's rows come from each cell [Q], and the new debt [Q].
 
-    t: progress in the middle of the block. debt: what rounding withheld from each cell, and gave to others, so far.
+    span: where the block begins and ends in the stage. t: progress in its middle. debt: what rounding withheld from
+    each cell, and gave to others, so far. What is rehearsed has its share of every block, to a row.
     Fewer rows than asked for only where `on_short` is "stop"; else Shortage is raised.
     """
+    rehearsal, rows = stage.rehearse, span[1] - span[0]
+    again = 0 if rehearsal is None else rehearsal.rows(span[1]) - rehearsal.rows(span[0])
+    amount = stage.weight.amounts(cells, t, stage.mass_rule, may_be_empty=stage.on_short == "stop")
+    taken, owed = _dealt(stage, cells, amount, rows - again, t, debt)
+    if rehearsal is None:
+        return taken, owed
+    if (own := int(taken.sum())) < rows - again:
+        again = rehearsal.beside(own)
+    others = cells.at(cells.left, rehearsed(stage, cells), cells.live)
+    amount = rehearsal.weight.amounts(others, t, rehearsal.weight.mass, may_be_empty=True)
+    left = np.where(others.pool, others.left, 0)
+    if left[amount > 0].sum() < again:
+        amount = left.astype(float)
+    more, owed_too = _dealt(stage, others, amount, again, t, debt)
+    return taken + more, owed + owed_too
+
+
+def _dealt(stage: Stage, cells: Cells, amount: Floats, rows: int, t: float, debt: Floats) -> tuple[Ints, Floats]:
+    """So many rows of the pool in proportion to the amounts [Q], and the new debt [Q], 0 outside the pool."""
     left = np.where(cells.pool, cells.left, 0)
-    stop = stage.on_short == "stop"
-    amount = stage.weight.amounts(cells, t, stage.mass_rule, may_be_empty=stop)
     open_ = (amount > 0) & (left > 0)
     supply = int(left[open_].sum())
     if supply < rows:
-        if not stop:
+        if stage.on_short != "stop":
             raise Shortage(
                 f"stage {stage.name!r}: at {t:.1%} of it the cells with a positive weight have {supply:,} rows left, "
                 f"{rows:,} are wanted; lower the budget{', widen' if stage.window is None else ' or widen'} the weight"

@@ -15,7 +15,8 @@ import numpy as np
 from ..arrays import Bools, Hashes, Ints
 from ..identity import hash64, keyed, splitmix64
 from ..schedule.cells import Cells
-from .compile import StagePlan, pool_of, runs
+from .compile import StagePlan, runs
+from .pools import pool_of
 
 _CHUNK = 16_384  # rows hashed at a time, so that the intermediate arrays stay in the cache
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...errors import InputError
-from ..arrays import Bools, Floats, Hashes, Ints
+from ..arrays import Bools, Floats, Ints
 from ..identity import keyed, splitmix64, unit
 from ..schedule.budget import Budget
 from ..schedule.cells import Cells, partition
@@ -29,15 +29,15 @@ from .compile import (
     allocate,
     block_edges,
     loss_weights,
-    pool_axes,
-    pool_of,
     rows_wanted,
     runs,
 )
-from .decks import among, build_decks, order_by_hash
+from .decks import build_decks, order_by_hash
 from .fingerprint import fingerprint, table_checksums
 from .interleave import fitted_turns, turn_of
+from .pools import pool_axes, pool_of, rehearsed
 from .pricing import priced
+from .seen import Rest, own_rows, sees_again, stages_before, with_seen, without_clips
 
 
 class _Shuffled(NamedTuple):
@@ -99,27 +99,44 @@ class Plan:
 
     def _compile(self, starts: Ints) -> None:
         """Compiles the stages in the order of their claims; one that adapts comes last, over what the others leave."""
-        deck = self._deck
-        tops: Ints = starts[:-1].copy()  # where the rest of each deck begins
-        ends: Ints = starts[1:].copy()
+        rest = Rest(self._deck, starts[:-1].copy(), starts[1:].copy())
         earlier: list[str] = []
+        again: list[
+            tuple[Stage, Rest, str]
+        ] = []  # stages whose claim comes before the rows that they rehearse are known
         if self.used is not None and "clip" in self.curriculum.disjoint:
-            taken = self.table.identity("clip")[self.used]
-            deck, tops, ends = self._without_clips(deck, tops, ends, taken)
-            self.cells.size = ends - tops
+            rest = without_clips(rest, self.table.identity("clip"), np.flatnonzero(self.used))
+            self.cells.size = rest.ends - rest.tops
         for stage in sorted(self.curriculum.stages, key=lambda s: (s.window is not None, s.claim)):
-            if earlier and "clip" in self.curriculum.disjoint:
-                taken = self.table.identity("clip")[self.stages[earlier[-1]].row_set()]
-                deck, tops, ends = self._without_clips(deck, tops, ends, taken)
             before = f" after {' and '.join(earlier)}" if earlier else ""
             if earlier and "clip" in self.curriculum.disjoint:
+                rest = without_clips(rest, self.table.identity("clip"), self._own(earlier[-1])[0])
                 before += ", whose recordings are left out"
-            self.stages[stage.name] = self._compiled(stage, deck, tops, ends, before)
-            tops = tops + self.stages[stage.name].rows_per_cell()
+            if sees_again(stage) and not set(stages_before(self.curriculum, stage)) <= set(earlier):
+                again.append((stage, rest, before))
+            self.stages[stage.name] = self._compiled(stage, rest, before)
+            rest = rest._replace(tops=rest.tops + self._own(stage.name)[1])
             earlier.append(stage.name)
+        for stage, kept, before in again:
+            self.stages[stage.name] = self._compiled(stage, kept, before)
 
-    def _compiled(self, stage: Stage, deck: Ints, tops: Ints, ends: Ints, before: str) -> StagePlan:
-        """One stage over the rows from `tops` [Q] to `ends` [Q] of the decks. before: who took rows, for messages."""
+    def _own(self, name: str) -> tuple[Ints, Ints]:
+        """The rows that a compiled stage has for itself, and how many of each cell [Q]."""
+        stage = self.stages[name].stage
+        return own_rows(self.stages[name], rehearsed(stage, self.cells) & sees_again(stage))
+
+    def _rehearsing(self, stage: Stage, rest: Rest) -> Rest:
+        """The rest with the rows that the stage sees again; all of their cells while those before are not compiled."""
+        cells, before = rehearsed(stage, self.cells), stages_before(self.curriculum, stage)
+        seen = np.arange(len(self.table))
+        if set(before) <= set(self.stages):
+            had = [np.empty(0, np.int64)] if self.used is None else [np.flatnonzero(self.used)]
+            seen = np.concatenate([*had, *(self.stages[name].row_set().astype(np.int64) for name in before)])
+        return with_seen(rest, cells, seen, self.table.uid, self.cell_of_row, self.curriculum.seed)
+
+    def _compiled(self, stage: Stage, rest: Rest, before: str) -> StagePlan:
+        """One stage over the rest of the decks. before: who took rows, for messages."""
+        deck, tops, ends = self._rehearsing(stage, rest) if sees_again(stage) else rest
         cells = self.cells.at(ends - tops, pool_of(stage, self.cells), {})
         group = self.curriculum.interleave_of(stage.name)
         progress: Progress = _plain
@@ -152,15 +169,6 @@ class Plan:
             )
         loss = loss_weights(stage, cells, matrix, edges, progress)
         return StagePlan(stage, matrix, edges, deck, tops, cells.left, presented, loss, wanted)
-
-    def _without_clips(self, deck: Ints, tops: Ints, ends: Ints, taken: Hashes) -> tuple[Ints, Ints, Ints]:
-        """The rest of the decks without the rows whose recording is among those taken: rows, tops [Q] and ends [Q]."""
-        sizes = ends - tops
-        rows = deck[runs(tops, sizes)]
-        free = ~among(self.table.identity("clip")[rows], taken)
-        cell = np.repeat(np.arange(len(sizes)), sizes)[free]
-        starts = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=len(sizes)))])
-        return rows[free], starts[:-1], starts[1:]
 
     def stage_plan(self, stage: str) -> StagePlan:
         """The compiled stage of that name; an InputError lists the names there are."""

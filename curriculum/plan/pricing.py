@@ -13,7 +13,8 @@ from ..schedule.budget import Budget, Cost
 from ..schedule.cells import Cells
 from ..schedule.stages import Stage
 from ..table import Table
-from .compile import Progress, Shortage, allocate, block_edges, way_out
+from .compile import Progress, Shortage, allocate, block_edges, most_rows, way_out
+from .pools import rehearsed
 
 
 def priced(
@@ -26,7 +27,7 @@ def priced(
     unit, target = stage.budget.unit, float(stage.budget.hours or stage.budget.flops or 0.0)
     if stage.feedback is not None:  # an adaptive stage is priced by what it would take before anything is observed
         cells = cells.at(cells.left, cells.pool, stage.feedback.columns(stage.feedback.start(cells), cells))
-    costs, left = cost_per_cell(stage, cells, cost, table, number), int(cells.left[cells.pool].sum())
+    costs, left = cost_per_cell(stage, cells, cost, table, number), most_rows(stage, cells)
 
     def mix(count: int) -> Ints:
         per_cell: Ints = allocate(stage, cells, block_edges(stage, count), progress).sum(0)
@@ -58,7 +59,7 @@ def cost_per_cell(stage: Stage, cells: Cells, cost: Cost, table: Table, number: 
     inside = (number >= 0) & ~np.isnan(duration)
     per_row = duration / 3600 if stage.budget.hours is not None else cost.flops(stage.algorithm, duration)
     count = np.bincount(number[inside], minlength=len(cells))
-    unknown = np.flatnonzero(cells.pool & (cells.left > 0) & (count == 0))
+    unknown = np.flatnonzero((cells.pool | rehearsed(stage, cells)) & (cells.left > 0) & (count == 0))
     if len(unknown):
         raise InputError(f"stage {stage.name!r}: no row of {cells.name(int(unknown[0]))} has a duration_s")
     return np.bincount(number[inside], weights=per_row[inside], minlength=len(cells)) / np.maximum(count, 1)

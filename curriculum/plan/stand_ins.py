@@ -9,24 +9,28 @@ import numpy as np
 from ..arrays import Ints
 from ..identity import hash64
 from ..table import Categorical
-from .compile import StagePlan, pool_of, runs
+from .compile import StagePlan, runs
 from .decks import among
 from .plan import Plan
+from .pools import pool_of, rehearsed
+from .seen import sees_again
 
 
 def stand_ins(plan: Plan, stage: str, row: int) -> Iterator[int]:
     """Rows of the row's cell, in an order that depends on the row's identity alone, each with another recording.
 
     First the rows that no stage takes, then the stage's own of that cell, which then come once more. Never another
-    stage's, and with `disjoint: [clip]` none whose recording another stage has.
+    stage's, and with `disjoint: [clip]` none whose recording another stage has; but for a row that the stage sees
+    again, others that were seen.
     """
     stage_plan, cell = plan.stage_plan(stage), int(plan.cell_of_row[row])
     begin = int(stage_plan.first[cell])
     candidates = stage_plan.deck[begin : begin + int(stage_plan.left[cell])].astype(np.int64)
     others = [claimed(plan, other) for name, other in plan.stages.items() if name != stage]
     taken = np.concatenate([candidates[:0], *others])
-    usable = ~np.isin(candidates, taken)
-    if "clip" in plan.curriculum.disjoint:
+    again = sees_again(stage_plan.stage) and bool(rehearsed(stage_plan.stage, plan.cells)[cell])
+    usable = ~np.isin(candidates, taken) | again
+    if not again and "clip" in plan.curriculum.disjoint:
         clips = plan.table.identity("clip")
         usable &= ~among(clips[candidates], clips[taken])
     own = np.isin(candidates, claimed(plan, stage_plan))
@@ -45,5 +49,6 @@ def claimed(plan: Plan, stage_plan: StagePlan) -> Ints:
     """The rows that a stage takes, or that an adaptive one may still take: of each cell as many as its whole budget."""
     if stage_plan.stage.window is None:
         return stage_plan.row_set().astype(np.int64)
-    most = np.where(pool_of(stage_plan.stage, plan.cells), np.minimum(stage_plan.left, stage_plan.rows), 0)
+    pool = pool_of(stage_plan.stage, plan.cells) | rehearsed(stage_plan.stage, plan.cells)
+    most = np.where(pool, np.minimum(stage_plan.left, stage_plan.rows), 0)
     return stage_plan.deck[runs(stage_plan.first, most)].astype(np.int64)

@@ -9,9 +9,11 @@ import numpy as np
 
 from ..arrays import Ints
 from ..online.cursor import Cursor
-from ..plan.compile import pool_of
 from ..plan.plan import Plan
+from ..plan.pools import describe_pool, pool_of, rehearsed
+from ..plan.seen import sees_again
 from ..table import Categorical
+from .doubts import doubts_of
 
 GLYPHS = " .:-=+*#%@"
 MIXES = ("label", "source", "question_type")
@@ -41,6 +43,7 @@ class StageSummary(TypedDict):
     padding: int
     pool: int
     windows: list[int] | None
+    rehearsed: dict[str, Any] | None
     first: list[str]
     last: list[str]
     mix: dict[str, dict[str, int]]
@@ -80,6 +83,7 @@ def describe(plan: Plan) -> PlanSummary:
     inside = plan.cell_of_row >= 0
     whole = {c: _mix(plan, c, np.flatnonzero(inside)) for c in MIXES if _is_text(plan, c)}
     stages = {name: _stage(plan, name, rows[name]) for name in plan.stages}
+    shared = overlaps(plan, rows)
     return {
         "fingerprint": plan.fingerprint,
         "rows": len(plan.table),
@@ -88,8 +92,8 @@ def describe(plan: Plan) -> PlanSummary:
         "mix": whole,
         "stages": stages,
         "turns": {name: [plan.members(name)[k] for k in turns] for name, turns in plan.turns.items()},
-        "overlaps": overlaps(plan, rows),
-        "doubts": _doubts(plan, stages, whole, rows),
+        "overlaps": shared,
+        "doubts": doubts_of(plan, stages, whole, rows, shared),
     }
 
 
@@ -107,6 +111,7 @@ def _stage(plan: Plan, name: str, rows: Ints) -> StageSummary:
         "padding": stage_plan.steps * stage.batch_size - stage_plan.presented,
         "pool": int(stage_plan.left[pool_of(stage, plan.cells)].sum()),
         "windows": [stage_plan.planned, len(stage_plan.matrix)] if stage.window else None,
+        "rehearsed": _rehearsed(plan, name),
         "first": [f"{uid:016x}" for uid in plan.table.uid[rows[:3]].tolist()],
         "last": [f"{uid:016x}" for uid in plan.table.uid[rows[-3:]].tolist()],
         "mix": {column: _mix(plan, column, rows) for column in MIXES if _is_text(plan, column)},
@@ -123,6 +128,17 @@ def _stage(plan: Plan, name: str, rows: Ints) -> StageSummary:
         summary["tokens"] = float(np.nansum(cost.tokens(stage.algorithm, seconds))) * scale
         summary["flops"] = float(np.nansum(cost.flops(stage.algorithm, seconds))) * scale
     return summary
+
+
+def _rehearsed(plan: Plan, name: str) -> dict[str, Any] | None:
+    """How many rows a stage rehearses, of what, and whether others had them before."""
+    stage_plan = plan.stage_plan(name)
+    rehearsal = stage_plan.stage.rehearse
+    if rehearsal is None:
+        return None
+    count = int(stage_plan.rows_per_cell()[rehearsed(stage_plan.stage, plan.cells)].sum())
+    share = count / max(int(stage_plan.edges[stage_plan.planned]), 1)
+    return {"rows": count, "share": share, "of": describe_pool(rehearsal.pool), "seen": rehearsal.seen}
 
 
 def _over_time(plan: Plan, name: str) -> OverTime:
@@ -143,8 +159,10 @@ def overlaps(plan: Plan, rows: dict[str, Ints]) -> list[dict[str, Any]]:
     """For every two stages, how many rows of the second have a uid, recording or question text that the first has.
 
     rows: stage -> its rows. Returns {"stages": [a, b], "uid": n}, with "clip" and "question" where the table has them.
+    What a stage sees again on purpose is left out of its rows; see `rehearsed` of its summary.
     """
     shared = []
+    rows = {name: _for_itself(plan, name, of_stage) for name, of_stage in rows.items()}
     for a, b in combinations(plan.stages, 2):
         entry: dict[str, Any] = {"stages": [a, b], "uid": int(np.isin(rows[b], rows[a]).sum())}
         for column in ("clip", "question"):
@@ -155,71 +173,11 @@ def overlaps(plan: Plan, rows: dict[str, Ints]) -> list[dict[str, Any]]:
     return shared
 
 
-def _doubts(
-    plan: Plan, stages: dict[str, StageSummary], whole: dict[str, dict[str, int]], rows: dict[str, Ints]
-) -> list[str]:
-    """Sentences about what may surprise; none of it is an error. whole: the mix of the table."""
-    doubts = []
-    if outside := int((plan.cell_of_row < 0).sum()):
-        doubts.append(
-            f"{outside:,} of {len(plan.cell_of_row):,} rows lack a value that `cells` asks for; no stage has them"
-        )
-    for name, stage in stages.items():
-        taken = plan.stages[name]
-        if taken.cut:
-            doubts.append(f"{name} takes {taken.rows:,} of the {taken.wanted:,} rows that its budget names")
-        covered = stage["rows"] / max(stage["pool"], 1)
-        if covered < 0.01:
-            doubts.append(
-                f"{name} takes {stage['rows']:,} of the {stage['pool']:,} rows of its pool ({covered:.2%}): "
-                "which ones is a source of variance; `claim: first` gives every arm the same"
-            )
-        shift = _distance(stage["mix"].get("source", {}), whole.get("source", {}))
-        if shift > 0.1:
-            doubts.append(
-                f"{name} has another mix of sources than the table (total variation {shift:.0%}): label and source are "
-                "confounded; `{matched: {by: source}}` in its weight holds the mix"
-            )
-        if stage["padding"]:
-            doubts.append(f"{name}: the last batch has {stage['padding']} questions fewer than the others")
-        doubts += _unused(plan, name)
-        doubts += _without_advantage(plan, name, rows[name])
-    for entry in overlaps(plan, rows):
-        if entry.get("clip") and "clip" not in plan.curriculum.disjoint:
-            a, b = entry["stages"]
-            doubts.append(
-                f"{entry['clip']:,} rows of {b} share their recording with {a}; `disjoint: [uid, clip]` forbids it"
-            )
-    return doubts
-
-
-def _unused(plan: Plan, name: str) -> list[str]:
-    """Doubts about cells of which the stage takes nothing, or nothing more in its second half."""
-    stage_plan = plan.stage_plan(name)
-    if stage_plan.stage.window is not None:
-        return []
-    pool = pool_of(stage_plan.stage, plan.cells) & (stage_plan.left > 0)
-    unused, cells, doubts = pool & (stage_plan.rows_per_cell() == 0), int(pool.sum()), []
-    if unused.any():
-        count = int(stage_plan.left[unused].sum())
-        doubts.append(f"{name} takes no row of {int(unused.sum())} of the {cells} cells of its pool ({count:,} rows)")
-    half = stage_plan.matrix[: max(1, stage_plan.planned // 2)].sum(axis=0)
-    empty = pool & (half >= stage_plan.left)
-    if len(stage_plan.matrix) > 3 and empty.sum() > 0.1 * cells:
-        doubts.append(
-            f"{name}: {int(empty.sum())} of {cells} cells have no row left after its first half; use fewer bins"
-        )
-    return doubts
-
-
-def _without_advantage(plan: Plan, name: str, rows: Ints) -> list[str]:
-    """The expected share of groups without an advantage, where the table holds accuracies with audio."""
-    p = plan.table.columns.get("p_audio")
-    if plan.stage_plan(name).stage.algorithm != "grpo" or not isinstance(p, np.ndarray) or not len(rows):
-        return []
-    known, size = p[rows][~np.isnan(p[rows])], plan.curriculum.cost.group_size
-    share = float(np.mean(known**size + (1 - known) ** size)) if len(known) else 0.0
-    return [f"{name}: {share:.0%} of its groups of {size} are expected to have no advantage"]
+def _for_itself(plan: Plan, name: str, rows: Ints) -> Ints:
+    stage = plan.stage_plan(name).stage
+    if not sees_again(stage):
+        return rows
+    return rows[~rehearsed(stage, plan.cells)[plan.cell_of_row[rows]]]
 
 
 def _is_identity(plan: Plan, column: str) -> bool:
@@ -239,12 +197,6 @@ def _mix(plan: Plan, column: str, rows: Ints) -> dict[str, int]:
     return {name: count for name, count in named if count}
 
 
-def _distance(a: dict[str, int], b: dict[str, int]) -> float:
-    """Total variation between two mixes, in [0, 1]."""
-    total_a, total_b = sum(a.values()) or 1, sum(b.values()) or 1
-    return sum(abs(a.get(k, 0) / total_a - b.get(k, 0) / total_b) for k in {*a, *b}) / 2
-
-
 def lines(summary: PlanSummary) -> list[str]:
     """The description as text for a terminal, line by line."""
     out = [f"plan {summary['fingerprint']}: {summary['rows']:,} rows in {summary['cells']:,} cells"]
@@ -257,6 +209,9 @@ def lines(summary: PlanSummary) -> list[str]:
             out.append(f"  {stage['hours']:,.1f} hours, {short(stage['tokens'])} tokens, {short(stage['flops'])} FLOPs")
         if stage["windows"]:
             out.append("  adaptive: {} of {} windows are planned before anything is observed".format(*stage["windows"]))
+        if (again := stage["rehearsed"]) is not None:
+            had = "which the stages before it had" if again["seen"] else "which no other stage has"
+            out.append(f"  rehearses {again['rows']:,} rows ({again['share']:.1%}) of {again['of']}, {had}")
         out += [f"  {column}: {_counts(mix)}" for column, mix in stage["mix"].items()]
         out.append(f"  first {' '.join(stage['first'])} ... last {' '.join(stage['last'])}")
         for axis, groups in stage["over_time"]["axes"].items():

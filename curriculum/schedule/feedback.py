@@ -186,7 +186,43 @@ class Adarft:
         return {"target": np.full(len(cells), state[0])}
 
 
-REDUCERS = {"contribution": ContributionEstimator, "adarft": Adarft}
+@dataclass(frozen=True)
+class Forgotten:
+    """How far the accuracy of every cell lies below the best that it had: what was learnt and is lost again.
+
+    Files call it `forgotten`. Columns [Q]: best, the highest of the discounted mean accuracies so far, and fallen, best
+    minus the present one where that is more than `margin`, else 0. A cell is judged once `least` discounted prompts of
+    it were seen, and keeps its numbers while fewer are. Raises InputError for an argument out of range.
+    """
+
+    margin: float = 0.05
+    least: float = 16.0
+    discount: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.margin < 1 and self.least > 0 and 0 <= self.discount <= 1):
+            raise InputError("feedback forgotten: 0 <= margin < 1, least > 0 and 0 <= discount <= 1 are needed")
+
+    def start(self, cells: Cells) -> Floats:
+        """[4, Q] zeros: discounted prompts and right ones, the best accuracy, the present one."""
+        return np.zeros((4, len(cells)))
+
+    def close(self, state: Floats, window: Floats) -> Floats:
+        """[4, Q] after one more window."""
+        seen, right = (
+            self.discount * state[k] + window[SUMS.index(name)] for k, name in enumerate(("prompts", "right"))
+        )
+        known = seen >= self.least
+        now = np.where(known, right / np.maximum(seen, 1e-9), state[3])
+        return np.stack([seen, right, np.maximum(state[2], now), now])
+
+    def columns(self, state: Floats, cells: Cells) -> dict[str, Floats]:
+        """`best` and `fallen` [Q]."""
+        fall = state[2] - state[3]
+        return {"best": state[2], "fallen": np.where(fall > self.margin, fall, 0.0)}
+
+
+REDUCERS = {"contribution": ContributionEstimator, "adarft": Adarft, "forgotten": Forgotten}
 
 
 @dataclass(frozen=True)

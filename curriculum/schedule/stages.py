@@ -14,10 +14,10 @@ from .cells import Axis, parse_axes
 from .columns import check_changes
 from .feedback import Feedback, parse_feedback
 from .paces import parse_pace
-from .weights import Weight, parse_weight
+from .rehearsal import Rehearsal, parse_rehearsal
+from .weights import UNIFORM, Weight, parse_weight
 
 DISJOINT = ("uid", "clip")
-UNIFORM = parse_weight("uniform", "weight")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Stage:
         claim: which stage takes its rows first; lower numbers before higher ones, equal ones as listed; "first" is
             -1. Arms whose cells are the same then take the same rows; a pool of another column makes other cells.
         on_short: where the pool holds less than the budget: "error", "stop" early, or "repeat" it in a new order.
+        rehearse: other questions that a share of the budget goes to, so that they are not forgotten.
         window, lag: an adaptive stage plans so many steps at a time from what was observed `lag` windows ago.
         feedback, probe: what is observed. on_zero_advantage: "keep", "drop" or "refill_same_cell".
     """
@@ -70,6 +71,7 @@ class Stage:
     mix: Literal["spread", "shuffle"] = "spread"
     claim: int = 0
     on_short: Literal["error", "stop", "repeat"] = "error"
+    rehearse: Rehearsal | None = None
     window: int | None = None
     lag: int = 1
     feedback: Feedback | None = None
@@ -81,7 +83,8 @@ class Stage:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"stage {self.name!r}: {name} must be a whole number of at least 1, got {value!r}")
-        if self.window is None and (self.feedback or self.probe or self.weight.adapts):
+        weights = [self.weight] + ([] if self.rehearse is None else [self.rehearse.weight])
+        if self.window is None and (self.feedback or self.probe or any(weight.adapts for weight in weights)):
             raise InputError(f"stage {self.name!r}: what follows observations needs a `window`, a number of steps")
         if self.window is not None:
             if self.feedback is None:
@@ -97,6 +100,8 @@ class Stage:
         plain["objective"] = plain.pop("algorithm")  # its older name, which fingerprints of earlier runs hold
         plain |= {name: None if plain[name] is None else plain[name].spec for name in ("weight", "loss_weight")}
         plain["budget"] = {k: v for k, v in asdict(self.budget).items() if v is not None}
+        if plain.pop("rehearse") is not None:
+            plain["rehearse"] = self.rehearse.spec  # type: ignore[union-attr]
         plain["feedback"] = None if self.feedback is None else self.feedback.spec
         plain["probe"] = None if self.probe is None else asdict(self.probe)
         described: dict[str, Any] = json.loads(json.dumps(plain))
@@ -247,6 +252,8 @@ def _stage(entry: Any, where: str, budget: Budget | None = None) -> Stage:
         given["weight"] = parse_weight(given["weight"], f"{where}.weight")
     if given.get("loss_weight") is not None:
         given["loss_weight"] = parse_weight(given["loss_weight"], f"{where}.loss_weight")
+    if given.get("rehearse") is not None:
+        given["rehearse"] = parse_rehearsal(given["rehearse"], f"{where}.rehearse")
     if given.get("feedback") is not None:
         given["feedback"] = parse_feedback(given["feedback"], f"{where}.feedback")
     if value_of(given.get("claim", 0), int | Literal["first"], f"{where}.claim") == "first":

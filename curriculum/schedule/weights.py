@@ -148,6 +148,15 @@ def floor(cells: Cells, t: float, amount: Floats, share: Paced) -> Floats:
     return (1 - share) * amount + plain
 
 
+def revisit(cells: Cells, t: float, amount: Floats, share: Paced, by: str = "live.fallen") -> Floats:
+    """[Q] amounts: `share` of them for the cells by the column times what is left; all as they are where that is 0."""
+    if not 0 <= share <= 1:
+        raise InputError(f"weight 'revisit' has a share between 0 and 1, got {share}")
+    again = np.where(cells.pool, np.maximum(cells.column(by), 0.0) * cells.left, 0.0)
+    total = float(amount.sum()) or 1.0
+    return (1 - share) * amount + share * total * again / again.sum() if again.sum() > 0 else amount
+
+
 def _mixed(cells: Cells, amount: Floats, axis: str, wanted: Floats | Ints) -> Floats:
     """[Q] amounts with the mix `wanted` of an axis's values, and the same sum."""
     group = cells.group(axis)
@@ -160,16 +169,16 @@ WEIGHTS: dict[str, Callable[..., Floats]] = {
     function.__name__: function
     for function in (
         *(uniform, threshold, competence, power, softmax, gaussian, focal, kimi, self_paced, learnable, useful),
-        *(bandit, shares, matched, cap, floor),
+        *(bandit, shares, matched, cap, floor, revisit),
     )
 }
 # These change the mass [Q] that the product of the other weights gives, in this order.
-MODIFIERS: tuple[Callable[..., Floats], ...] = (shares, matched, cap, floor)
+MODIFIERS: tuple[Callable[..., Floats], ...] = (shares, matched, cap, floor, revisit)
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A product of components times the cells' mass, then modifiers: shares, matched, cap, floor.
+    """A product of components times the cells' mass, then modifiers: shares, matched, cap, floor, revisit.
 
     What the functions return is checked. where: place in the file, for messages. spec: what the file says, for the
     fingerprint.
@@ -284,3 +293,6 @@ def parse_weight(spec: Any, where: str) -> Weight:
         (modifiers if modifies else factors).append(Component(name, f"{where}.{name}", function, arguments, paces))
     modifiers.sort(key=lambda part: MODIFIERS.index(part.function))
     return Weight(tuple(factors), tuple(modifiers), where, spec)
+
+
+UNIFORM = parse_weight("uniform", "weight")

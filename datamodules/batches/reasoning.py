@@ -28,6 +28,8 @@ def target_of(question: Question, reasoning: str) -> str:
     if reasoning == "none":
         return target_text(question.answer)
     text = _reasoning(question, reasoning)
+    if not text and reasoning == "given":
+        return target_text(question.answer)
     if not text:
         raise InputError(f"{question.key} has no {reasoning}_cot to learn from; {_WAY_OUT}")
     return reasoned_text(text, question.answer)
@@ -50,7 +52,7 @@ def check_reasoning(reader: ShardReader, plan: StagePlan, rows: np.ndarray, reas
     none where whole shards would be copied for it. One that cannot be read is passed over: it is recorded, and
     replaced, when its batch is built.
     """
-    if asked_of(plan.stage, reasoning)[1] == "none" or _copies(reader):
+    if asked_of(plan.stage, reasoning)[1] in ("none", "given") or _copies(reader):
         return
     # An adaptive stage has no fixed rows: any question of its pool may come up.
     planned = plan.row_set() if plan.stage.window is None else plan.deck[runs(plan.first, plan.left)]
@@ -78,4 +80,5 @@ def _copies(reader: ShardReader) -> bool:
 
 
 def _reasoning(question: Question, reasoning: str) -> str:
-    return {"structured": question.structured_cot, "unstructured": question.unstructured_cot}[reasoning].strip()
+    texts = {"structured": question.structured_cot, "unstructured": question.unstructured_cot}
+    return (texts[reasoning] if reasoning in texts else next(filter(None, texts.values()), "")).strip()

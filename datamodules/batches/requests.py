@@ -11,7 +11,7 @@ from ...errors import InputError
 from ..shards.reader import share
 
 _NO_WEIGHT = np.zeros(1, np.float32)
-REASONING = ("none", "structured", "unstructured")
+REASONING = ("none", "structured", "unstructured", "given")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class TrainingSpec:
         augmentation: random gain and noise; null for none.
         reasoning: "structured" or "unstructured": SFT learns the question's `structured_cot` or `unstructured_cot`
             before the answer, and both SFT and GRPO ask for thinking first (style "think"); an SFT question without
-            it is an error. "none": the answer alone, as the paper trains.
+            it is an error. "given": the one or the other where a question has it, else the answer alone. "none": the
+            answer alone, as the paper trains.
         record: JSON file that shows where the curriculum stands, written at start, end and every checkpoint.
         replan: such a file of another run: this curriculum goes on from there, and uses none of its rows again.
     """
@@ -89,7 +90,7 @@ class TrainingSpec:
     shuffle_options: bool = False
     sort_by_length: bool = False
     augmentation: Augmentation | None = None
-    reasoning: Literal["none", "structured", "unstructured"] = "none"
+    reasoning: Literal["none", "structured", "unstructured", "given"] = "none"
     record: str | None = None
     replan: str | None = None
 

@@ -8,6 +8,7 @@ Some questions leak their answer in the text, by explicit logic ("the topmost of
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -33,6 +34,12 @@ CAPTION = {
     "pitch": "Caption the pitch.",
     "order": "Caption the opening.",
     "count": "Caption the number of pulses.",
+}
+THOUGHT = {
+    "sound": "The sound is {}.",
+    "pitch": "The tone is {}.",
+    "order": "It begins with {}.",
+    "count": "There are {} pulses.",
 }
 KNOWN: dict[str, dict[str, tuple[str, ...]]] = {
     "sound": {
@@ -77,6 +84,7 @@ def build_sounds(
     strong_share: float = 0.45,
     listening: int = 2_400,
     reading: int = 600,
+    reasoning: float = 0.0,
 ) -> dict[str, int]:
     """Writes the corpus into the folder `out`, replacing it; returns the numbers of questions and recordings.
 
@@ -84,9 +92,10 @@ def build_sounds(
         train, val, test: questions of the bank per split; val and test are half heard, half leaking, and balanced.
         strong_share: share of the bank's training questions that can only be heard.
         listening: questions for the backbone. reading: questions per voter slice.
+        reasoning: share of the bank's training questions that come with a thought to learn, `structured_cot`.
     """
     leaks = {name: (LOGIC, PRIOR) if name in KNOWN else (LOGIC,) for name in WORDS}
-    world = World("sounds", seed, tuple(WORDS), WORDS, leaks, lambda spec: draft(spec, seed))
+    world = World("sounds", seed, tuple(WORDS), WORDS, leaks, lambda spec: draft(spec, seed, reasoning))
     heard = balancing.listening(world, listening)
     jobs = [
         *balancing.bank(world, "train", train, strong_share),
@@ -98,8 +107,11 @@ def build_sounds(
     return write_corpus((job() for job in jobs), out, len(jobs))
 
 
-def draft(spec: QuestionSpec, seed: int) -> Draft:
-    """One question on one clip; the wave depends on (seed, clip) and the answer alone."""
+def draft(spec: QuestionSpec, seed: int, reasoning: float = 0.0) -> Draft:
+    """One question on one clip; the wave depends on (seed, clip) and the answer alone.
+
+    reasoning: share of the bank's training questions that come with a thought.
+    """
     question_type, answer, clip = spec.question_type, spec.answer, spec.clip
     name = (seed, spec.source, spec.identifier)
     other = choose([w for w in SOUNDS if w != answer], seed, clip, "other") if question_type == "order" else ""
@@ -110,6 +122,8 @@ def draft(spec: QuestionSpec, seed: int) -> Draft:
         ask = f"{_leak(question_type, answer, other)} {ask}"
     choices = shuffled(WORDS[question_type], *name, "choices")
     question = Question(spec.source, spec.identifier, ask, choices, answer, question_type, spec.split)
+    if spec.split == "train" and spec.source == "sounds" and uniforms(hash64(*name), 1, "thought")[0] < reasoning:
+        question = replace(question, structured_cot=THOUGHT[question_type].format(answer))
     return Draft(question, clip, lambda: _wave(question_type, answer, other, seed, clip), spec.kind)
 
 

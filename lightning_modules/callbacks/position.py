@@ -16,6 +16,7 @@ from ...errors import InputError
 from ..checkpoints.whole_file import WholeFile
 from ..strategies.synchronised import settle_buckets
 from .interruption import Interruption
+from .validating import validate_now
 from .watchdog import Watchdog
 
 
@@ -60,7 +61,7 @@ class PlanPosition(L.Callback):
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Refuses a checkpoint whose weights are further than its position, or that another optimizer wrote.
 
-        A validation that was cut off is done first.
+        A validation that was cut off is done first, and before the first step one that all later ones compare with.
         """
         data, steps = trainer.datamodule, trainer.global_step  # type: ignore[attr-defined]
         if self._optimizer_steps not in (None, steps):
@@ -74,10 +75,8 @@ class PlanPosition(L.Callback):
         data.write_record()
         # Lightning would count a second round of batches where its limit, or the plan, is reached.
         trainer.should_stop = self._stopped or data.position >= trainer.num_training_batches
-        if not self._validated:
-            trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            trainer.training = True
+        if not self._validated or (not data.position and trainer.fit_loop.epoch_loop._should_check_val_epoch()):
+            validate_now(trainer)
 
     def _refuse_other_settings(self, trainer: L.Trainer) -> None:
         """A restored optimizer has the settings that it was saved with: those of the configuration must be the same."""
@@ -109,6 +108,8 @@ class PlanPosition(L.Callback):
         loop = trainer.fit_loop
         self._loops = deepcopy(loop.state_dict())
         self._loops["epoch_loop.batch_progress"]["is_last_batch"] = False  # of the loader; the plan may go on
+        if loop.epoch_loop._is_training_done:  # the end is validated too
+            trainer.val_check_batch, trainer._val_check_time_interval = 1, None  # type: ignore[attr-defined]
         self._validated = not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
 
     def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:

@@ -8,6 +8,8 @@ Each is `(completions, **columns) -> list`, one value per completion, and ignore
     format_think          thoughts, then the answer, each in its tags
     length                DAPO's punishment of completions that come near the longest allowed, or reach it
     contribution, heard   accuracy beyond what the policy knows without the audio: needs `silence`
+    adaptive_thinking     right answers without thinking count more, wrong ones less than nothing (Audio-Thinker)
+    brief_thought         right, and thought about in few words (Step-Audio 2)
     shuffled              a control: the right rewards, on the wrong completions of the group
 """
 
@@ -112,6 +114,48 @@ def shuffled(completions: Sequence[str], solution: Sequence[str], group: Sequenc
     return [right[following[place]] for place in range(len(right))]
 
 
+def adaptive_thinking(
+    completions: Sequence[str], solution: Sequence[str], balance: float = 0.5, strength: float = 2.0, **_: Any
+) -> list[float]:
+    """What decides when to think: with b, a bonus in [0, 1], from -b to 1 + b.
+
+        thoughts, then the answer:   right 1       wrong 0
+        the answer at once:          right 1 + b   wrong -b          b = 1 - clip(strength (d - balance), 0, 1)
+
+    d: share of all these completions that answer at once, also behind an empty pair of think tags. With b = 1 these are
+    the four values of AutoThink (Tu et al. 2025): where thinking makes no answer better, answering at once pays as soon
+    as more than half of the answers are right. Audio-Thinker (Wu et al. 2025, arXiv 2508.08039) rewards by the same
+    idea; its constants are published in no code. That the bonus fades where answering at once prevails, which keeps
+    thinking alive, is our own. A completion in another form counts as wrong and at once. ValueError for a balance
+    outside [0, 1] or a negative strength.
+    """
+    if not 0 <= balance <= 1 or strength < 0:
+        raise ValueError(f"balance is a share, strength not negative; got {balance} and {strength}")
+    formed = [is_well_thought(text) or is_well_formed(_unthought(text)) for text in completions]
+    right = [value * form for value, form in zip(accuracy(completions, solution), formed, strict=True)]
+    at_once = [not is_well_thought(text) for text in completions]
+    bonus = 1 - min(1.0, max(0.0, strength * (sum(at_once) / max(len(at_once), 1) - balance)))
+    return [value + bonus * (2 * value - 1) * quick for value, quick in zip(right, at_once, strict=True)]
+
+
+def brief_thought(completions: Sequence[str], solution: Sequence[str], most: int = 20, **_: Any) -> list[float]:
+    """1 where the answer is right and stands behind thoughts of 1 to `most` words, each in its tags; else 0.
+
+    The binary reward on right answers and the length of thinking with which Step-Audio 2 (arXiv 2507.16632) begins its
+    reinforcement learning; its limit is not published.
+    """
+    right = accuracy(completions, solution)
+    words = [len(text.partition("</think>")[0].removeprefix("<think>").split()) for text in map(str.strip, completions)]
+    formed = [is_well_thought(text) and count <= most for text, count in zip(completions, words, strict=True)]
+    return [value * form for value, form in zip(right, formed, strict=True)]
+
+
+def _unthought(text: str) -> str:
+    """The completion without an empty pair of think tags before it."""
+    thought, end, said = text.strip().removeprefix("<think>").partition("</think>")
+    return said if end and not thought.strip() and text.strip().startswith("<think>") else text
+
+
 def _overlong(size: int, most: int, buffer: float) -> float:
     """The punishment of `size` tokens: 0 up to most - buffer, -1 from `most` on, linear between."""
     over = size - (most - buffer)
@@ -136,6 +180,7 @@ heard.needs_silence = True  # type: ignore[attr-defined]
 BUILT_IN: dict[str, Callable[..., Sequence[float | None]]] = {
     function.__name__: function
     for function in (
-        accuracy, format, choice, contains, mmau, format_think, length, contribution, heard, shuffled,
+        accuracy, format, choice, contains, mmau, format_think, length, contribution, heard, adaptive_thinking,
+        brief_thought, shuffled,
     )
 }  # fmt: skip

@@ -16,8 +16,8 @@ import torch
 
 from ...datamodules.processors.omni import SYSTEM
 from ...datamodules.questions.annotations import read_annotations
-from ...datamodules.questions.answers import target_text
-from ...datamodules.questions.prompts import question_text
+from ...datamodules.questions.answers import reasoned_text, target_text
+from ...datamodules.questions.prompts import prompt_text, question_text
 from ...datamodules.questions.question import Question
 from ...datamodules.shards.reader import ShardReader
 from .checkpoint import save_thinker, thinker_state
@@ -175,6 +175,9 @@ def build_tiny(
         for question in _questions(annotations):
             # The system turn is part of every prompt, so it weighs as much in the training of the tokenizer.
             texts += [SYSTEM, question_text(question.question, question.choices), target_text(question.answer)]
+            if thought := question.structured_cot or question.unstructured_cot:
+                texts += [prompt_text("think", question.question, question.choices)]
+                texts += [reasoned_text(thought, question.answer)]
         tokenizer = train_tokenizer(texts, vocab_size)
     extractor = extractor_class(feature_size=128, chunk_length=300, return_attention_mask=True)
     thinker = build_thinker(tokenizer, hidden, layers, audio_hidden, audio_layers, seed)

@@ -26,6 +26,7 @@ __all__ = [
     "chunks",
     "merged",
     "merged_weights",
+    "whole_tensor",
     "without_vision",
 ]
 CHUNK_BYTES = 256 << 20
@@ -55,7 +56,7 @@ def adapter_weights(policy: OmniPolicy) -> Iterator[tuple[str, Tensor]]:
     _adapter_config(policy)
     for name, tensor in policy.base.state_dict().items():
         if ".lora_" in name:
-            yield f"base_model.model.thinker.{published(name.replace(f'.{_ADAPTER}', ''))}", _whole(tensor)
+            yield f"base_model.model.thinker.{published(name.replace(f'.{_ADAPTER}', ''))}", whole_tensor(tensor)
 
 
 def adapter_config(policy: OmniPolicy) -> dict[str, Any]:
@@ -84,10 +85,10 @@ def _read(policy: OmniPolicy, dtype: torch.dtype, merge: bool) -> Iterator[tuple
     for name, tensor in state.items():
         if ".lora_" in name:
             continue
-        whole = _whole(tensor)
+        whole = whole_tensor(tensor)
         if merge and name.endswith(".base_layer.weight"):
             place = name.removesuffix(".base_layer.weight")
-            down, up = (_whole(state[f"{place}.lora_{side}.{_ADAPTER}.weight"]) for side in "AB")
+            down, up = (whole_tensor(state[f"{place}.lora_{side}.{_ADAPTER}.weight"]) for side in "AB")
             whole = merged(whole, down, up, policy.base.get_submodule(place).scaling[_ADAPTER])
         whole = whole.to(dtype) if whole.is_floating_point() else whole
         yield published(name.replace(".base_layer.", ".")), whole
@@ -99,7 +100,7 @@ def merged(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
     return (weight.to(exact) + scale * (up.to(exact) @ down.to(exact))).to(weight.dtype)
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def whole_tensor(tensor: Tensor) -> Tensor:
     """The tensor itself, or, where every rank holds a part of it, all of it on every rank."""
     gather = getattr(tensor, "full_tensor", None)
     return (tensor if gather is None else gather()).detach()

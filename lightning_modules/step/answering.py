@@ -7,7 +7,20 @@ from typing import Any
 
 from ...datamodules.batch import Batch
 from ...datamodules.questions.answers import extract_answer, verdict
-from ..rollout.engine import Completions
+from ..policy.omni import OmniPolicy
+from ..rollout.engine import Completions, completion_keys
+from ..rollout.sampling import sample
+
+
+def answers(policy: OmniPolicy, batch: Batch, length: int, temperature: float, seed: int) -> list[dict[str, Any]]:
+    """What a policy says to a batch: one record per question, see `answer_records`.
+
+    length: of the longest answer, in tokens. temperature: 0 is greedy. seed: of the draws.
+    """
+    uids = [s.question.uid for s in batch.samples]
+    keys = completion_keys(uids, 1, seed, "answer", batch.samples[0].condition)
+    done = sample(policy, batch.prompts, max_new_tokens=length, temperature=temperature, keys=keys)
+    return answer_records(batch, policy.processor.decode(done.ids, done.mask), done)
 
 
 def answer_records(batch: Batch, texts: Sequence[str], done: Completions) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ def work(
 ) -> dict[str, str]:
     """Writes the sources' texts and `text` into a file, and its own name into `count` when it starts and ends.
 
+    Variables of the environment in `text` are replaced by their values.
     meet: a file to make, and one to wait for. stray: file for the number of a process that it starts and leaves.
     """
 
@@ -43,6 +45,6 @@ def work(
         raise ValueError("a fault of the lab's")
     sources = [source] if isinstance(source, str) else source or []
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    Path(out).write_text("".join([*(Path(each).read_text() for each in sources), text]))
+    Path(out).write_text("".join([*(Path(each).read_text() for each in sources), os.path.expandvars(text)]))
     note("end")
     return {"wrote": Path(out).name}

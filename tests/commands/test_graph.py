@@ -64,7 +64,7 @@ class Lab:
 
     def recorded(self) -> set[str]:
         records = (self.out / ".steps").glob("*.json")
-        return {path.stem for path in records if path.name != "hashes.json" and "fingerprint" in path.read_text()}
+        return {path.stem for path in records if "fingerprint" in path.read_text()}
 
 
 @pytest.fixture
@@ -266,6 +266,27 @@ def test_independent_steps_overlap_and_leave_the_same(lab, tmp_path, capsys):
     assert "left | working on left.txt\n" in said and re.search(r"\[ 2/4\] left +\d+\.\d s +wrote left.txt\n", said)
     assert (lab.out / ".steps" / "left.log").read_text().count("working on left.txt\n") == 2
     assert lab.run(2) == []
+
+
+def test_no_two_steps_have_the_same_gpu(tmp_path, monkeypatch):
+    """`a` and `b` take one each and wait for each other, `c` takes both, `d` none."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    meeting = [str(tmp_path / "a"), str(tmp_path / "b")]
+    given = {"text": "$CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS"}
+    lab = Lab(
+        tmp_path,
+        c=given | {"devices": 2},
+        a=given | {"devices": 1, "meet": meeting},
+        b=given | {"devices": 1, "meet": meeting[::-1]},
+        d=given,
+    )
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    lab.run(3)
+    threads = max(1, len(os.sched_getaffinity(0)) // 3)
+    texts = {name: lab.file(name).read_text() for name in lab.steps}
+    assert texts == {"c": f"5,7 {threads}", "a": f"5 {threads}", "b": f"7 {threads}", "d": f" {threads}"}
+    order = (tmp_path / "count").read_text().splitlines()
+    assert order.index("end c.txt") < order.index("start a.txt")
 
 
 def test_a_failing_branch_lets_the_others_end_and_starts_no_more(lab, capsys):

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earwitness.curriculum.schedule.cells import Axis, partition
-from earwitness.curriculum.schedule.feedback import SUMS, Adarft, ContributionEstimator, Observations, parse_feedback
+from earwitness.curriculum.schedule.feedback import (
+    SUMS,
+    Adarft,
+    ContributionEstimator,
+    Forgotten,
+    Observations,
+    parse_feedback,
+)
 from earwitness.curriculum.schedule.paces import parse_pace
 from earwitness.curriculum.table import Categorical, Table
 from earwitness.errors import InputError
@@ -302,7 +309,7 @@ def test_feedback_is_named_alone_with_a_value_or_with_arguments():
         ({}, "here: a mapping of names to arguments is needed, got {}"),
         (["contribution"], "here: a mapping of names to arguments is needed"),
         ("contributon", "here: unknown name 'contributon'; did you mean 'contribution'?"),
-        ({"zzz": {}}, "here: unknown name 'zzz'; there are contribution, adarft (or give an import path)"),
+        ({"zzz": {}}, "here: unknown name 'zzz'; there are contribution, adarft, forgotten (or give an import path)"),
         ({"contribution": {"form": "ac"}}, "here.contribution: unknown argument 'form'; did you mean 'from'?"),
         ({"adarft": {"zzz": 1}}, "here.adarft: unknown argument 'zzz'; it takes initial, eta, alpha, beta, low, high"),
         ({"contribution": {"strength": -1}}, "strength > 0, 0 <= discount <= 1 and group_size >= 1 are needed"),
@@ -368,3 +375,22 @@ def test_a_column_that_is_not_one_finite_number_per_cell_is_named(my_lab, shape)
         feedback.columns(feedback.start(cells), cells)
     wanted = "feedback 'my_lab.Surprise': column 'surprise' must hold one finite number per cell"
     assert str(caught.value) == wanted
+
+
+def test_what_was_forgotten_is_how_far_a_cell_lies_below_its_best_by_hand():
+    """Discount 1/2, at least 4 prompts. Cell a: 8 of 8, then 0 of 4: 4 of 8, .5 below its best. Cell b has too few.
+
+    Then nothing is seen: 4 discounted prompts of a still count, at 2 it keeps what it had.
+    """
+    cells, reducer = cells_of(ac=[0, 0]), Forgotten(margin=0.25, least=4, discount=0.5)
+    state = reducer.close(reducer.start(cells), window(2, prompts=[8, 3], right=[8, 3]))
+    assert {k: v.tolist() for k, v in reducer.columns(state, cells).items()} == {"best": [1, 0], "fallen": [0, 0]}
+    state = reducer.close(state, window(2, prompts=[4, 0], right=[0, 0]))
+    assert reducer.columns(state, cells)["fallen"].tolist() == [0.5, 0]
+    for _ in range(3):
+        state = reducer.close(state, window(2))
+        assert reducer.columns(state, cells)["fallen"].tolist() == [0.5, 0]
+    state = reducer.close(state, window(2, prompts=[11.5, 0], right=[9, 0]))  # 9.25 of 12: .77, within the margin
+    assert reducer.columns(state, cells)["fallen"].tolist() == [0, 0]
+    with pytest.raises(InputError, match="0 <= margin < 1"):
+        Forgotten(margin=1)

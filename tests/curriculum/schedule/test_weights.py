@@ -94,7 +94,7 @@ def test_weights_by_hand(spec, t, expected):
 def test_every_weight_there_is_is_worked_by_hand_in_this_file():
     """So that a new one is not forgotten."""
     named = str([spec for spec, _, _ in BY_HAND])
-    others = {"useful", "bandit", "shares", "matched", "floor", "cap"}  # in tests of their own
+    others = {"useful", "bandit", "shares", "matched", "floor", "cap", "revisit"}  # in tests of their own
     assert {name for name in WEIGHTS if name not in named} == others
 
 
@@ -105,6 +105,16 @@ def test_observed_weights_read_what_was_observed_by_default():
     assert weight("focal", cells) == [0.5625, 0.140625, 0.31640625, 0]
     assert weight("kimi", cells) == [0.75, 0.375, 0.5625, 0]
     assert weight("useful", cells) == [0.5, 0, 1, 0]
+
+
+def test_what_fell_has_its_share_again_and_without_a_fall_nothing_changes():
+    """Left 4, 3, 2, 1: a uniform weight's amounts. Falls of .1 and .2 in cells of 2 and 1 rows count the same."""
+    spec = {"uniform": None, "revisit": {"share": 0.4}}
+    assert amounts(spec, four_cells(fallen=[0, 0, 0.1, 0.2])).tolist() == pytest.approx([2.4, 1.8, 1.2 + 2, 0.6 + 2])
+    assert amounts(spec, four_cells(fallen=[0, 0, 0, 0])).tolist() == [4, 3, 2, 1]
+    assert amounts(spec, four_cells(fallen=[0, 0, 0, 0.2], left=[4, 3, 2, 0])).tolist() == [4, 3, 2, 0]  # used up
+    unwanted = {"threshold": {"by": "ac", "at": 0.5}, "revisit": {"share": 0.5}}
+    assert amounts(unwanted, four_cells(fallen=[0, 0, 0.3, 0])).tolist() == pytest.approx([2, 1.5, 3.5, 0])
 
 
 def test_power_takes_nothing_from_a_negative_column():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from earwitness.datamodules.questions.answers import extract_answer, is_right, is_well_formed, target_text
+from earwitness.errors import InputError
 from earwitness.lightning_modules.objectives.advantages import constant_groups, group_advantages
 from earwitness.lightning_modules.objectives.kl import kl
 from earwitness.lightning_modules.objectives.losses import loss_named
@@ -69,3 +70,15 @@ def test_schedule_without_warmup_starts_at_one_and_ends_at_its_final_factor():
     assert [Schedule(final=0.2).factor(step, 4) for step in (4, 5, 99)] == pytest.approx([0.2] * 3, abs=1e-15)
     assert [Schedule(warmup_steps=3).factor(step, 3) for step in range(3)] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert Schedule(final=1.0).factor(3, 7) == 1.0
+
+
+def test_a_schedule_of_a_longer_run_by_hand():
+    """5 % of 750 steps are 37.5, so 38. Step 3 of a run of 12 with a quarter of warm-up is the first of nine."""
+    assert Schedule(warmup_share=0.05).factor(37, 750) == 1.0 > Schedule(warmup_share=0.05).factor(36, 750)
+    assert Schedule(warmup_share=0.1).factor(2, 30) == 1.0  # 0.1 * 30 is above 3 in floating point
+    longer = Schedule(warmup_share=0.25, cosine_steps=12)
+    assert [longer.factor(step, 5) for step in (0, 2, 3)] == pytest.approx([1 / 3, 1.0, 1.0])
+    assert longer.factor(4, 5) == pytest.approx(0.5 * (1 + math.cos(math.pi / 9)))
+    for wrong in ({"warmup_share": 1.0}, {"warmup_share": 0.1, "warmup_steps": 3}, {"cosine_steps": -1}):
+        with pytest.raises(InputError):
+            Schedule(**wrong)

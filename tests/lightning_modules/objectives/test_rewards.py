@@ -204,6 +204,37 @@ def test_silence_is_asked_for_by_those_that_need_it():
     assert not Rewards({"accuracy": 1.0, MINE + "length": 1.0}).needs_silence
 
 
+THOUGHT, SAID = "<think>\nI hear rain.\n</think>\n<answer>{}</answer>", "<answer>{}</answer>"
+
+
+@pytest.mark.parametrize(
+    ("completions", "given", "expected"),
+    [
+        ([THOUGHT.format("Rain"), THOUGHT.format("dog"), SAID.format("rain"), SAID.format("dog")], {}, [1, 0, 2, -1]),
+        # Three of four at once: 2 (0.75 - 0.5) = 0.5 of the bonus is gone; of four, all of it.
+        ([SAID.format("rain"), SAID.format("dog"), "rain", THOUGHT.format("rain")], {}, [1.5, -0.5, -0.5, 1]),
+        ([SAID.format("rain"), SAID.format("dog")], {}, [1, 0]),
+        ([SAID.format("rain"), SAID.format("dog")], {"balance": 1.0}, [2, -1]),
+        ([SAID.format("rain"), SAID.format("dog")], {"strength": 0.5}, [1.75, -0.75]),
+        (["<think> </think>" + SAID.format("rain"), THOUGHT.format("dog")], {}, [2, 0]),
+    ],
+)
+def test_thinking_or_not_by_hand(completions, given, expected):
+    """Answering at once pays where it is right more often than not, less as more do."""
+    rewards = BUILT_IN["adaptive_thinking"](completions, ["rain"] * len(completions), **given)
+    assert rewards == pytest.approx(expected)
+    for wrong in ({"balance": 1.5}, {"strength": -1.0}):
+        with pytest.raises(ValueError, match="balance is a share"):
+            BUILT_IN["adaptive_thinking"](["rain"], ["rain"], **wrong)
+
+
+def test_brief_thoughts_by_hand():
+    """Three words are thought; without thoughts, with too many or a wrong answer there is nothing."""
+    completions = [THOUGHT.format("rain"), f" {THOUGHT.format('rain')} ", THOUGHT.format("dog"), SAID.format("rain")]
+    assert BUILT_IN["brief_thought"](completions, ["rain"] * 4, most=3) == [1, 1, 0, 0]
+    assert BUILT_IN["brief_thought"](completions, ["rain"] * 4, most=2) == [0, 0, 0, 0]
+
+
 def test_shuffled_rewards_by_hand():
     """Groups 5: R W R, 2: W R, 8: R alone; each gets the next one's of its group."""
     said = ["Rain", "Wind", "Wind", "Rain", "Rain", "Rain"]
@@ -346,7 +377,7 @@ def test_reward_functions_are_found_by_name_and_import_path():
     assert reward_function("math.fsum") is math.fsum
     assert isinstance(reward_function(MINE + "PluginAccuracy"), lab_rewards.PluginAccuracy)
     assert list(BUILT_IN) == ["accuracy", "format", "choice", "contains", "mmau", "format_think", "length",
-                              "contribution", "heard", "shuffled"]  # fmt: skip
+                              "contribution", "heard", "adaptive_thinking", "brief_thought", "shuffled"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
