@@ -72,7 +72,8 @@ def _explain(prepared: Prepared) -> None:
     graph = Graph(prepared.expansion.steps, prepared.out, str(prepared.path))
     say("")
     counts: Counter[str] = Counter()
-    for name, state, why in graph.explain():
+    lacking: dict[str, str] = {}
+    for name, state, why in graph.explain(lacking if prepared.stood_in else None):
         users = prepared.expansion.users(name)
         arms = list(dict.fromkeys(run.arm for run in users))
         whose = (
@@ -81,6 +82,13 @@ def _explain(prepared: Prepared) -> None:
         counts[state] += 1
         say(f"  {name:<28} {state:<5} {why or 'done before'}   ({whose})")
     say(", ".join(f"{count} {state}" for state, count in counts.items()))
+    for path, reader in lacking.items():
+        say(f"  not there yet: {path} ({reader})")
+    from .costs import cost_lines
+
+    recipe = next(iter(prepared.arms.values())).recipe
+    if lines := cost_lines(recipe | {"steps": prepared.expansion.steps}):
+        say("\n".join(["", *lines]))
 
 
 def _run_only(prepared: Prepared, only: str, jobs: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..configs.files import read_beside, read_curriculum, read_yaml, resolved, shipped_file
+from ..configs.files import read_beside, read_curriculum, read_extended, resolved, shipped_file
 from ..configs.plugins import nearest
 from ..curriculum.preview.compare import arms_of
 from ..curriculum.schedule.prefix import decided_by
@@ -130,7 +130,7 @@ def _base(experiment: Experiment, path: Path) -> tuple[DictConfig, str]:
     """The recipe with the changes for all arms, its interpolations still open, and where it came from."""
     near = path.parent / experiment.recipe
     origin = near if near.is_file() else shipped_file(experiment.recipe, "recipes")
-    spec = read_yaml(origin)
+    spec = read_extended(origin)
     if not isinstance(spec.get("steps"), DictConfig) or "curriculum" not in spec:
         raise InputError(f"{origin}: a recipe that is compared has `curriculum` and `steps`")
     spec["out"] = HERE
