@@ -219,15 +219,14 @@ def _control(found: Mapping[str, Any]) -> str:
         row_of(
             [
                 plain(one["other"]),
-                plain(one["key"]),
-                plain(in_words(one["value"])),
-                plain(in_words(one["other_value"])),
-                plain(one["by"] or "nothing"),
+                f"{plain(one['key'])}<br><small>declared by {plain(one['by'] or 'nothing')}</small>",
+                f'<span class="said">{plain(in_words(one["value"]))}</span>',
+                f'<span class="said">{plain(in_words(one["other_value"]))}</span>',
             ]
         )
         for one in found["differences"]
     ]
-    names = ("arm", "key", plain(found["arms"][0]), "this arm", "declared by")
+    names = ("arm", "key", plain(found["arms"][0]), "this arm")
     parts.append(table_of(names, rows, left=4) if rows else "<p>The arms do not differ.</p>")
     if sheet and sheet["overlap"]:
         rows = [

@@ -142,7 +142,7 @@ def in_words(value: Any) -> str:
     """A value of a configuration in at most 80 letters; a whole stage or step is "there"."""
     if value is None:
         return "none"
-    if isinstance(value, float) and abs(value) >= 1e6:
-        return f"{value:.3g}"
+    if isinstance(value, float) and (abs(value) >= 100 or value.is_integer()):
+        return f"{value:.3g}" if abs(value) >= 1e9 else f"{value:,.0f}"
     text = "there" if isinstance(value, Mapping) and {"algorithm", "do"} & set(value) else str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
