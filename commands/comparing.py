@@ -13,7 +13,7 @@ from typing import Any
 from .. import __version__
 from ..boundary.files import write_text
 from ..boundary.words import say
-from ..curriculum.evaluation.arms import compared
+from ..curriculum.evaluation.arms import compared, in_silence
 from ..curriculum.preview.compare import compare, comparison_lines
 from ..curriculum.preview.control import (
     Difference,
@@ -182,6 +182,8 @@ def write_table(prepared: Prepared) -> dict[str, Any]:
     """Compares what the runs answered; writes comparison.json, .csv and .html and returns the content of the first."""
     experiment, expansion = prepared.experiment, prepared.expansion
     results = compared(asked_of(expansion, experiment.cluster), prepared.reference, experiment.family)
+    quiet = asked_of(expansion, experiment.cluster, "silence")
+    results["silence"] = compared(quiet, prepared.reference)["accuracy"] if quiet else []
     whole: dict[str, Any] = {
         "title": experiment.title or f"Experiment {experiment.name or prepared.path.stem}",
         "experiment": str(prepared.path),
@@ -215,6 +217,9 @@ def _csv(results: Mapping[str, Any]) -> str:
         for what in ("before", "after"):
             rows.writerow([what, *key, *row[what], "", ""])
         rows.writerow(["change", *key, *row["gain"], row["p"], row["p_holm"]])
+        if quiet := in_silence(results, row):
+            for what in ("before", "after"):
+                rows.writerow([f"{what}, in silence", *key, *quiet[what], "", ""])
         for axis, found in row["spread"]["after"].items():
             rows.writerow([f"sd of after over seeds of {axis}", *key, found["sd"], "", "", "", ""])
     for row in results["contrasts"]:

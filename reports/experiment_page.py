@@ -7,6 +7,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from ..curriculum.evaluation.arms import in_silence
 from ..curriculum.preview.control import in_words
 from .charts import charts
 from .forest import Row, forest
@@ -123,8 +124,11 @@ def _benchmark(found: Mapping[str, Any], name: str) -> list[Section]:
         first = row["label"] == "weak" or not any(r["arm"] == row["arm"] and r["label"] == "weak" for r in accuracy)
         cells = [plain(row["arm"]) if first else "", plain(row["label"]), f"{row['questions']:,}"]
         cells += [html_of(share(row["before"])), html_of(share(row["after"])), _change(row["gain"], row["p_holm"])]
-        rows.append(row_of([*cells, f"{row['p_holm']:.2g}"], "sum" if first else ""))
-    head = ("arm", "questions", "n", "before", "after", "change, points", "p (Holm)")
+        quiet = in_silence(results, row)
+        silent = [html_of(share(quiet["before"])), html_of(share(quiet["after"]))] if quiet else []
+        rows.append(row_of([*cells, f"{row['p_holm']:.2g}", *silent], "sum" if first else ""))
+    head = ["arm", "questions", "n", "before", "after", "change, points", "p (Holm)"]
+    head += ["in silence before", "in silence after"] if results.get("silence") else []
     sections = [Section(_title(found, "Before and after", name), charts(figures) + table_of(head, rows, left=2))]
     others = [row for row in results["contrasts"] if row["benchmark"] == name]
     if others:

@@ -38,7 +38,8 @@ def forest(title: str, rows: Sequence[Row], colours: Mapping[str, str]) -> str:
     for tick in _ticks(low, high):
         kind = "axis" if tick == 0 else "grid"
         parts.append(line(at(tick), 4, at(tick), height - 20, kind))
-        parts.append(text(min(max(at(tick), left + 10), right - 10), height - 6, f"{100 * tick:+.0f}" if round(100 * tick) else "0", "middle", True))
+        words = f"{100 * tick:+.0f}" if round(100 * tick) else "0"
+        parts.append(text(min(max(at(tick), left + 10), right - 10), height - 6, words, "middle", True))
     for place, row in enumerate(rows):
         top = tall * place + 16
         parts.append(text(left, top, short(row.name, 44)))

@@ -230,6 +230,7 @@ def _share(values: Floats) -> float:
     return float(values.mean()) if len(values) else nan
 
 
-def lost(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of `accuracy` whose gain lies below zero with its whole interval."""
-    return [row for row in found["accuracy"] if row["gain"][2] < 0]
+def in_silence(results: Mapping[str, Any], row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The row of `silence` that belongs to one of `accuracy`; None where silence was not asked."""
+    key = ("arm", "benchmark", "label")
+    return next((one for one in results.get("silence") or () if all(one[k] == row[k] for k in key)), None)

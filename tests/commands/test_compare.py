@@ -177,7 +177,7 @@ def test_a_stage_is_dealt_the_same_by_the_part_of_its_curriculum_that_decides_it
 
 
 HIDDEN = [
-    ({"steps.grpo.lr": 1.5}, "steps.grpo.lr: 1.0 -> 1.5"),
+    ({"steps.grpo.lr": 1.5}, "steps.grpo.lr: 1 -> 1.5"),
     ({"steps.sft.seed": 7}, "steps.sft.seed: none -> 7"),
     ({"stages.sft.batch_size": 4}, "curriculum.stages.sft.batch_size: 8 -> 4"),
     ({"stages.sft.mix": "shuffle"}, "curriculum.stages.sft.mix: none -> shuffle"),
