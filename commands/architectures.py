@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from ..datamodules.processors.model_files import check_model_files
@@ -16,6 +17,7 @@ _SIZES: dict[str, dict[str, int]] = {
 }
 
 
+@cache
 def architecture_of(checkpoint: str) -> Any:
     """The config of a checkpoint that is here or known by its name; None where neither is so."""
     if checkpoint in _SIZES:

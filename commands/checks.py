@@ -38,7 +38,11 @@ _READ = (
     "results",
     "train_index",
 )
-_JUST = {".ExportPolicy": "folder", ".AnswerTable": "file"}  # callbacks, and the argument that names what they write
+_JUST = {
+    ".ExportPolicy": "folder",
+    ".AnswerTable": "file",
+    ".PassRateTable": "file",
+}  # callbacks, and the argument that names what they write
 _MODELS = ("processor_from", "checkpoint")
 _OF_BENCHMARKS = ("file", "audio", "labels", "strong", "weak")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")

@@ -23,6 +23,14 @@ def table_lines(whole: Mapping[str, Any]) -> list[str]:
                 [row["arm"] if first else "", row["label"], f"{row['questions']:,}", *numbers, sds or "one run"]
             )
         out += ["", name, *_aligned(rows)]
+        stages = [row for row in results["stages"] if row["benchmark"] == name]
+        if stages:
+            rows = [["stage by stage", "questions", "change", "p (Holm)"]]
+            rows += [
+                [f"{r['arm']}: {r['from']} to {r['to']}", r["label"], _points(r["gain"]), f"{r['p_holm']:.2g}"]
+                for r in stages
+            ]
+            out += ["", *_aligned(rows)]
         contrasts = [row for row in results["contrasts"] if row["benchmark"] == name]
         if contrasts:
             rows = [[f"after, against {results['reference']}", "questions", "difference", "p (Holm)"]]

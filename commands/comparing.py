@@ -222,6 +222,9 @@ def _csv(results: Mapping[str, Any]) -> str:
                 rows.writerow([f"{what}, in silence", *key, *quiet[what], "", ""])
         for axis, found in row["spread"]["after"].items():
             rows.writerow([f"sd of after over seeds of {axis}", *key, found["sd"], "", "", "", ""])
+    for row in results["stages"]:
+        key = [row["arm"], row["benchmark"], row["label"], row["questions"]]
+        rows.writerow([f"change from {row['from']} to {row['to']}", *key, *row["gain"], row["p"], row["p_holm"]])
     for row in results["contrasts"]:
         key = [row["arm"], row["benchmark"], row["label"], row["questions"]]
         rows.writerow([f"after minus {row['reference']}", *key, *row["difference"], row["p"], row["p_holm"]])

@@ -76,8 +76,11 @@ class StepCost(NamedTuple):
     memory: float | None = None
 
 
-class _Work:
-    """A recipe's steps, counted one after the other."""
+class Takes:
+    """What a recipe takes, its steps counted one after the other.
+
+    spec: the whole recipe, resolved, with `costs`. steps: those that take GPUs. stored: bytes, by what they are of.
+    """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.machine = read(Machine, spec["costs"], "costs: ")
@@ -86,7 +89,32 @@ class _Work:
         self.architecture: Any = None
         self.stored: dict[str, float] = {}
         self.notes: list[str] = []
+        self._policies: dict[str, tuple[Any, ReadingCost]] = {}
         self.steps = [cost for name, step in spec["steps"].items() for cost in self._step(name, step)]
+
+    def lines(self) -> list[str]:
+        """What is printed of it."""
+        machine = self.machine
+        lines = [
+            f"what it takes on {machine.gpu} with {machine.gb:g} GB, if passes do {100 * machine.mfu:g} % of "
+            f"{(peak_flops(machine.gpu) or 0) / 1e12:g} TFLOPs and a sampled position takes {machine.position_s:g} s:",
+            f"  {'':<28}{'batches':>9}{'questions':>12}{'FLOPs':>10}{'GPUs':>6}{'GPU-hours':>11}{'hours':>8}"
+            f"{'GB a GPU':>10}",
+        ]
+        lines += [_line(cost, machine) for cost in self.steps]
+        hours = sum(cost.gpu_hours for cost in self.steps)
+        lines.append(
+            f"  {'in all':<28}{'':>37}{hours:>11.1f}{sum(one.gpu_hours / one.gpus for one in self.steps):>8.1f}"
+        )
+        lines += [f"  {note}" for note in self.notes]
+        stored = ", ".join(f"{name} {size / 1e9:,.0f} GB" for name, size in self.stored.items())
+        lines.append(f"  storage: {stored}; in all {sum(self.stored.values()) / 1e9:,.0f} GB")
+        weak = int((self.table.text("label").codes == list(self.table.text("label").names).index("weak")).sum())
+        of = "made up, with AudioMCQ's published counts" if self.made_up else "those that are there"
+        lines.append(
+            f"  questions: {of}; {len(self.table):,}, {weak:,} of them weak, {hours_of(self.table):,.0f} hours of sound"
+        )
+        return lines
 
     def _step(self, name: str, step: Mapping[str, Any]) -> list[StepCost]:
         if step["do"] == "shard":
@@ -110,11 +138,10 @@ class _Work:
         plan = Plan(parse_curriculum(_curriculum(training["curriculum"])), self.table)
         stage = plan.stage_plan(training["stage"])
         gpus = int(step["trainer"].get("devices", 1)) * int(step["trainer"].get("num_nodes", 1))
-        policy = self._policy(model["policy"]["init_args"])
+        policy, cost = self._policy(model["policy"]["init_args"])
         seconds = self.seconds[stage_rows(plan, training["stage"])]
         group = model.get("rollout") or {}
         answers = (_SAID,) * int(group.get("group_size", 8)) if stage.stage.algorithm == "grpo" else (_SAID,)
-        cost = ReadingCost(policy)
         rows = _rows(seconds, answers)
         flops = cost.read(rows, backward=True)
         positions = 0
@@ -151,7 +178,7 @@ class _Work:
         self, name: str, policy: Mapping[str, Any], count: int, conditions: Any, size: int, gpus: int
     ) -> StepCost:
         """Of so many questions under these conditions; of silence the 30 s that are heard."""
-        cost, flops = ReadingCost(self._policy(policy)), 0.0
+        (_, cost), flops = self._policy(policy), 0.0
         conditions = conditions or ("audio", "silence")
         for condition in conditions:
             rows = _rows(np.full(1, 30.0) if condition == "silence" else self.seconds, (_SAID,))
@@ -161,15 +188,19 @@ class _Work:
         hours = flops / self.machine.flops_per_s / 3600 + gpus * rounds * _SAID * self.machine.position_s / 3600
         return StepCost(name, rounds, questions, flops, hours, gpus)
 
-    def _policy(self, given: Mapping[str, Any]) -> Any:
-        """The policy without its weights; one whose checkpoint a step before writes has that step's architecture."""
+    def _policy(self, given: Mapping[str, Any]) -> tuple[Any, ReadingCost]:
+        """The policy without its weights, and what it costs; one that a step writes is as large as the one before."""
         checkpoint = given.get("checkpoint")
         found = None if checkpoint is None else architecture_of(str(checkpoint))
         self.architecture = found or self.architecture or architecture_of("Qwen/Qwen2.5-Omni-7B")
         kept = {name: given[name] for name in ("train", "gradient_checkpointing") if given.get(name) is not None}
         if given.get("lora") is not None:
             kept["lora"] = Lora(**given["lora"])
-        return outline(self.architecture, **kept)
+        key = f"{id(self.architecture)} {kept}"
+        if key not in self._policies:
+            policy = outline(self.architecture, **kept)
+            self._policies[key] = policy, ReadingCost(policy)
+        return self._policies[key]
 
 
 def cost_lines(spec: Mapping[str, Any]) -> list[str]:
@@ -177,28 +208,7 @@ def cost_lines(spec: Mapping[str, Any]) -> list[str]:
 
     spec: the whole recipe, resolved. InputError for a GPU that is not known, or a curriculum that does not fit.
     """
-    if not spec.get("costs"):
-        return []
-    work = _Work(spec)
-    machine = work.machine
-    lines = [
-        f"what it takes on {machine.gpu} with {machine.gb:g} GB: passes at {100 * machine.mfu:g} % of "
-        f"{(peak_flops(machine.gpu) or 0) / 1e12:g} TFLOPs, {machine.position_s:g} s for a sampled position (assumed)",
-        f"  {'':<28}{'batches':>9}{'questions':>12}{'FLOPs':>10}{'GPUs':>6}{'GPU-hours':>11}{'hours':>8}"
-        f"{'GB a GPU':>10}",
-    ]
-    lines += [_line(cost, machine) for cost in work.steps]
-    hours = sum(cost.gpu_hours for cost in work.steps)
-    lines.append(f"  {'in all':<28}{'':>37}{hours:>11.1f}{sum(one.gpu_hours / one.gpus for one in work.steps):>8.1f}")
-    lines += [f"  {note}" for note in work.notes]
-    stored = ", ".join(f"{name} {size / 1e9:,.0f} GB" for name, size in work.stored.items())
-    lines.append(f"  storage: {stored}; in all {sum(work.stored.values()) / 1e9:,.0f} GB")
-    weak = int((work.table.text("label").codes == list(work.table.text("label").names).index("weak")).sum())
-    of = "made up, with AudioMCQ's published counts" if work.made_up else "those that are there"
-    lines.append(
-        f"  questions: {of}; {len(work.table):,}, {weak:,} of them weak, {hours_of(work.table):,.0f} hours of sound"
-    )
-    return lines
+    return Takes(spec).lines() if spec.get("costs") else []
 
 
 def _line(cost: StepCost, machine: Machine) -> str:

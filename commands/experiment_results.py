@@ -22,13 +22,12 @@ OWN = "held-out questions"
 
 
 class Answered(NamedTuple):
-    """What one run answered of a benchmark: [N] questions, their clusters and labels, right before and after."""
+    """What one run answered of a benchmark: [N] questions, their clusters and labels, what each model had right."""
 
     uid: Hashes
     cluster: Hashes
     label: Texts
-    before: Floats
-    after: Floats
+    models: Mapping[str, Floats]
 
 
 def asked_of(expansion: Expansion, cluster: str, condition: str = "audio") -> list[Asked]:
@@ -57,29 +56,25 @@ def _answered(step: Mapping[str, Any], cluster: str, condition: str) -> Iterator
             if not all(np.array_equal(table.uid, uid) for table in tables):
                 raise InputError(f"{step['out']}: the models of one run answered different questions")
             whole = read_table(step["index"], step.get("labels"))
-            before, after = tables[0].correct[condition], tables[-1].correct[condition]
-            yield OWN, Answered(uid, *_facts(whole, uid, cluster), before, after)
+            models = dict(zip(step["answers"], (table.correct[condition] for table in tables), strict=True))
+            yield OWN, Answered(uid, *_facts(whole, uid, cluster), models)
     elif step.get("do") == "score_table":
-        folders = [Path(folder) for folder in step["results"].values()]
-        for path in sorted((folders[0] / "outcomes").glob("*.arrow")):
-            if all((folder / "outcomes" / path.name).is_file() for folder in folders):
-                first, last = (
-                    _outcomes(folder / "outcomes" / path.name, condition, cluster)
-                    for folder in (folders[0], folders[-1])
-                )
-                shared = [uid for uid in first if uid in last]
-                if shared:
-                    rows = [first[uid] for uid in shared]
-                    yield (
-                        path.stem,
-                        Answered(
-                            np.array(shared, np.uint64),
-                            np.array([row[0] for row in rows], np.uint64),
-                            np.array([row[1] for row in rows]),
-                            np.array([row[2] for row in rows]),
-                            np.array([last[uid][2] for uid in shared]),
-                        ),
-                    )
+        folders = {model: Path(folder) / "outcomes" for model, folder in step["results"].items()}
+        for path in sorted(next(iter(folders.values())).glob("*.arrow")):
+            if all((folder / path.name).is_file() for folder in folders.values()):
+                of_model = {m: _outcomes(folder / path.name, condition, cluster) for m, folder in folders.items()}
+                every = list(of_model.values())
+                if shared := [uid for uid in every[0] if all(uid in one for one in every)]:
+                    yield path.stem, _answered_by(of_model, shared)
+
+
+def _answered_by(of_model: Mapping[str, Mapping[int, tuple[int, str, float]]], shared: Sequence[int]) -> Answered:
+    """What was answered of the questions that all models have; of_model: model -> uid -> (cluster, label, right)."""
+    first = next(iter(of_model.values()))
+    cluster = np.array([first[uid][0] for uid in shared], np.uint64)
+    label = np.array([first[uid][1] for uid in shared])
+    models = {model: np.array([found[uid][2] for uid in shared]) for model, found in of_model.items()}
+    return Answered(np.array(shared, np.uint64), cluster, label, models)
 
 
 def _facts(table: Table, uid: Hashes, cluster: str) -> tuple[Hashes, Texts]:
@@ -128,6 +123,8 @@ def _shared(benchmark: str, runs: Mapping[RunOf, Answered]) -> Asked:
                 f"{benchmark}: {run.name} was judged by other labels; arms are compared by the same labels"
             )
         label, cluster = one.label[rows], one.cluster[rows]
-        trials.append(Trial(run.arm, run.train, run.draw, one.before[rows], one.after[rows]))
+        models = {name: right[rows] for name, right in one.models.items()}
+        before, after = list(models.values())[0], list(models.values())[-1]
+        trials.append(Trial(run.arm, run.train, run.draw, before, after, models))
     assert label is not None
     return Asked(benchmark, cluster, label, trials, union - len(uid))

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..boundary.files import PARTIAL, read_json, write_text
+from ..boundary.files import PARTIAL, open_regular, read_json, write_text
 from ..errors import InputError
 
 MOST = 2 << 30
@@ -75,8 +75,8 @@ class Hashes:
             return str(known[3])
         if not stat.S_ISREG(state.st_mode):  # a pipe would be read for ever
             return "special"
-        with open(file, "rb") as content:
-            digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=12)).hexdigest()
+        with open_regular(file) as content:
+            digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=12)).hexdigest()  # type: ignore[arg-type]
         self.read += state.st_size
         if time.time_ns() - state.st_mtime_ns > _SETTLED_NS:
             self._known[file], self._changed = [*mark, digest], True

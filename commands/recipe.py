@@ -116,4 +116,6 @@ def told(found: Sequence[tuple[str, str, str]], graph: Graph) -> list[str]:
         for name, (_, what, why) in zip(names, found, strict=True)
     ]
     runs = sum(what == "runs" for _, what, _ in found)
-    return [*lines, f"{runs} of {len(found)} steps would run"]
+    follow = any(why.startswith("because ") for *_, why in found)
+    fewer = "; what stands behind one that leaves the same bytes as before will not" if follow else ""
+    return [*lines, f"{runs} of {len(found)} steps would run{fewer}"]

@@ -30,7 +30,7 @@ class Record:
 
     started: the `key` of a start that has not ended. fingerprint: the `key` of the finished run, or what earlier code
     wrote. config: hash of the step's text, and text itself, without values of the environment. inputs, outputs: path ->
-    hash of its content. after: step -> its `state`. reads, needs, exact, below: the step's places.
+    hash of its content. after: step -> its `state`. places: where it reads and writes.
     """
 
     started: str = ""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -21,17 +21,15 @@ from ..boundary.environment import names
 from ..boundary.files import read_json
 from ..boundary.words import say
 from ..errors import InputError
+from .decisions import Decisions
 from .logs import Log
-from .step_server import RESULT
-
-if TYPE_CHECKING:
-    from .graph import Graph
+from .step_server import RESULT, SERVED
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _POLL_S = 0.2
 
 
-def run_side_by_side(graph: Graph, jobs: int) -> None:
+def run_side_by_side(graph: Decisions, jobs: int) -> None:
     """Runs the steps of a graph that are not done, at most `jobs` at a time, each in a process of its own.
 
     Where there are GPUs, a step has those that it says for itself; where there are none, the processor's cores are
@@ -45,7 +43,7 @@ def run_side_by_side(graph: Graph, jobs: int) -> None:
 class _Run:
     """What has ended, what runs, and which GPUs are free."""
 
-    def __init__(self, graph: Graph, jobs: int, crew: _Crew, signals: _Signals) -> None:
+    def __init__(self, graph: Decisions, jobs: int, crew: _Crew, signals: _Signals) -> None:
         self.graph, self.jobs, self.crew, self.signals = graph, jobs, crew, signals
         self.ended: set[str] = set()
         self.waiting: dict[str, str] = {}  # step -> why it runs, once there are devices for it
@@ -168,7 +166,7 @@ class _Signals:
 class _Crew:
     """The steps' processes, forked from one of their own, which is started with the first step; see `step_server`."""
 
-    def __init__(self, graph: Graph, jobs: int) -> None:
+    def __init__(self, graph: Decisions, jobs: int) -> None:
         self.graph, self.jobs = graph, jobs
         self.logs: dict[str, Log] = {}
         self.devices = _gpus()
@@ -234,8 +232,6 @@ class _Crew:
             self.server.stdin.flush()
 
     def _server(self) -> subprocess.Popen[bytes]:
-        from .graph import SERVED
-
         environment = dict(os.environ)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.jobs)))

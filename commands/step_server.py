@@ -15,18 +15,21 @@ import signal
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import yaml
 
 from ..boundary.environment import variable
-from ..boundary.files import locked, write_text
-from .cli import guarded
+from ..boundary.files import locked, read_text, write_text
+from ..errors import InputError
+from .ending import guarded
 from .steps import Step
 
 _KILL_WITH_PARENT, _ADOPT_ORPHANS = 1, 36  # of Linux's prctl
 RESULT = "result"
+SERVED = "children.lock"  # held while steps run side by side, until the last of them has ended
 
 
 def main(lock: str, heavy: bool) -> None:
@@ -34,9 +37,22 @@ def main(lock: str, heavy: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prctl(_ADOPT_ORPHANS, 1)
     if heavy:
-        from . import lightning_cli  # noqa: F401
+        _import_trainer()
     with locked(lock):
         _Server().serve()
+
+
+def _import_trainer() -> None:
+    """Imports what the shipped trainers need; none of it starts a thread, which a fork would lose."""
+    from .trainer import quiet
+
+    quiet()
+    ours = ["commands.lightning_cli", "datamodules.module", "lightning_modules.sft", "lightning_modules.grpo"]
+    ours += ["lightning_modules.policy.export", "lightning_modules.policy.tiny"]
+    for name in (*(f"earwitness.{name}" for name in ours), "transformers.models.qwen2_5_omni.modeling_qwen2_5_omni"):
+        import_module(name)
+    with suppress(ImportError):  # transformers looks for it with the first model
+        import_module("peft")
 
 
 class _Server:
@@ -183,8 +199,8 @@ def _children() -> list[int]:
     """The processes whose parent is this one."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError, ValueError):
-            if int(path.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+        with suppress(InputError, ValueError, IndexError):  # it has just ended
+            if int(read_text(path).rpartition(")")[2].split()[1]) == os.getpid():
                 found.append(int(path.parent.name))
     return found
 

@@ -30,6 +30,8 @@ def made_by(column: str) -> str:
         return "; `earwitness label` makes it: give its table with --labels (`labels` in a file)"
     if column in _OF_AUDIO:
         return "; `earwitness label` makes it where voters also hear the audio: give its table with --labels"
+    if column in ("pass_rate", "passes", "samples"):
+        return "; `earwitness predict` with the callback PassRateTable makes it: give its table with --labels"
     return ""
 
 

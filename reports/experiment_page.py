@@ -80,17 +80,16 @@ def _best(results: Mapping[str, Any], whole: Sequence[Mapping[str, Any]]) -> Ver
 
 
 def _lost(results: Mapping[str, Any]) -> Verdict:
-    fell = [row for row in results["accuracy"] if _known(row["gain"]) and row["gain"][2] < 0]
-    told = [f"{row['arm']} on {row['label']}, {row['benchmark']}: {_points(row['gain'])}" for row in fell]
+    changes = [*results["accuracy"], *results["stages"]]
+    fell = [row for row in changes if _known(row["gain"]) and row["gain"][2] < 0]
+    told = [f"{row['arm']}{_stage(row)} on {row['label']}, {row['benchmark']}: {_points(row['gain'])}" for row in fell]
     listed = "; ".join([*told[:6], *([f"{len(told) - 6} more"] if len(told) > 6 else [])])
-    worse = [row for row in results["accuracy"] if _known(row["gain"]) and row["gain"][0] < 0 <= row["gain"][2]]
+    worse = [row for row in changes if _known(row["gain"]) and row["gain"][0] < 0 <= row["gain"][2]]
     said = f"{listed}." if fell else "No group of questions fell with its whole interval below zero. "
     if worse and not fell:
-        names = dict.fromkeys(f"{row['arm']} on {row['label']}" for row in worse)
+        names = dict.fromkeys(f"{row['arm']}{_stage(row)} on {row['label']}" for row in worse)
         said += f"Lower, but within the error: {', '.join(names)}."
-    return Verdict(
-        "What was lost?", f"{len(fell)} of {len(results['accuracy'])} groups", said, "bad" if fell else "plain"
-    )
+    return Verdict("What was lost?", f"{len(fell)} of {len(changes)} changes", said, "bad" if fell else "plain")
 
 
 def _luck(whole: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -130,6 +129,9 @@ def _benchmark(found: Mapping[str, Any], name: str) -> list[Section]:
     head = ["arm", "questions", "n", "before", "after", "change, points", "p (Holm)"]
     head += ["in silence before", "in silence after"] if results.get("silence") else []
     sections = [Section(_title(found, "Before and after", name), charts(figures) + table_of(head, rows, left=2))]
+    stages = [row for row in results["stages"] if row["benchmark"] == name]
+    if stages:
+        sections.append(Section(_title(found, "Stage by stage", name), _stages(stages)))
     others = [row for row in results["contrasts"] if row["benchmark"] == name]
     if others:
         sections.append(Section(_title(found, f"Against {results['reference']}", name), _contrasts(found, others)))
@@ -141,6 +143,31 @@ def _benchmark(found: Mapping[str, Any], name: str) -> list[Section]:
 
 def _title(found: Mapping[str, Any], words: str, name: str) -> str:
     return words if len(found["results"]["left_out"]) == 1 else f"{words}: {name}"
+
+
+def _stage(row: Mapping[str, Any]) -> str:
+    """The stage of a change, where it is of one."""
+    return f" ({row['from']} to {row['to']})" if "from" in row else ""
+
+
+def _stages(stages: Sequence[Mapping[str, Any]]) -> str:
+    """What each stage changed, that is what it kept and lost of what the one before it had."""
+    names = list(dict.fromkeys((row["arm"], row["from"], row["to"]) for row in stages))
+    of = {key: [r for r in stages if (r["arm"], r["from"], r["to"]) == key] for key in names}
+    drawn = [
+        Row(f"{arm}: {a} to {b}", {r["label"]: r["gain"] for r in of[arm, a, b]})
+        for arm, a, b in names
+        if b == stages[-1]["to"]
+    ]
+    rows = []
+    for key, listed in of.items():
+        for number, row in enumerate(listed):
+            cells = [plain(key[0]), plain(f"{key[1]} to {key[2]}")] if number == 0 else ["", ""]
+            cells += [plain(row["label"]), f"{row['questions']:,}", _change(row["gain"], row["p_holm"])]
+            rows.append(row_of([*cells, f"{row['p_holm']:.2g}"], "sum" if number == 0 else ""))
+    head = ("arm", "stage", "questions", "n", "change, points", "p (Holm)")
+    figures = charts([forest("Change by the last stage, points", drawn, _COLOURS)])
+    return figures + table_of(head, rows, left=3)
 
 
 def _contrasts(found: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:

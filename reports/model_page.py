@@ -9,6 +9,7 @@ from .contribution import answers_section, contribution_section, moves_section
 from .overview import accuracy_section, conditions_section, gain_section, pairs_of, verdicts
 from .pages import write_page
 from .records import Item, Overview, Section
+from .retention import kept_in, retention_section
 from .tally import Tally
 
 
@@ -31,6 +32,8 @@ def write_model_page(
     """
     tally = Tally(items)
     found = [accuracy_section(tally)] if tally.paired else []
+    retention = retention_section(kept_in(tally))
+    found = [*([] if retention is None else [retention]), *found]
     found += [gain_section(tally)] if len(tally.paired) > 1 else []
     further = (moves_section(tally), contribution_section(tally), conditions_section(tally), answers_section(tally))
     found += [section for section in further if section is not None]

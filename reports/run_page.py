@@ -18,9 +18,10 @@ from .page import html_of, plain, points, row_of, share, table_of
 from .pages import write_page
 from .reading import read_items
 from .records import Item, Overview, Section
+from .retention import kept_in_results, retention_section
 from .training import composition_section, settings_of, training_section
 
-_ON_TERMINALS = ("label=weak", "label=strong", "planted=heard", "planted=leaks")
+_ON_TERMINALS = ("all", "label=weak", "label=strong", "planted=heard", "planted=leaks")
 
 
 def build_report(results: str, out: str | None = None, embed_mb: float = 40.0) -> dict[str, str]:
@@ -42,9 +43,9 @@ def build_report(results: str, out: str | None = None, embed_mb: float = 40.0) -
         votes = _with_votes(items, content, path)
         write_model_page(target, content["title"], items, lead, (), further, about, votes, embed_mb)
     else:
-        overview = Overview(
-            content["title"], lead, sections=[_accuracies(content), _gains(content), *further], about=about
-        )
+        kept = retention_section(kept_in_results(content))
+        sections = [*([] if kept is None else [kept]), _accuracies(content), _gains(content), *further]
+        overview = Overview(content["title"], lead, sections=sections, about=about)
         write_page(target, overview)
     return {"report": str(target)}
 
@@ -146,11 +147,16 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
         if gain["group"] in ("label=strong", "planted=heard"):
             title = title_of(gain["group"])
             rows.append([f"{title}: {gain['from']} to {gain['to']}", "", points(gain["difference"]), "", ""])
+    kept = kept_in_results(result)
+    for one in kept:
+        if one.group != "label=strong":
+            rows.append([f"{title_of(one.group)}: {one.stage}", "", points(one.change), "", ""])
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
         for row in rows
     ]
+    lines += [f"warning: {one.warning()}" for one in kept if one.lost]
     if result.get("labels"):
         lines.append(f"labels agree with the planted truth: {share(result['labels']['agreement'])}")
     return lines

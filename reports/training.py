@@ -11,6 +11,7 @@ from ..boundary.files import JSON_BYTES, read_text
 from .charts import Series, charts, colour_of, lines, stacked
 from .page import folded, plain
 from .records import Section
+from .retention import kept_in_log, retention_table
 
 _LABELS = ("weak", "strong", "unlabelled")
 Log = Mapping[str, Sequence[tuple[int, float]]]
@@ -24,9 +25,11 @@ def read_log(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
     series: dict[str, dict[int, float]] = {}
     for path in sorted(Path(folder).rglob("metrics.csv"), key=lambda p: (len(p.parent.name), p.parent.name)):
         for row in csv.DictReader(StringIO(read_text(path, JSON_BYTES))):
+            trained = row.get("val/step")  # before the first step there was a validation too
+            step = int(float(trained)) - 1 if trained else int(row["step"])
             for name, value in row.items():
                 if value and name not in ("step", "epoch"):
-                    series.setdefault(name, {})[int(row["step"])] = float(value)
+                    series.setdefault(name, {})[step] = float(value)
     return {name: sorted(points.items()) for name, points in series.items()}
 
 
@@ -36,8 +39,10 @@ def training_section(logs: Mapping[str, str]) -> Section | None:
     for stage, folder in logs.items():
         log = read_log(folder)
         figures = [figure for figure in _figures(stage, log) if figure]
-        if figures:
-            html += f"<h3>{plain(stage)}</h3>{charts(figures)}"
+        kept = kept_in_log(stage, log)
+        table = f"<p>Validation before the first step and after the last:</p>{retention_table(kept)}" if kept else ""
+        if figures or kept:
+            html += f"<h3>{plain(stage)}</h3>{charts(figures)}{table}"
     return (
         Section("Training", f"<p>Over optimizer steps; sampled values are means of five steps.</p>{html}")
         if html
@@ -46,7 +51,7 @@ def training_section(logs: Mapping[str, str]) -> Section | None:
 
 
 def _figures(stage: str, log: Log) -> list[str]:
-    heard = _by_label(log, "val/accuracy/audio/{}") or _series("all", "other", log.get("val/accuracy/audio", []))
+    heard = _by_label(log, "val/accuracy/audio/{}") + _series("all", "other", log.get("val/accuracy/audio", []))
     sampled = _by_label(log, "accuracy/{}", 5)
     reward = _by_label(log, "reward/{}", 5)
     nothing = _by_label(log, "zero_adv/{}", 5)

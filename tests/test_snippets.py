@@ -6,6 +6,7 @@ package `my_lab` whose modules hold what the texts name in it.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -163,6 +164,22 @@ def test_the_reward_that_is_shown_runs(monkeypatch):
     assert rewards(["a", "b"], {"num_tokens": [32, 33]}, ["q", "q"]).total.tolist() == [0.5, 0.0]
 
 
+def test_the_recipe_that_is_shown_runs_and_is_then_done(reader):
+    """With its function, over questions of which it drops one."""
+    (code,) = [block for block in blocks("python") if "def clean(" in block]
+    (recipe,) = [block for block in blocks("yaml") if "my_lab.steps.clean" in block]
+    (reader / "my_lab" / "steps.py").write_text(code)
+    (reader / "ours.yaml").write_text(recipe)
+    asked = {"source_dataset": "s", "choices": ["a", "b"], "answer": "a", "audio_path": "clip.wav"}
+    lines = [
+        json.dumps(asked | {"id": str(n), "question": text}) for n, text in enumerate(("Which?", "Which one?", "?"))
+    ]
+    (reader / "questions.jsonl").write_text("\n".join(lines))
+    command = "from earwitness.commands.cli import main; main(['run', 'ours.yaml'%s])"
+    assert "questions 2" in ran(command % "", reader)
+    assert ran(command % ", '--dry-run'", reader).endswith("0 of 2 steps would run\n")
+
+
 def test_what_errors_say_is_said_somewhere():
     """Every sentence of the page stands in the code."""
     sources = "".join(path.read_text() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
@@ -274,7 +291,7 @@ def test_a_command_line_is_understood(words, whole, capsys, monkeypatch):
             assert config["model"]
         return
     if command == "run" and "key=value" not in words and len(words) > 1:
-        overrides = [word for word in words[2:] if not word.startswith("--")]
+        overrides = [word for word in words[2:] if "=" in word and not word.startswith("--")]
         assert load_recipe(words[1], overrides)[0]["steps"]
     try:
         _, rest = _parser().parse_known_args(words)

@@ -7,8 +7,8 @@ recording, or a source) being dependent. How far seeds lie apart is another thin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
 from math import erfc, nan, sqrt
 from typing import Any
 
@@ -24,13 +24,18 @@ LABELS = (WEAK, STRONG, ALL)
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of an arm on N questions: 1 where a model was right, else 0, before and after its training [N]."""
+    """One run of an arm on N questions: 1 where a model was right, else 0.
+
+    before, after: [N] of the model that training began with and of the one it ended with. models: name -> [N] of all, in
+    the order of training, where there are some in between.
+    """
 
     arm: str
     train: int
     draw: int
     before: Floats
     after: Floats
+    models: Mapping[str, Floats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ def compared(asked: Sequence[Asked], reference: str, family: str = "kind") -> di
 
     accuracy: arm x benchmark x label: `before`, `after`, `gain` with intervals, `p` of the gain, the spread of seeds.
     contrasts: the same keys: `difference` of the arm's `after` from the reference's, over the seeds both have.
+    stages: arm x benchmark x label x two neighbouring models: the `gain` from one to the next.
     interactions: arm x benchmark: gain on strong minus gain on weak, and its `difference` from the reference's.
     Every p has its `p_holm` beside it: over the tests of its kind, or with family "all" over all of them.
     """
@@ -78,9 +84,11 @@ def compared(asked: Sequence[Asked], reference: str, family: str = "kind") -> di
         for label in LABELS
     ]
     interactions = [_interaction(one, arm, reference) for one in asked for arm in one.arms]
+    stages = [row for one in asked for arm in one.arms for label in LABELS for row in _stages(one, arm, label)]
     kinds: dict[str, list[dict[str, Any]]] = {
         "accuracy": [one for one in accuracy if one["questions"]],
         "contrasts": [one for one in contrasts if one["questions"]],
+        "stages": [one for one in stages if one["questions"]],
         "interactions": [one for one in interactions if one["questions"][0] and one["questions"][1]],
     }
     families = list(kinds.values()) if family == "kind" else [[test for tests in kinds.values() for test in tests]]
@@ -122,6 +130,19 @@ def _accuracy(asked: Asked, arm: str, label: str) -> dict[str, Any]:
         ],
         "spread": {"after": spread(trials, rows, "after"), "gain": spread(trials, rows, "gain")},
     }
+
+
+def _stages(asked: Asked, arm: str, label: str) -> list[dict[str, Any]]:
+    """The change from each model of an arm to the next; none where there is none between the first and the last."""
+    rows, trials = asked.rows(label), asked.of(arm)
+    names = list(trials[0].models)
+    found = []
+    for first, second in pairwise(names) if len(names) > 2 else ():
+        delta = np.mean([trial.models[second] - trial.models[first] for trial in trials], axis=0)[rows]
+        gain, p = mean_and_p(delta, asked.cluster[rows])
+        key = {"arm": arm, "benchmark": asked.benchmark, "label": label, "from": first, "to": second}
+        found.append(key | {"questions": int(rows.sum()), "gain": gain, "p": p})
+    return found
 
 
 def _contrast(asked: Asked, arm: str, reference: str, label: str) -> dict[str, Any]:

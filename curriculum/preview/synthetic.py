@@ -28,7 +28,9 @@ _SECONDS |= {"MusicCaps": (10, 10), "SpeechCraft": (2, 12), "TACOS": (5, 30)}
 
 
 def audiomcq_table() -> Table:
-    """571,118 rows: label, source, question_type, clip, duration_s, num_choices, vote_0..2, ac_vote, ac_p, p_audio.
+    """571,118 rows: label, source, question_type, clip, duration_s, num_choices, vote_0..2, ac_vote, ac_p, p_audio, ...
+
+    pass_rate are eighths of p_audio.
 
     ac_vote and ac_p are the same made-up contribution, and so is ac_prob, their name in earlier curricula.
     """
@@ -52,6 +54,7 @@ def audiomcq_table() -> Table:
         **dict.fromkeys(("ac_vote", "ac_p", "ac_prob"), ac),
         "p_audio": np.clip(0.25 * (1 - ac) + ac + 0.3 * (draw["p"] - 0.5), 0, 1),
     }
+    columns["pass_rate"] = np.round(8 * np.asarray(columns["p_audio"])) / 8
     columns |= {f"vote_{k}": ((k - first) % 3 < right).astype(float) for k in range(3)}
     return Table(uid, columns)
 

@@ -9,14 +9,16 @@ from typing import Any
 def decided_by(curriculum: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """The mapping of a curriculum without the stages that take their rows after a stage, which deals it the same rows.
 
-    Pools of stages that are left out still make cells. The whole of it where stages take turns, where a pool that would
-    be left out has bounds, or where there is no such stage.
+    Pools of stages that are left out still make cells. The whole of it where stages take turns or go back to each
+    other's questions, where a pool that would be left out has bounds, or where there is no such stage.
     """
     stages = [dict(one) for one in curriculum.get("stages") or ()]
     places = {one.get("name"): (_claim(one), number) for number, one in enumerate(stages)}
     if stage not in places or any("interleave" in one for one in stages):
         return dict(curriculum)
     left_out = [one for one in stages if places[one.get("name")] > places[stage]]
+    if any(one.get("rehearse") for one in stages if one not in left_out):
+        return dict(curriculum)
     pools = [one.get("pool") or {} for one in left_out]
     if any(isinstance(wanted, Mapping) for pool in pools for wanted in pool.values()):
         return dict(curriculum)

@@ -10,7 +10,8 @@ import threading
 import pytest
 
 from earwitness.commands.forwarding import forwarded
-from earwitness.commands.recipe import Step
+from earwitness.commands.graph import Graph
+from earwitness.commands.steps import Places, Step
 
 LISTENS = """
 import signal, sys, time
@@ -36,11 +37,11 @@ def test_a_command_that_a_signal_ended_has_the_code_of_shells(code, is_):
 
 
 def test_a_step_on_two_devices_that_a_signal_ended_is_not_done_and_ends_the_recipe(tmp_path, monkeypatch):
-    spec = {"do": "fit", "trainer": {"devices": 2}}
-    monkeypatch.setattr(Step, "_checked_trainer", lambda self: {})
-    monkeypatch.setattr("earwitness.commands.recipe.forwarded", lambda words: 143)
-    step = Step("sft", spec, tmp_path, "recipe.yaml")
-    step.fingerprint = "abc"
+    monkeypatch.setattr(Step, "places", lambda self: Places())
+    monkeypatch.setattr(Step, "missing", lambda self, written: None)
+    monkeypatch.setattr("earwitness.commands.steps.forwarded", lambda words: 143)
+    graph = Graph({"sft": {"do": "fit", "trainer": {"devices": 2}}}, tmp_path, "recipe.yaml")
     with pytest.raises(SystemExit) as end:
-        step.run("")
-    assert end.value.code == 143 and not step.done
+        graph.run()
+    assert end.value.code == 143
+    assert graph.explain() == [("sft", "runs", "it was started and did not end")]

@@ -47,7 +47,12 @@ def test_what_the_grpo_file_shows_in_comments_works(key, tmp_path) -> None:
     assert init.engine is not None or init.objective.correction is not None
 
 
-@pytest.mark.parametrize("path", sorted((CONFIGS / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+RECIPES = sorted((CONFIGS / "recipes").glob("*.yaml"))
+OWN = [path for path in RECIPES if not path.stem.startswith(("rival_", "audiomcq"))]
+RIVALS = [path for path in RECIPES if path.stem.startswith("rival_")]
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda p: p.stem)
 def test_every_shipped_recipe_is_checked_whole(path: Path, tmp_path, capsys) -> None:
     """With what it needs from elsewhere: a tar of recordings, or the corpus, labels and model of a demo."""
     for name in ("x.tar", "demo/shards/index.arrow", "demo/labels.arrow", "demo/corpus/planted.jsonl", "demo/tiny/x"):
@@ -57,6 +62,20 @@ def test_every_shipped_recipe_is_checked_whole(path: Path, tmp_path, capsys) -> 
     run_recipe(str(path), [f"out={tmp_path}/out", *more.get(path.stem, [])], dry_run=True)
     assert "report: build_report" in capsys.readouterr().out
     assert not (tmp_path / "out").exists(), "a dry run writes nothing"
+
+
+@pytest.mark.parametrize("path", RIVALS, ids=lambda p: p.stem)
+def test_every_rival_is_checked_whole(path: Path, tmp_path, capsys) -> None:
+    """Without the voters, which are the demo's."""
+    (tmp_path / "votes.arrow").touch()
+    voters = [f"voter_{v}{step}: null" for v in "abc" for step in ("", "_start", "_votes")]
+    steps = "\n  ".join([*voters, f"labels: {{votes: [{tmp_path}/votes.arrow]}}"])
+    (tmp_path / "short.yaml").write_text(f"extends: {path}\nout: {tmp_path}/out\nsteps:\n  {steps}\n")
+    run_recipe(str(tmp_path / "short.yaml"), dry_run=True)
+    said = capsys.readouterr().out
+    assert "grpo: fit" in said and "report: build_report" in said and not (tmp_path / "out").exists()
+    spec, _ = load_recipe(str(path))
+    assert spec["name"] == path.stem, "its folder is its own"
 
 
 def test_a_base_file_an_override_file_and_the_command_line_interpolate_after_merging(tmp_path) -> None:

@@ -14,6 +14,7 @@ import yaml
 from earwitness.configs.files import SHIPPED, find_file, read_curriculum, read_yaml, resolved
 from earwitness.curriculum.online.cursor import Cursor
 from earwitness.curriculum.plan.plan import Plan
+from earwitness.curriculum.plan.pools import rehearsed
 from earwitness.curriculum.preview.compare import arms_of, compare
 from earwitness.curriculum.preview.synthetic import SOURCES, audiomcq_table
 from earwitness.curriculum.schedule.stages import parse_curriculum
@@ -119,7 +120,9 @@ def test_every_shipped_curriculum_compiles_and_deals_no_row_twice(name, table):
         assert dealt.planned == (1 + dealt.stage.lag if dealt.stage.window else len(dealt.matrix))
         assert len(shown) == dealt.matrix[: dealt.planned].sum() > 0
         assert plan.batch(stage, 0)[0].tolist() == shown[: dealt.stage.batch_size].tolist()
-        np.add.at(taken, shown, 1)
+        again = rehearsed(dealt.stage, plan.cells)[plan.cell_of_row[shown]]
+        assert again.mean() == (0.0 if dealt.stage.rehearse is None else 0.2) and (taken[shown[again]] == 1).all()
+        np.add.at(taken, shown[~again], 1)
     assert taken.max() == 1
 
 

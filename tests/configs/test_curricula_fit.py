@@ -39,6 +39,7 @@ def made(rows, weak=0.55, sources=3, a_clip=3, without=()):
         "num_choices": np.full(rows, 4.0),
         # Latent classes of three voters give few values.
         "ac_vote": np.where(is_weak, 0.03, 0.8).astype(np.float32) + np.round(draw["ac"], 1).astype(np.float32) / 6,
+        "pass_rate": np.floor(9 * draw["vote"]) / 8,
         **{f"vote_{k}": (is_weak ^ (draw["vote"] < 0.1 * k)).astype(float) for k in range(3)},
     }
     return Table(uid, {name: column for name, column in columns.items() if name not in without})
@@ -112,7 +113,10 @@ def test_the_arms_of_every_experiment_fit_every_table(name, table):
 def test_a_label_that_no_question_has_is_named(name, label):
     """Where a stage is for that label, or for contributions that only its questions have; the others are planned."""
     table = made(480, weak={"weak": 0.0, "strong": 1.0}[label])
-    said, needs = refusal(name, table), ["weak_to_strong", "strong_to_weak", "source_matched", "online", *ARMS]
+    said, needs = (
+        refusal(name, table),
+        ["weak_to_strong", "strong_to_weak", "source_matched", "online", "rehearsed", *ARMS],
+    )
     needs += ["mixed_to_strong", "competence"] if label == "strong" else ["softmax"]
     assert bool(said) == (name in needs)
     if name in ("competence", "softmax") and said:
@@ -132,16 +136,18 @@ MADE_BY = {
     "label": "; `earwitness label` makes it: give its table with --labels (`labels` in a file)",
     "ac_vote": "; `earwitness label` makes it: give its table with --labels (`labels` in a file)",
     "vote_2": "columns.label: no votes 'vote_2'; there are vote_0, vote_1",  # the jury had two
+    "pass_rate": "; `earwitness predict` with the callback PassRateTable makes it: give its table with --labels",
     "source": "; `earwitness shard` and `earwitness index` write it into an index",
     "clip": "; `earwitness shard` and `earwitness index` write it into an index",
     "num_choices": "; `earwitness shard` and `earwitness index` write it into an index",
 }
 NEEDED = {
-    "label": {*ARMS, "all_grpo", "all_sft", "mixed_to_mixed", "mixed_to_strong", "online", "shares", "source_matched"}
-    | {"strong_to_weak", "weak_to_strong"},
+    "label": {*ARMS, "all_grpo", "all_sft", "mixed_to_mixed", "mixed_to_strong", "online", "rehearsed", "shares"}
+    | {"source_matched", "strong_to_weak", "weak_to_strong"},
     "ac_vote": {"adarft", "bandit", "competence", "gaussian", "interleaved", "online", "power", "softmax"},
     "vote_2": {"controls"},
-    "source": {"bandit", "controls", "softmax", "source_matched"},
+    "pass_rate": {"pass_rate"},
+    "source": {"bandit", "controls", "pass_rate", "softmax", "source_matched"},
     "clip": {"mixed_to_strong", "paper", "paper_matched"},
     "num_choices": {"adarft", "bandit", "online"},
 }
@@ -174,6 +180,8 @@ BEFORE = {
     "mixed_to_mixed": {"sft": (313_177, 3_915), "grpo": (3_200, 400)},
     "mixed_to_strong": {"sft": (313_177, 3_915), "grpo": (7_200, 900)},
     "online": {"sft": (313_177, 1_958), "grpo": (7_200, 900)},
+    "pass_rate": {"grpo": (76_800, 1_200)},
+    "rehearsed": {"sft": (313_177, 3_915), "grpo": (800, 100)},
     "shares": {"sft": (313_177, 1_958), "grpo": (3_200, 400)},
     "softmax": {"sft": (240_000, 1_500), "grpo": (7_200, 900)},
     "source_matched": {"sft": (150_000, 1_875), "grpo": (800, 100)},

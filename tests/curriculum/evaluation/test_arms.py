@@ -88,8 +88,8 @@ def test_p_values_are_adjusted_in_their_family_as_statsmodels_does(asked, family
     from statsmodels.stats.multitest import multipletests
 
     found = compared([asked], "base", family)
-    kinds = [found[kind] for kind in ("accuracy", "contrasts", "interactions")]
-    assert [len(kind) for kind in kinds] == list(found["tests"].values()) == [6, 3, 2]
+    kinds = [found[kind] for kind in ("accuracy", "contrasts", "stages", "interactions")]
+    assert [len(kind) for kind in kinds] == list(found["tests"].values()) == [6, 3, 0, 2]
     for tests in kinds if family == "kind" else [[test for kind in kinds for test in kind]]:
         wanted = multipletests([test["p"] for test in tests], method="holm")[1]
         assert [test["p_holm"] for test in tests] == pytest.approx(list(wanted))
