@@ -124,7 +124,7 @@ def _shared(benchmark: str, runs: Mapping[RunOf, Answered]) -> Asked:
             )
         label, cluster = one.label[rows], one.cluster[rows]
         models = {name: right[rows] for name, right in one.models.items()}
-        before, after = list(models.values())[0], list(models.values())[-1]
+        before, after = next(iter(models.values())), list(models.values())[-1]
         trials.append(Trial(run.arm, run.train, run.draw, before, after, models))
     assert label is not None
     return Asked(benchmark, cluster, label, trials, union - len(uid))

@@ -26,8 +26,8 @@ LABELS = (WEAK, STRONG, ALL)
 class Trial:
     """One run of an arm on N questions: 1 where a model was right, else 0.
 
-    before, after: [N] of the model that training began with and of the one it ended with. models: name -> [N] of all, in
-    the order of training, where there are some in between.
+    before, after: [N] of the model that training began with and of the one it ended with. models: name -> [N] of all,
+    in the order of training, where there are some in between.
     """
 
     arm: str

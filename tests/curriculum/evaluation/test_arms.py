@@ -83,6 +83,19 @@ def test_arms_are_paired_by_question_over_the_seeds_that_both_have(asked):
     )
 
 
+def test_what_a_stage_lost_is_not_hidden_by_the_stage_before_it():
+    """Of ten weak questions SFT brings eight and GRPO loses three: +8 - 3 = +5, and the loss stands by itself."""
+    start, sft, grpo = np.zeros(10), np.r_[np.ones(8), 0, 0], np.r_[np.ones(5), np.zeros(5)]
+    trial = Trial("a", 1, 1, start, grpo, {"backbone": start, "SFT": sft, "GRPO": grpo})
+    found = compared([Asked("set", np.arange(10, dtype=np.uint64), np.full(10, "weak"), [trial])], "a")
+    weak = [row for row in found["stages"] if row["label"] == "weak"]
+    assert [(row["from"], row["to"], round(row["gain"][0], 6)) for row in weak] == [
+        ("backbone", "SFT", 0.8),
+        ("SFT", "GRPO", -0.3),
+    ]
+    assert weak[1]["gain"][2] < 0 and row_of(found, "accuracy", label="weak")["gain"][0] == 0.5
+
+
 @pytest.mark.parametrize("family", ["kind", "all"])
 def test_p_values_are_adjusted_in_their_family_as_statsmodels_does(asked, family):
     from statsmodels.stats.multitest import multipletests
