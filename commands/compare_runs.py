@@ -34,25 +34,22 @@ def compare_arms(args: argparse.Namespace) -> None:
     if args.dry_run:
         _explain(prepared)
         return
-    if prepared.sheet is None or prepared.stood_in:
-        if args.launch_files or args.submit:
-            raise InputError(
-                f"{prepared.path}: budgets and rows are not known before the labels are there; run --only shared first"
-            )
-        say("\nthe questions that arms share are not known before the labels are there; these steps first")
-        _run(prepared, table_steps(prepared), SHARED, args.jobs)
-        prepared = prepare(args.experiment, args.overrides, args.out)
-        show_sheet(prepared)
-    write_text(prepared.out / "arms.json", _arms_json(prepared))
     if args.launch_files:
-        written = write_launch_files(prepared, args)
-        say(f"written: {', '.join(map(str, written))}")
+        say(f"written: {', '.join(map(str, write_launch_files(prepared, args)))}")
         return
     if args.submit:
         from .submitting import submit
 
         submit(prepared, args)
         return
+    if prepared.sheet is None or prepared.stood_in:
+        if args.only not in (None, SHARED):
+            raise InputError(f"{prepared.out}: the labels that arms share are not there; run --only shared first")
+        say("\nthe questions that arms share are not known before the labels are there; these steps first")
+        _run(prepared, table_steps(prepared), SHARED, args.jobs)
+        prepared = prepare(args.experiment, args.overrides, args.out)
+        show_sheet(prepared)
+    write_text(prepared.out / "arms.json", _arms_json(prepared))
     if args.only:
         _run_only(prepared, args.only, args.jobs)
         return

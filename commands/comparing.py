@@ -30,6 +30,7 @@ from .experiment import Experiment, read_experiment
 from .experiment_arms import Arm, arms_of_experiment, data_of, trained_by, with_curriculum, with_seeds
 from .experiment_results import asked_of
 from .leaving_out import absent_stages, without
+from .records import Record
 
 SHARED = "shared"
 _PAGES = ("build_report",)  # of single runs; `earwitness report` writes one
@@ -181,7 +182,10 @@ def show_sheet(prepared: Prepared) -> None:
 def write_table(prepared: Prepared) -> dict[str, Any]:
     """Compares what the runs answered; writes comparison.json, .csv and .html and returns the content of the first."""
     experiment, expansion = prepared.experiment, prepared.expansion
-    results = compared(asked_of(expansion, experiment.cluster), prepared.reference, experiment.family)
+    asked = asked_of(expansion, experiment.cluster)
+    if not asked:
+        raise InputError(f"{experiment.recipe}: no step `evaluate` or `score_table` says what its models answered")
+    results = compared(asked, prepared.reference, experiment.family)
     quiet = asked_of(expansion, experiment.cluster, "silence")
     results["silence"] = compared(quiet, prepared.reference)["accuracy"] if quiet else []
     whole: dict[str, Any] = {
@@ -196,6 +200,7 @@ def write_table(prepared: Prepared) -> dict[str, Any]:
         "differences": [one._asdict() for one in prepared.found],
         "sheet": prepared.sheet,
         "runs": [{**run._asdict(), "steps": places} for run, places in expansion.places.items()],
+        "versions": _versions(prepared),
         "made": {"earwitness": __version__, "set": experiment.set, "seeds": asdict(experiment.seeds)},
     }
     whole = dict(finite(whole))
@@ -205,6 +210,12 @@ def write_table(prepared: Prepared) -> dict[str, Any]:
     write_text(prepared.out / "comparison.csv", _csv(whole["results"]))
     build_experiment_page(whole, prepared.out / "comparison.html")
     return whole
+
+
+def _versions(prepared: Prepared) -> list[str]:
+    """The versions of earwitness by which the steps were run."""
+    folder = prepared.out / ".steps"
+    return sorted({Record.read(folder / f"{name}.json").version for name in prepared.expansion.steps} - {""})
 
 
 def _csv(results: Mapping[str, Any]) -> str:

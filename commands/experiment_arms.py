@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..configs.files import read_beside, read_curriculum, read_extended, resolved, shipped_file
 from ..configs.plugins import nearest
+from ..configs.typed import known_keys
 from ..curriculum.preview.compare import arms_of
 from ..curriculum.schedule.prefix import decided_by
 from ..errors import InputError
@@ -53,6 +54,8 @@ def arms_of_experiment(experiment: Experiment, path: Path) -> dict[str, Arm]:
         raise InputError(f"{path}: reference: no arm {first!r}; {nearest(first, arms, 'there are')}")
     for control in controls_of(experiment.controls, arms[first].recipe, arms[first].curriculum, first, str(path)):
         arms[control.name] = _controlled(control, arms, base, changes, path)
+    if isinstance(experiment.differs, dict):
+        known_keys(experiment.differs, ["all", *arms], f"{path}: differs")
     return arms
 
 

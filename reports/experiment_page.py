@@ -43,7 +43,9 @@ def _lead(found: Mapping[str, Any]) -> str:
 
 
 def _warnings(found: Mapping[str, Any]) -> list[str]:
-    return [
+    versions = found.get("versions") or []
+    mixed = [f"steps were run by different versions of earwitness: {', '.join(versions)}"] if len(versions) > 1 else []
+    return mixed + [
         f"{count:,} questions of {name} were not answered by all runs, and do not count"
         for name, count in found["results"]["left_out"].items()
         if count
@@ -124,10 +126,10 @@ def _benchmark(found: Mapping[str, Any], name: str) -> list[Section]:
         cells = [plain(row["arm"]) if first else "", plain(row["label"]), f"{row['questions']:,}"]
         cells += [html_of(share(row["before"])), html_of(share(row["after"])), _change(row["gain"], row["p_holm"])]
         quiet = in_silence(results, row)
-        silent = [html_of(share(quiet["before"])), html_of(share(quiet["after"]))] if quiet else []
+        silent = [f"{100 * quiet['before'][0]:.1f} to {100 * quiet['after'][0]:.1f} %"] if quiet else []
         rows.append(row_of([*cells, f"{row['p_holm']:.2g}", *silent], "sum" if first else ""))
     head = ["arm", "questions", "n", "before", "after", "change, points", "p (Holm)"]
-    head += ["in silence before", "in silence after"] if results.get("silence") else []
+    head += ["in silence"] if results.get("silence") else []
     sections = [Section(_title(found, "Before and after", name), charts(figures) + table_of(head, rows, left=2))]
     stages = [row for row in results["stages"] if row["benchmark"] == name]
     if stages:

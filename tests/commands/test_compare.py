@@ -259,10 +259,11 @@ def test_a_finished_experiment_runs_nothing_again_and_an_edited_arm_alone(finish
 def test_arms_run_apart_and_are_one_experiment(lab, capsys):
     """As launch files do it: shared steps first, then each arm, then the table, which runs nothing."""
     name = lab(seeds={})
-    code, error = refused([name, "--launch-files", "jobs"], capsys)
+    said([name, "--launch-files", "jobs"], capsys)
+    assert not Path("out").exists()
+    code, error = refused([name, "--only", "all_grpo"], capsys)
     assert code == 1 and "run --only shared first" in error
     said([name, "--only", "shared"], capsys)
-    said([name, "--launch-files", "jobs"], capsys)
     assert sorted(os.listdir("jobs")) == ["0_shared.sh", *(f"{arm}.sh" for arm in sorted(ARMS))]
     script = Path("jobs/all_grpo.sh").read_text()
     assert (
@@ -295,6 +296,7 @@ def test_an_arm_alone_waits_for_what_it_shares(lab, capsys):
         ({"arms": {"a/b": {}}}, "an arm's name is letters"),
         ({"controls": ["label_permutet"]}, "no control 'label_permutet'; did you mean 'label_permuted'"),
         ({"controls": ["jury_leave_one_out"]}, "jury_leave_one_out: {voters: 3}"),
+        ({"differs": {"al_grpo": []}}, "differs: unknown key 'al_grpo'; did you mean 'all_grpo'"),
         ({"reference": "nobody"}, "reference: no arm 'nobody'"),
         ({"match": "hours"}, "match must be"),
         ({"recipe": "nosuch"}, "nosuch: no such file"),
@@ -304,6 +306,20 @@ def test_an_arm_alone_waits_for_what_it_shares(lab, capsys):
 def test_what_is_wrong_is_said_in_a_sentence(lab, capsys, keys, words):
     code, error = refused([lab(**keys), "--dry-run"], capsys)
     assert code == 1 and error.count("\n") == 1 and words in error
+
+
+def test_the_command_line_changes_the_recipe_and_the_experiment(lab):
+    words = ["seeds.train=[4,5,6]", "match=steps", "steps.sft.lr=0.5", "curriculum.stages.0.budget.fraction=0.25"]
+    prepared = prepare(lab(), words)
+    assert prepared.experiment.pairs == [(4, 1), (5, 1), (6, 1)] and prepared.experiment.match == "steps"
+    sft = prepared.expansion.steps[steps_of(prepared, "weak_to_strong", 5)["sft"]]
+    assert sft["lr"] == 0.5 and sft["curriculum"]["stages"][0]["budget"] == {"fraction": 0.25}
+
+
+def test_a_recipe_that_judges_nothing_has_no_table(lab, capsys):
+    name = lab(seeds={}, set={"steps.evaluation": None})
+    code, error = refused([name], capsys)
+    assert code == 1 and "no step `evaluate` or `score_table` says what its models answered" in error
 
 
 def test_controls_are_arms_that_declare_what_they_break(lab, capsys):
