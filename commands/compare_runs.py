@@ -49,7 +49,7 @@ def compare_arms(args: argparse.Namespace) -> None:
         _run(prepared, table_steps(prepared), SHARED, args.jobs)
         prepared = prepare(args.experiment, args.overrides, args.out)
         show_sheet(prepared)
-    write_text(prepared.out / "arms.json", _arms_json(prepared))
+    write_text(prepared.file("arms.json"), _arms_json(prepared))
     if args.only:
         _run_only(prepared, args.only, args.jobs)
         return
@@ -117,7 +117,9 @@ def _run(prepared: Prepared, steps: Mapping[str, Any], part: str | None, jobs: i
 def _show_table(prepared: Prepared) -> None:
     whole = write_table(prepared)
     say("\n".join(table_lines(whole)))
-    say(f"\npage: {prepared.out / 'comparison.html'}, numbers: comparison.json and comparison.csv beside it")
+    say(
+        f"\npage: {prepared.file('html')}; numbers: {prepared.file('json').name}, {prepared.file('csv').name} beside it"
+    )
 
 
 def _arms_json(prepared: Prepared) -> str:

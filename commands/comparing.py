@@ -69,6 +69,10 @@ class Prepared:
         draw = self.experiment.pairs[0][1]
         return {name: arm.curriculum | {"seed": draw} for name, arm in self.arms.items()}
 
+    def file(self, kind: str) -> Path:
+        """A file of this experiment in its folder, which others may share; kind: its ending."""
+        return self.out / f"{self.experiment.name or self.path.stem}.{kind}"
+
     @property
     def reference(self) -> str:
         """The arm that the others are compared with."""
@@ -165,7 +169,7 @@ def table_steps(prepared: Prepared) -> dict[str, dict[str, Any]]:
 
 
 def show_sheet(prepared: Prepared) -> None:
-    """Prints the control sheet and writes control.json; raises UndeclaredError where arms differ unintentionally."""
+    """Prints the control sheet; raises UndeclaredError where arms differ unintentionally."""
     if prepared.sheet is not None:
         if prepared.stood_in:
             say("planned over a made-up table with AudioMCQ's published counts, as the recipe's own is not there")
@@ -180,7 +184,7 @@ def show_sheet(prepared: Prepared) -> None:
 
 
 def write_table(prepared: Prepared) -> dict[str, Any]:
-    """Compares what the runs answered; writes comparison.json, .csv and .html and returns the content of the first."""
+    """Compares what the runs answered; writes NAME.json, .csv and .html, and returns the content of the first."""
     experiment, expansion = prepared.experiment, prepared.expansion
     asked = asked_of(expansion, experiment.cluster)
     if not asked:
@@ -206,9 +210,9 @@ def write_table(prepared: Prepared) -> dict[str, Any]:
     whole = dict(finite(whole))
     from ..reports.experiment_page import build_experiment_page
 
-    write_text(prepared.out / "comparison.json", json.dumps(whole, indent=1, default=str) + "\n")
-    write_text(prepared.out / "comparison.csv", _csv(whole["results"]))
-    build_experiment_page(whole, prepared.out / "comparison.html")
+    write_text(prepared.file("json"), json.dumps(whole, indent=1, default=str) + "\n")
+    write_text(prepared.file("csv"), _csv(whole["results"]))
+    build_experiment_page(whole, prepared.file("html"))
     return whole
 
 

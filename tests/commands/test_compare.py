@@ -213,7 +213,7 @@ def test_budgets_are_matched_before_anything_is_trained(lab, capsys):
     """To the samples of the first arm; all of it is in the steps that run."""
     name = lab(match="samples", seeds={})
     out = said([name], capsys)
-    sheet = json.loads(Path("out/comparison.json").read_text())["sheet"]
+    sheet = json.loads(Path("out/experiment.json").read_text())["sheet"]
     totals = [total["samples"] for total in sheet["totals"].values()]
     assert "budgets matched by samples" in out and max(totals) <= 1.05 * min(totals)
     prepared = prepare(name)
@@ -230,15 +230,15 @@ def finished(lab, capsys):
 def test_the_table_the_page_and_the_numbers(finished):
     """The lab's model learns what it is shown: weak-to-strong gains on both, and the numbers agree in all places."""
     _, out = finished
-    whole = json.loads(Path("out/comparison.json").read_text())
+    whole = json.loads(Path("out/experiment.json").read_text())
     (row,) = [r for r in whole["results"]["accuracy"] if (r["arm"], r["label"]) == ("weak_to_strong", "weak")]
     assert row["benchmark"] == "held-out questions" and row["gain"][0] > 0 and len(row["runs"]) == 2
     assert f"{100 * row['after'][0]:.1f} %" in out and "change of strong minus change of weak" in out
-    with open("out/comparison.csv") as file:
+    with open("out/experiment.csv") as file:
         lines = list(csv.DictReader(file))
     (line,) = [x for x in lines if (x["what"], x["arm"], x["label"]) == ("after", "weak_to_strong", "weak")]
     assert float(line["value"]) == row["after"][0]
-    page = Path("out/comparison.html").read_text()
+    page = Path("out/experiment.html").read_text()
     for words in ("What was lost?", "Against weak_to_strong", "Strong minus weak", "Control sheet", "sampling error"):
         assert words in page
     assert f"{100 * row['after'][0]:.1f} %" in page and "declared by" in page
@@ -275,7 +275,7 @@ def test_arms_run_apart_and_are_one_experiment(lab, capsys):
         said([name, "--only", arm], capsys)
     ran = Path("out/ran.txt").read_text()
     said([name], capsys)
-    assert Path("out/ran.txt").read_text() == ran and Path("out/comparison.html").is_file()
+    assert Path("out/ran.txt").read_text() == ran and Path("out/experiment.html").is_file()
 
 
 def test_an_arm_alone_waits_for_what_it_shares(lab, capsys):
@@ -326,7 +326,7 @@ def test_controls_are_arms_that_declare_what_they_break(lab, capsys):
     """The split at random has stages of the same sizes, and other questions."""
     name = lab(arms={"weak_to_strong": {}}, differs=[], controls=["label_permuted", "random_split"], seeds={})
     said([name], capsys)
-    sheet = json.loads(Path("out/comparison.json").read_text())["sheet"]
+    sheet = json.loads(Path("out/experiment.json").read_text())["sheet"]
     rows = [[stage["rows"] for stage in arm["stages"].values()] for arm in sheet["arms"].values()]
     assert rows[0] == rows[1] == rows[2]
     assert all(one["jaccard"] < 0.9 for one in sheet["overlap"] if "weak_to_strong" in one["arms"])
