@@ -19,7 +19,7 @@ _COLOURS = {"weak": "weak", "strong": "strong", "all": "audio"}
 
 
 def build_experiment_page(found: Mapping[str, Any], path: str | Path) -> Path:
-    """Writes the page of the content of a comparison.json; returns where it is."""
+    """Writes the page of what `earwitness compare` found; returns where it is."""
     results = found["results"]
     sections = [section for name in results["left_out"] for section in _benchmark(found, name)]
     sections += [Section("Seeds", _seeds(results)), Section("Control sheet", _control(found))]
