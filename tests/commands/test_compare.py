@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
+import types
 from functools import cache
 from pathlib import Path
 
@@ -276,6 +278,32 @@ def test_arms_run_apart_and_are_one_experiment(lab, capsys):
     ran = Path("out/ran.txt").read_text()
     said([name], capsys)
     assert Path("out/ran.txt").read_text() == ran and Path("out/experiment.html").is_file()
+
+
+def test_slurm_gets_the_shared_steps_and_then_the_arms(lab, capsys, monkeypatch):
+    """By a stand-in of submitit: every arm waits for the first job, and runs itself alone."""
+    jobs: list[tuple[dict, list[str]]] = []
+
+    class Executor:
+        def __init__(self, folder):
+            self.folder, self.parameters = folder, {}
+
+        def update_parameters(self, **parameters):
+            self.parameters |= parameters
+
+        def submit(self, call, words):
+            jobs.append((dict(self.parameters), words))
+            return types.SimpleNamespace(job_id=40 + len(jobs))
+
+    name = lab(seeds={})
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    code, error = refused([name, "--submit", "logs"], capsys)
+    assert code == 1 and "pip install 'earwitness[slurm]'" in error
+    monkeypatch.setitem(sys.modules, "submitit", types.SimpleNamespace(AutoExecutor=Executor))
+    assert "all_grpo: job 45" in said([name, "--submit", "logs"], capsys)
+    assert [words[-1] for _, words in jobs] == ["shared", *ARMS]
+    after = [parameters.get("slurm_additional_parameters") for parameters, _ in jobs]
+    assert after == [None, *[{"dependency": "afterok:41"}] * 4]
 
 
 def test_an_arm_alone_waits_for_what_it_shares(lab, capsys):
