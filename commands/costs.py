@@ -125,7 +125,7 @@ class Takes:
             policy = step["model"]["init_args"]["policy"]["init_args"]
             return [self._asked(name, policy, *_pool(self.table, step))]
         elif step["do"] == "ask_benchmarks":
-            chosen = [one for one, files in step["benchmarks"].items() if files is not None]
+            chosen = [files.get("benchmark") or one for one, files in step["benchmarks"].items() if files is not None]
             questions = sum(_BENCHMARKS.get(one, _UNKNOWN) for one in chosen) * _orders(step.get("rotations", 1))
             how = (step.get("conditions"), int(step.get("batch_size", 16)), int(step.get("devices", 1)))
             return [self._asked(name, {"checkpoint": step["checkpoint"]}, questions, *how)]

@@ -146,12 +146,16 @@ def load_job(path: str) -> LabelJob:
     """The job in a YAML file; an InputError names the key that is wrong."""
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
-    spec = resolved(read_yaml(Path(path)), Path(path))
-    voters = spec.pop("voters", None)
+    return job_of(resolved(read_yaml(Path(path)), Path(path)), f"{path}: ")
+
+
+def job_of(spec: Mapping[str, Any], where: str) -> LabelJob:
+    """The job in a mapping; an InputError begins with `where` and names the key that is wrong."""
+    voters = spec.get("voters")
     if not isinstance(voters, list) or not voters:
-        raise InputError(f"{path}: `voters` must be a list of voters")
-    spec["voters"] = [_voter(voter, f"{path}: voters[{number}]") for number, voter in enumerate(voters)]
-    return read(LabelJob, spec, f"{path}: ")
+        raise InputError(f"{where}`voters` must be a list of voters")
+    made = [_voter(voter, f"{where}voters[{number}]") for number, voter in enumerate(voters)]
+    return read(LabelJob, {**spec, "voters": made}, where)
 
 
 def _voter(spec: Any, where: str) -> VoterSpec:

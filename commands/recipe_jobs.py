@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,12 +31,16 @@ def label_by_voters(
     out: folder of answers, labels.arrow, jury.json and report.html. voters and the other arguments: as in the file of a
     job. Returns counts. InputError where the job makes no sense, or a voter cannot be asked.
     """
-    from .label_job import load_job
+    from .label_job import job_of
     from .labelling import run_job
 
     spec: dict[str, Any] = {"index": index, "out": out, "voters": voters, "condition": condition, "rule": rule}
     spec |= {"conditions": conditions or [condition], "pool": pool or {}, "max_unreadable": max_unreadable}
-    return run_job(load_job(str(_written(Path(out) / "job.yaml", spec))))
+    job, file = job_of(spec, ""), _written(Path(out) / "job.yaml", spec)
+    if all(one.local is None or (one.local.devices, one.local.num_nodes) == (1, 1) for one in job.voters):
+        return run_job(job)
+    _ended(forwarded([sys.executable, "-m", "earwitness", "label", str(file)]), file)  # launchers fork a command
+    return {"labels": str(Path(out) / "labels.arrow")}
 
 
 def ask_benchmarks(
@@ -58,34 +62,47 @@ def ask_benchmarks(
     share of right answers with the first condition is. InputError where something is not there.
     """
     wanted = {name: spec for name, spec in benchmarks.items() if spec is not None}
-    job = EvaluationJob(
-        checkpoint,
-        wanted,
-        out,
-        conditions=conditions or ["audio", "silence"],
-        rotations=rotations,
-        style=style,
-        rule=rule,
-        train_index=train_index or [],
-        batch_size=batch_size,
-    )
+    how: dict[str, Any] = {"rotations": rotations, "style": style, "rule": rule, "batch_size": batch_size}
+    heard = conditions or ["audio", "silence"]
+    job = EvaluationJob(checkpoint, wanted, out, conditions=heard, train_index=train_index or [], **how)
     if devices == 1:
         from .evaluating import run_evaluation
 
         run_evaluation(job)
     else:
-        _launched(_written(Path(out) / "job.yaml", asdict(job)), devices)
+        file = _written(Path(out) / "job.yaml", asdict(job))
+        code = "from earwitness.commands.launch import lightning_main; lightning_main()"
+        words = ["run", "--devices", str(devices), "--", "evaluate", str(file)]
+        _ended(forwarded([sys.executable, "-c", code, *words]), file)
     return strict_scores(out)
 
 
-def _launched(job: Path, devices: int) -> None:
-    """Asks in so many processes, which share the questions."""
-    code = "from earwitness.commands.launch import lightning_main; lightning_main()"
-    ended = forwarded([sys.executable, "-c", code, "run", "--devices", str(devices), "--", "evaluate", str(job)])
-    if ended > 128:
-        raise SystemExit(ended)
-    if ended:
-        raise InputError(f"{job}: asking ended with code {ended}; its messages are above")
+def check_job(verb: str, given: Mapping[str, Any], where: str) -> None:
+    """Raises InputError, before any step runs, for what such a step would refuse when it begins; given: its arguments.
+
+    Files that steps before write may not be there yet, so they are left out.
+    """
+    if verb == "label_by_voters":
+        from .label_job import job_of
+
+        job_of({key: value for key, value in given.items() if value is not None}, where)
+    elif verb == "ask_benchmarks":
+        files = {name: replace(spec, labels=None, strong=None, weak=None) for name, spec in given["benchmarks"].items()
+                 if spec is not None}  # fmt: skip
+        known = {"conditions", "rotations", "style", "rule", "batch_size"}
+        how = {key: value for key, value in given.items() if key in known and value is not None}
+        try:
+            EvaluationJob(given["checkpoint"], files, given["out"], **how)
+        except InputError as error:
+            raise InputError(f"{where}{error}") from None
+
+
+def _ended(code: int, job: Path) -> None:
+    """Goes on where a process of a job's own ended well; a signal that ended it ends this one with the same code."""
+    if code > 128:
+        raise SystemExit(code)
+    if code:
+        raise InputError(f"{job}: asking ended with code {code}; its messages are above")
 
 
 def strict_scores(folder: str) -> dict[str, Any]:

@@ -134,6 +134,10 @@ class Step:
         given = arguments(self.function, _present_spelling(self.verb, self.spec), self.where)
         if self.verb == "evaluate" and given.get("curriculum") is not None:
             checked_curriculum(given["curriculum"], f"{self.where}curriculum")
+        if self.verb in ("label_by_voters", "ask_benchmarks"):
+            from .recipe_jobs import check_job
+
+            check_job(self.verb, given, self.where)
         return given
 
     def _checked_trainer(self) -> dict[str, Any]:

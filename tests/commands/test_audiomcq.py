@@ -89,13 +89,30 @@ def test_what_does_not_fit_is_said(monkeypatch):
 def test_a_synthetic_dry_run_lists_what_is_not_there_and_refuses_what_is_wrong(tmp_path, monkeypatch, capsys):
     """Data from elsewhere are listed; a path within the run that nothing writes is a fault; nothing is written."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "short.yaml").write_text("extends: audiomcq_voters\ncosts: null\nout: runs/x\n")
+    gone = (
+        "grpo",
+        "backbone_answers",
+        "sft_answers",
+        "grpo_answers",
+        "evaluation",
+        "report",
+        "grpo_benchmarks",
+        "table",
+    )
+    steps = "".join(f"  {name}: null\n" for name in gone)
+    (tmp_path / "short.yaml").write_text(f"extends: audiomcq_voters\ncosts: null\nout: runs/x\nsteps:\n{steps}")
     main(["run", "short.yaml", "--dry-run", "--synthetic"])
     said = capsys.readouterr().out
-    assert "13 of 13 steps would run" in said and said.count("not there yet") == 9
+    assert "5 of 5 steps would run" in said and said.count("not there yet") == 9
     assert "not there yet: data/benchmarks/mmar/MMAR-meta.jsonl (backbone_benchmarks: benchmarks.mmar.file)" in said
-    with pytest.raises(InputError, match="labels: runs/x/labels.arrow is not there"):
-        run_recipe("short.yaml", ["steps.sft.data.init_args.labels=runs/x/labels.arrow"], dry_run=True, synthetic=True)
+    faults = {
+        "steps.sft.data.init_args.labels=runs/x/labels.arrow": "'sft': .*labels: runs/x/labels.arrow is not there",
+        "steps.labels.rule=most": "step 'labels': rule: ",
+        "steps.sft_benchmarks.conditions=[audi]": "step 'sft_benchmarks': condition 'audi'",
+    }
+    for word, said in faults.items():
+        with pytest.raises(InputError, match=said):
+            run_recipe("short.yaml", [word], dry_run=True, synthetic=True)
     with pytest.raises(InputError, match="annotations: data/audiomcq/datasets is not there"):
         run_recipe("short.yaml", dry_run=True)
     with pytest.raises(InputError, match="--synthetic is for a --dry-run"):

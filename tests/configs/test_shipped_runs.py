@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -74,12 +75,21 @@ def test_full_fine_tuning_runs_as_the_file_says_it_does(small, tmp_path) -> None
 
 
 def trainer_steps() -> list:
-    """Every trainer step of every shipped recipe, those that differ by their paths or seeds alone once."""
+    """Every trainer step of every shipped recipe, those that differ by their paths or seeds alone once.
+
+    The audiomcq recipes want GPUs; `test_audiomcq.py` runs them on a small corpus.
+    """
     found: dict[str, object] = {}
-    for path in sorted((CONFIGS / "recipes").glob("*.yaml")):
+    seen: set[str] = set()
+    for path in sorted((CONFIGS / "recipes").glob("[!a]*.yaml")):
         spec, _ = load_recipe(str(path), ["data.source=x.tar"] if path.stem == "spoken_digits" else [])
         for name, step in spec["steps"].items():
             if step["do"] in TRAINER_VERBS and not name.startswith(("voter_b", "voter_c")):
+                text = json.dumps(step).replace(spec["out"], "OUT")
+                asks = step["do"] != "fit" and path.stem.startswith("rival_")
+                if text in seen or asks or "pass_rate" in text:  # a column that ours does not have
+                    continue
+                seen.add(text)
                 found[f"{path.stem}-{name}"] = pytest.param(step, id=f"{path.stem}-{name}")
     return list(found.values())
 
@@ -93,6 +103,8 @@ def moved(node, small, out: Path):
     ours = {"index": small.index, "checkpoint": small.tiny, "labels": small.labels, "max_new_tokens": 4}
     given = {key: moved(value, small, out) for key, value in node.items()}
     given |= {key: value for key, value in ours.items() if isinstance(node.get(key), str | int)}
+    if isinstance(node.get("reasoning"), str):
+        given["reasoning"] = "given"  # where there are thoughts; ours has none
     if isinstance(node.get("source"), str) and node["source"] not in ("reading-a", "listening"):
         given["source"] = "sounds"
     return given
