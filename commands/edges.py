@@ -90,11 +90,18 @@ class Edges:
         elsewhere = {path for paths in others.values() for path in paths}
         later = {path for other in list(self.steps)[list(self.steps).index(name) + 1 :] for path in others[other]}
         sure = [path for path in sorted(self.writes[name].exact, key=len, reverse=True) if path not in later]
-        found = [*self._read_of[name], *sure]
+        found = [*(path for path in self._read_of[name] if not self._shared(name, path)), *sure]
         step = self.steps[name]
         if not step.trains and not step.ours and step.outputs is None:
             found += [path for path, _ in self._texts(step) if self._is_own(name, path)]
         return [path for path in dict.fromkeys(found) if not any(_below(path, other) for other in elsewhere)]
+
+    def _shared(self, name: str, path: str) -> bool:
+        """Whether a path that a step only may write lies where another trainer's step may write, too."""
+        if covers(self.writes[name].exact, path):
+            return False
+        others = (self.writes[other].below for other, step in self.steps.items() if step.trains and other != name)
+        return any(covers(below, path) or any(_below(path, one) for one in below) for below in others)
 
     def _is_own(self, name: str, path: str) -> bool:
         """Whether a path below the folder of the run is no other step's."""

@@ -12,8 +12,10 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -172,6 +174,7 @@ class _Crew:
         self.devices = _gpus()
         self.server: subprocess.Popen[bytes] | None = None
         self.rest = b""
+        self.requests: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
 
     def __enter__(self) -> _Crew:
         return self
@@ -181,9 +184,10 @@ class _Crew:
         for log in self.logs.values():
             log.close()
         if self.server is not None:
-            assert self.server.stdin and self.server.stdout
-            with suppress(BrokenPipeError):
-                self.server.stdin.close()
+            assert self.server.stdout
+            self.requests.put(None)
+            while self.server.stdout.read(1 << 16):  # it may be writing
+                pass
             self.server.wait()
             self.server.stdout.close()
 
@@ -192,17 +196,18 @@ class _Crew:
         step = self.graph.steps[name]
         if self.server is None:
             self.server = self._server()
+            Thread(target=_write, args=[self.server.stdin, self.requests], daemon=True).start()
         self.logs[name] = Log(self.graph.log(name))
         environment = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if self.devices else {}
         result = self.graph.folder / f"{name}.{RESULT}"
         result.unlink(missing_ok=True)
         request = {"start": name, "step": yaml.safe_dump(step.text), "origin": self.graph.origin}
         request |= {"out": str(self.graph.out), RESULT: str(result)}
-        self._send(request | {"environment": environment, "hidden": names(), "path": sys.path})
+        self.requests.put(request | {"environment": environment, "hidden": names(), "path": sys.path})
 
     def signal(self, number: int) -> None:
         """Passes a signal on to the steps that run."""
-        self._send({"signal": int(number)})
+        self.requests.put({"signal": int(number)})
 
     def result(self, name: str) -> Any:
         """What a step returned, None where it returned nothing or failed."""
@@ -225,12 +230,6 @@ class _Crew:
         *lines, self.rest = (self.rest + part).split(b"\n")
         yield from map(json.loads, lines)
 
-    def _send(self, request: dict[str, Any]) -> None:
-        assert self.server is not None and self.server.stdin
-        with suppress(BrokenPipeError):  # `messages` says so
-            self.server.stdin.write(json.dumps(request).encode() + b"\n")
-            self.server.stdin.flush()
-
     def _server(self) -> subprocess.Popen[bytes]:
         environment = dict(os.environ)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -241,6 +240,14 @@ class _Crew:
         return subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
         )
+
+
+def _write(stdin: IO[bytes], requests: SimpleQueue[dict[str, Any] | None]) -> None:
+    """Writes what is put into the queue, and closes at None: the server may be writing itself, and is waited for."""
+    with suppress(BrokenPipeError), stdin:  # that it is gone is seen where it is read
+        while (request := requests.get()) is not None:
+            stdin.write(json.dumps(request).encode() + b"\n")
+            stdin.flush()
 
 
 def _gpus() -> list[str]:

@@ -36,10 +36,17 @@ def main(lock: str, heavy: bool) -> None:
     """Serves until the input ends. lock: file that is locked until then. heavy: whether a trainer's step may come."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prctl(_ADOPT_ORPHANS, 1)
+    _prctl(_KILL_WITH_PARENT, signal.SIGKILL)
     if heavy:
         _import_trainer()
+    _prctl(_KILL_WITH_PARENT, 0)  # from now on the end of the input tells it
     with locked(lock):
-        _Server().serve()
+        server, own = _Server(), os.getpid()
+        try:
+            server.serve()
+        finally:
+            if os.getpid() == own:  # and not a step that ends
+                server.kill_all()
 
 
 def _import_trainer() -> None:
@@ -81,7 +88,6 @@ class _Server:
                 if key.fd == 0:
                     part = os.read(0, 1 << 20)
                     if not part:
-                        self.kill_all()
                         return
                     *whole, requests = (requests + part).split(b"\n")
                     for line in whole:
@@ -161,7 +167,7 @@ class _Server:
 
     def tell(self, **message: Any) -> None:
         """Writes one message."""
-        self.told.write(json.dumps(message) + "\n")
+        self.told.write(json.dumps(message) + "\n")  # where nobody reads it any more, that ends the server
 
 
 def _become(request: dict[str, Any], output: int, server: int) -> NoReturn:

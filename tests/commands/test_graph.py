@@ -362,3 +362,32 @@ def test_ten_kills_at_random_moments(tmp_path):
     killed.run(2)
     same = [{path.name: path.read_text() for path in each.out.glob("*.txt")} for each in (straight, killed)]
     assert same[0] == same[1] and killed.recorded() == set(reads)
+
+
+@pytest.mark.slow
+def test_trainers_side_by_side_answer_as_they_do_alone(small, tmp_path, monkeypatch):
+    """And no value of the environment is kept of them."""
+    monkeypatch.setenv("LAB_VALUE", "s3cret-0451")
+    tables = []
+    for jobs in (1, 2):
+        out = tmp_path / str(jobs)
+        asked = {"class_path": "earwitness.AudioQuestions"}
+        asked["init_args"] = {
+            "index": small.index,
+            "evaluation": {"conditions": ["silence:1"], "pool": {"split": "val"}},
+        }
+        policy = {"policy": {"class_path": "earwitness.OmniPolicy", "init_args": {"checkpoint": small.tiny}}}
+        steps = {}
+        for name, temperature in (("cold", 0.0), ("warm", 1.0)):
+            table = {"class_path": "earwitness.AnswerTable", "init_args": {"file": f"{out}/{name}.arrow"}}
+            trainer = {"accelerator": "cpu", "devices": 1, "logger": False, "limit_predict_batches": 2}
+            trainer |= {"callbacks": [table], "default_root_dir": "${out}/${oc.env:LAB_VALUE}"}
+            model = {"class_path": "earwitness.PolicyModule", "init_args": policy | {"temperature": temperature}}
+            steps[name] = {"do": "predict", "threads": 1, "trainer": trainer, "model": model, "data": asked}
+        recipe = tmp_path / f"{jobs}.yaml"
+        recipe.write_text(yaml.safe_dump({"out": str(out), "steps": steps}, sort_keys=False))
+        run_recipe(str(recipe), jobs=jobs)
+        tables.append([(out / f"{name}.arrow").read_bytes() for name in steps])
+        kept = [path for path in out.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
+        assert kept == [] and "${oc.env:LAB_VALUE}" in (out / "warm" / "config.yaml").read_text()
+    assert tables[0] == tables[1] and tables[0][0] != tables[0][1]
