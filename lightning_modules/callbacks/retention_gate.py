@@ -134,12 +134,21 @@ class RetentionGate(L.Callback):
         if self.found and value <= self.found["value"]:
             return
         self.found = {"value": value, "step": float(trainer.datamodule.position)}  # type: ignore[attr-defined]
-        weights = {name: whole_tensor(p) for name, p in pl_module.named_parameters() if p.requires_grad}
+        kept: dict[str, Any] = {}
+        for name, weight in pl_module.named_parameters():
+            whole = whole_tensor(weight) if weight.requires_grad else None  # one after the other, of sharded ones
+            if whole is not None and trainer.is_global_zero:
+                kept[name] = whole.to("cpu", copy=True)
+        failed = None
         if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            kept = {name: weight.cpu() for name, weight in weights.items()}
-            WholeFile().save_checkpoint({"state_dict": kept, **self.found}, self.folder / FILE)
-        trainer.strategy.barrier("retention")
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                WholeFile().save_checkpoint({"state_dict": kept, **self.found}, self.folder / FILE)
+            except (InputError, OSError) as error:
+                failed = f"RetentionGate: {error}"
+        failed = trainer.strategy.broadcast(failed)
+        if failed:
+            raise InputError(failed)
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
