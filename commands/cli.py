@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..boundary.words import plain, say
-from . import build, evaluate, export, index, init, inspect, label, plan, report, run, serve, shard, show, tiny
+from . import build, compare, evaluate, export, index, init, inspect, label, plan, report, run, serve, shard, show, tiny
 from .ending import guarded
 from .trainer_help import long_help, short_help
 
@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[ModuleType | None, str]] = {
     "label": (label, "ask voters, and make weak/strong labels of their answers without the audio"),
     "evaluate": (evaluate, "ask a model the questions of benchmarks, with and without the audio, and judge it"),
     "plan": (plan, "show which questions a curriculum would train on, and compare curricula; no model, no GPU"),
+    "compare": (compare, "run the arms of an experiment, and what they brought, with what they differ in before"),
     "export": (export, "write a run's policy as a folder that transformers, peft and vLLM load"),
     "serve": (serve, "a vLLM that samples completions; training processes send it their weights"),
     "show": (show, "print a shipped file, or list them"),
@@ -96,7 +97,7 @@ def _run_command(argv: list[str]) -> None:
     """Parses the words and runs the command they name; what it returns is printed as one line."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    more = {"run": "overrides", "plan": "curricula", "evaluate": "words"}.get(args.command)
+    more = {"run": "overrides", "compare": "overrides", "plan": "curricula", "evaluate": "words"}.get(args.command)
     if rest and (more is None or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}{' (values are changed by key=value)' if more else ''}")
     if more and rest:  # argparse ends a list of positionals at the first option; `run demo --dry-run seed=2` is fine

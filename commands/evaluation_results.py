@@ -200,8 +200,12 @@ def _write_predictions(
 
 
 def _write_outcomes(questions: QuestionSet, labels: Mapping[str, Texts], path: Path) -> None:
-    """Writes every question's outcomes, as a table with a row for each condition and order of the options."""
+    """Writes every question's outcomes, as a table with a row for each condition and order of the options.
+
+    labels: origin -> [N]; a question's label is the first that is known, null where none is.
+    """
     columns: dict[str, list[Any]] = {name: [] for name in ("uid", "key", "clip", "condition", "rotation", "official")}
+    columns["label"] = []
     names = ["missing" if code < 0 else OUTCOMES[code] for code in range(-1, len(OUTCOMES))]
     rules = list(next(iter(questions.heard.values())).outcomes)
     columns |= {rule: [] for rule in rules} | {"option": []}
@@ -215,9 +219,10 @@ def _write_outcomes(questions: QuestionSet, labels: Mapping[str, Texts], path: P
             columns["rotation"].append(rotation)
             columns["official"].append(int(heard.official[row]) if rotation == 0 else None)
             columns["option"].append(int(heard.option[rotation, row]))
+            columns["label"].append(next((str(one[row]) for one in labels.values() if one[row]), None))
             for rule in rules:
                 columns[rule].append(names[int(heard.outcomes[rule][rotation, row]) + 1])
-    kinds = {"uid": pa.uint64(), "clip": pa.uint64()}
+    kinds = {"uid": pa.uint64(), "clip": pa.uint64(), "label": pa.string()}
     write_arrow(pa.table({name: pa.array(values, kinds.get(name)) for name, values in columns.items()}), path)
 
 

@@ -8,6 +8,7 @@ lab's says it by `inputs` and `outputs`, or depends on all steps before it. A st
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 from .. import __version__
 from ..boundary.files import alone_in, locked
@@ -52,15 +53,16 @@ class Graph(Decisions):
             found.append((name, "runs", why))
         return found
 
-    def run(self, jobs: int = 1) -> None:
+    def run(self, jobs: int = 1, alone: bool = True) -> None:
         """Runs the steps that are not done, `jobs` of them at a time; prints a line for each.
 
+        alone: whether no other process may run steps in this folder; whoever says no sees to it that they are others.
         What one step raises ends the run: others that are running come to their end, none is started. Raises
         InputError, before the first step, for what `explain` raises it for, and where another process runs here.
         """
         if not self._explained:
             self.explain()
-        with alone_in(self.out, "running"):
+        with alone_in(self.out, "running") if alone else nullcontext():
             if (self.folder / SERVED).exists():  # those of a run that was killed are ending
                 with locked(self.folder / SERVED):
                     pass

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..boundary.files import write_bytes, write_text
 from ..boundary.words import say
-from ..configs.files import find_file, read_curriculum, read_yaml, resolved
+from ..configs.files import find_file, read_beside, read_curriculum, read_yaml, resolved
 from ..configs.overrides import overridden, split_name
 from ..curriculum.plan.plan import Plan
 from ..curriculum.preview.compare import arms_of, compare, comparison_lines
@@ -68,7 +68,7 @@ def show_comparison(
         if "arms" in spec:
             content = resolved(spec, path)
             match = match or content.get("match")
-            more = _changed(arms_of(content, partial(_read_beside, path)), words)
+            more = _changed(arms_of(content, partial(read_beside, path)), words)
         else:
             more = {" ".join([path.stem, *words]): read_curriculum(name)}
         twice = set(more) & set(arms)
@@ -114,12 +114,6 @@ def _changed(arms: Mapping[str, Mapping[str, Any]], words: Sequence[str]) -> dic
         except InputError as error:
             raise InputError(f"arm {name!r}: {error}; ARM.key=value changes one arm alone") from None
     return changed
-
-
-def _read_beside(path: Path, name: str) -> dict[str, Any]:
-    """A curriculum named in a file: one beside it, or a path or a shipped name as on the command line."""
-    near = path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
-    return read_curriculum(str(near) if near.is_file() else name)
 
 
 def _folder(out: str | None, name: str) -> Path:

@@ -152,6 +152,12 @@ def resolved(node: Any, path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
 
 
+def read_beside(path: Path, name: str) -> dict[str, Any]:
+    """A curriculum that the file at `path` names: one beside it, or a path or a shipped name as on the command line."""
+    near = path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    return read_curriculum(str(near) if near.is_file() else name)
+
+
 def read_curriculum(name: str) -> dict[str, Any]:
     """The mapping of a curriculum, by a path or a shipped name.
 

@@ -22,6 +22,7 @@ import torch
 import yaml
 
 from earwitness.commands.cli import COMMANDS, TRAINER_COMMANDS, _parser, main
+from earwitness.commands.comparing import prepare
 from earwitness.commands.recipe import load_recipe
 from earwitness.commands.trainer import check
 from earwitness.curriculum.plan.plan import Plan
@@ -212,6 +213,15 @@ def test_the_curricula_that_are_shown_are_planned():
     for spec in curricula():
         plan = Plan(parse_curriculum(spec), audiomcq_table())
         assert all(taken.rows > 0 for taken in plan.stages.values())
+
+
+def test_the_experiments_that_are_shown_are_prepared(tmp_path):
+    shown = [spec for spec in map(yaml.safe_load, blocks("yaml")) if "arms" in spec]
+    assert shown
+    for number, spec in enumerate(shown):
+        (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump(spec))
+        prepared = prepare(str(tmp_path / f"{number}.yaml"))
+        assert prepared.expansion.steps and [one.key for one in prepared.found if one.by is None] == []
 
 
 def test_values_of_a_stage_in_sentences_and_tables_are_ones():

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ..statistics import cluster_mean, holm, mcnemar_exact
 
-_KEYS = ("uid", "key", "clip", "condition", "rotation", "official", "option")
+_KEYS = ("uid", "key", "clip", "condition", "rotation", "official", "option", "label")
 
 
 def rules_of(table: pa.Table) -> list[str]:

@@ -9,6 +9,7 @@ An arms file is a mapping with `base`, a curriculum, and `arms`, name -> changes
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import combinations
@@ -58,6 +59,8 @@ def _arm(name: str, base: dict[str, Any], change: Any, read: Callable[[str], Map
 def compare(arms: Mapping[str, Mapping[str, Any]], table: Table, match: str = "none") -> dict[str, Any]:
     """The comparison, ready for JSON: every arm described, what differs from the first arm, and the rows in common.
 
+    "order" has digests of the rows that stages deal, "budgets" what they are given.
+
     match: one of MATCHES; scales every arm's budgets so that its total equals the first arm's, or the smallest arm's
     where a pool cannot supply that ("matched_to").
     Raises InputError that names the arm whose curriculum is wrong or does not fit the table.
@@ -78,7 +81,22 @@ def compare(arms: Mapping[str, Mapping[str, Any]], table: Table, match: str = "n
         "totals": {name: {unit: _total(sheet, unit) for unit in MATCHES[1:]} for name, sheet in sheets.items()},
         "differences": {name: _differences(parsed[first], parsed[name]) for name in plans if name != first},
         "overlap": _jaccard(plans),
+        "order": {name: {stage: _order(plan, stage) for stage in plan.stages} for name, plan in plans.items()},
+        "budgets": {name: _budgets(plan) for name, plan in plans.items()},
     }
+
+
+def _order(plan: Plan, stage: str) -> str:
+    """16 hexadecimal digits of the questions of a stage in the order in which they are dealt the first time."""
+    return hashlib.blake2b(plan.table.uid[stage_rows(plan, stage)].tobytes(), digest_size=8).hexdigest()
+
+
+def _budgets(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Stage or interleave -> the budget or the steps that it has, scaled where arms are matched."""
+    curriculum = plan.curriculum
+    alone = [stage for stage in curriculum.stages if not curriculum.interleave_of(stage.name)]
+    budgets: dict[str, dict[str, Any]] = {one.name: {"steps": one.steps} for one in curriculum.interleaves}
+    return budgets | {stage.name: stage.described()["budget"] for stage in alone}
 
 
 def _matched(plans: Mapping[str, Plan], table: Table, match: str) -> tuple[dict[str, Plan], str]:
@@ -214,5 +232,9 @@ def comparison_lines(sheet: Mapping[str, Any]) -> list[str]:
     for entry in sheet["overlap"]:
         arms = " and ".join(entry["arms"])
         out.append(f"  {entry['stage']}: {arms}: {entry['jaccard']:.3f} ({entry['shared']:,} rows)")
-    notes = [f"note: {name}: {doubt}" for name, arm in sheet["arms"].items() for doubt in arm["doubts"]]
+    arms_of_doubt: dict[str, list[str]] = {}
+    for name, arm in sheet["arms"].items():
+        for doubt in arm["doubts"]:
+            arms_of_doubt.setdefault(doubt, []).append(name)
+    notes = [f"note: {', '.join(names)}: {doubt}" for doubt, names in arms_of_doubt.items()]
     return out + ([""] if notes else []) + notes

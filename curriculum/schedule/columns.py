@@ -1,6 +1,7 @@
 """Changes of a column before a curriculum is planned: controls that show what a result is due to.
 
 columns: {label: {permute: {within: source}}}     is it the label?   (labels shuffled within each source)
+columns: {label: {permute: {among: known}}}       is it the split?   (labels shuffled among all rows that have one)
 columns: {label: {votes: {drop: [vote_2]}}}       is it one voter?   (labels from the other voters)
 """
 
@@ -16,7 +17,8 @@ from ..contribution.labels import STRONG, WEAK, acf_labels
 from ..identity import keyed
 from ..table import Categorical, Table, made_by
 
-CHANGES = {"permute": ("within",), "votes": ("drop", "at_least")}
+CHANGES = {"permute": ("within", "among"), "votes": ("drop", "at_least")}
+AMONG = ("all", "known")  # which rows change places
 
 
 def check_changes(spec: Any) -> dict[str, dict[str, dict[str, Any]]]:
@@ -36,6 +38,8 @@ def check_changes(spec: Any) -> dict[str, dict[str, dict[str, Any]]]:
         for key in arguments or {}:
             if key not in CHANGES[name]:
                 raise InputError(f"{where}.{name}: unknown key {key!r}; it knows {', '.join(CHANGES[name])}")
+        if (among := (arguments or {}).get("among", "all")) not in AMONG:
+            raise InputError(f"{where}.{name}: among is one of {', '.join(AMONG)}, got {among!r}")
     return {str(c): {n: dict(a or {}) for n, a in change.items()} for c, change in spec.items()}
 
 
@@ -48,7 +52,7 @@ def changed(table: Table, changes: Mapping[str, Any], seed: int) -> Table:
     for column, change in changes.items():
         ((name, arguments),) = change.items()
         if name == "permute":
-            columns[column] = _permuted(table, column, arguments.get("within"), seed)
+            columns[column] = _permuted(table, column, arguments.get("within"), arguments.get("among", "all"), seed)
         else:
             drop = arguments.get("drop", [])
             columns[column] = _relabelled(
@@ -57,18 +61,24 @@ def changed(table: Table, changes: Mapping[str, Any], seed: int) -> Table:
     return Table(table.uid, columns)
 
 
-def _permuted(table: Table, column: str, within: str | None, seed: int) -> Categorical | np.ndarray:
-    """The values shuffled among the rows of each group, by a hash of (seed, uid): counts per group stay."""
+def _permuted(table: Table, column: str, within: str | None, among: str, seed: int) -> Categorical | np.ndarray:
+    """The values shuffled among the rows of each group, by a hash of (seed, uid): counts per group stay.
+
+    among: "all" rows, or those whose value is "known"; the others then stay without one.
+    """
     if column not in table.columns:
         known = ", ".join(sorted(table.columns))
         raise InputError(f"columns.{column}: no such column in the table; there are {known}{made_by(column)}")
     group = table.text(within).codes if within else np.zeros(len(table), np.int32)
-    source = np.lexsort((table.uid, group))  # by identity, not by place in the file
-    target = np.lexsort((keyed(table.uid, seed, "permute", column), group))
     values = table.columns[column]
     plain = values.codes if isinstance(values, Categorical) else values
-    moved = np.empty_like(plain)
-    moved[target] = plain[source]
+    there = plain >= 0 if isinstance(values, Categorical) else plain == plain  # NaN is not
+    rows = np.flatnonzero(there) if among == "known" else np.arange(len(table))
+    uid = table.uid[rows]
+    source = np.lexsort((uid, group[rows]))  # by identity, not by place in the file
+    target = np.lexsort((keyed(uid, seed, "permute", column), group[rows]))
+    moved = plain.copy()
+    moved[rows[target]] = plain[rows[source]]
     return Categorical(moved, values.names) if isinstance(values, Categorical) else moved
 
 

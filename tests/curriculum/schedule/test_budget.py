@@ -480,6 +480,19 @@ def test_a_permutation_by_hand():
             assert got[uid.tolist().index(place)] == value
 
 
+@LAW
+@given(st.integers(1, 200), st.integers(0, 99), st.sampled_from(["label", "ac"]), st.sampled_from([None, "source"]))
+def test_among_known_values_what_is_missing_stays_where_it_is(size, seed, column, within):
+    table = controlled(size, seed)
+    got = changed(table, {column: {"permute": {"among": "known"} | ({"within": within} if within else {})}}, seed)
+    old, new = (t.text("label").codes if column == "label" else t.columns["ac"] for t in (table, got))
+    missing = old < 0 if column == "label" else np.isnan(old)
+    assert (missing == (new < 0 if column == "label" else np.isnan(new))).all()
+    group = table.text("source").codes if within else np.zeros(size)
+    for one in np.unique(group):
+        assert str(np.sort(new[group == one])) == str(np.sort(old[group == one]))
+
+
 def test_permutations_of_two_columns_or_two_seeds_have_nothing_to_do_with_each_other():
     uid = splitmix64(np.arange(60, dtype=np.uint64))
     table = Table(uid, {"a": np.arange(60.0), "b": np.arange(60.0)})
@@ -555,6 +568,10 @@ def test_a_plan_deals_from_the_changed_labels():
         (
             {"label": "permute"},
             "curriculum.columns.label: one of permute, votes with its arguments is needed, got 'permute'",
+        ),
+        (
+            {"label": {"permute": {"among": "some"}}},
+            "curriculum.columns.label.permute: among is one of all, known, got 'some'",
         ),
         ({"label": {}}, "curriculum.columns.label: one of permute, votes with its arguments is needed, got {}"),
         (
