@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.tiny import build_tiny
 
 STEPS, WARM = 6, 2
-LARGE = {"hidden": 2_048, "layers": 10, "audio_hidden": 512, "audio_layers": 12}
-SMALL = {"hidden": 64, "layers": 2, "audio_hidden": 32, "audio_layers": 1}
+LARGE: Any = {"hidden": 2_048, "layers": 10, "audio_hidden": 512, "audio_layers": 12}
+SMALL: Any = {"hidden": 64, "layers": 2, "audio_hidden": 32, "audio_layers": 1}
 VOCABULARY = 151_936
 LOGGED = ("speed/samples_per_s", "speed/tokens_per_s", "speed/mfu", "memory/peak_gb")
 
@@ -117,8 +118,8 @@ def tower(folder: Path, device: str) -> list[dict[str, Any]]:
         after = own._get_feat_extract_output_lengths(lengths)[0]
         flat = sound.transpose(0, 1).flatten(1)
         jobs: dict[str, Callable[[], Any]] = {
-            "ours": lambda s=sound, f=frames: encode(ours, s, f),
-            "transformers": lambda s=flat, n=lengths, a=after: own(s, feature_lens=n, aftercnn_lens=a),
+            "ours": partial(encode, ours, sound, frames),
+            "transformers": partial(own, flat, feature_lens=lengths, aftercnn_lens=after),
         }
         with torch.no_grad():
             found.append({"clips": clips, "seconds": seconds} | turns(jobs, device))
