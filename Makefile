@@ -96,12 +96,16 @@ bench: $(VENV)/installed
 	@$(BIN)/python benchmarks/build.py --out benchmarks/results/build.json
 	@$(BIN)/python benchmarks/sampling.py --out benchmarks/results/sampling.json
 
-# With what is installed on the GPU host: torch, triton, pytest. Nothing is fetched, the package is a link to here.
+# With what is installed on the GPU host: torch, triton, pytest; for the sampler, the tower and whole steps also what
+# training needs. Nothing is fetched, the package is a link to here. Under eight minutes.
 RESULTS ?= benchmarks/results
 gpu:
 	@$(PYTHON) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "make gpu needs an NVIDIA GPU and a torch that sees it")'
 	@PYTHONPATH=.typing $(PYTHON) -m pytest -q -c /dev/null --rootdir=. -p no:cacheprovider --noconftest tests/kernels/gpu_kernels.py
 	@PYTHONPATH=.typing $(PYTHON) benchmarks/linear_logprob.py --quick --out $(RESULTS)
+	@$(PYTHON) -c 'import lightning, transformers, peft, jsonargparse' || { echo "sampler, tower and steps are left out: training's packages are not installed"; exit 0; }; \
+	PYTHONPATH=.typing $(PYTHON) benchmarks/sampling.py --out $(RESULTS)/sampling-gpu.json && \
+	PYTHONPATH=.typing $(PYTHON) benchmarks/steps.py --out $(RESULTS)/steps-gpu.json
 
 build: $(VENV)/installed
 	@$(BIN)/python -m build

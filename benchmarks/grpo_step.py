@@ -164,28 +164,35 @@ def _peak() -> float:
 
 def prepare(folder: Path, vocabulary: int) -> None:
     """A corpus of generated sounds and a tiny model, its vocabulary widened to so many words."""
-    from types import SimpleNamespace
-
-    from transformers import AutoTokenizer, WhisperFeatureExtractor
-
     from earwitness.datamodules.corpora.sounds import build_sounds
     from earwitness.datamodules.shards.packing import shard
     from earwitness.lightning_modules.policy import tiny
-    from earwitness.lightning_modules.policy.checkpoint import load_thinker, save_thinker, thinker_state
 
     build_sounds(str(folder / "corpus"), train=64, val=4, test=4, listening=4, reading=4)
     questions = str(folder / "corpus" / "questions.jsonl")
     shard(questions, str(folder / "shards"))
     tiny.build_tiny(questions, str(folder / "tiny"))
-    thinker = load_thinker(folder / "tiny")
-    if vocabulary > thinker.config.text_config.vocab_size:
-        thinker.resize_token_embeddings(vocabulary, mean_resizing=False)
-        thinker.config.text_config.vocab_size = vocabulary
-        files = SimpleNamespace(
-            tokenizer=AutoTokenizer.from_pretrained(folder / "tiny"),
-            feature_extractor=WhisperFeatureExtractor.from_pretrained(folder / "tiny"),
-        )
-        save_thinker(thinker_state(thinker), thinker.config, files, folder / "tiny")
+    widened(folder / "tiny", vocabulary)
+
+
+def widened(checkpoint: Path, vocabulary: int) -> None:
+    """Has a tiny checkpoint's vocabulary hold so many words, which no prompt holds."""
+    from types import SimpleNamespace
+
+    from transformers import AutoTokenizer, WhisperFeatureExtractor
+
+    from earwitness.lightning_modules.policy.checkpoint import load_thinker, save_thinker, thinker_state
+
+    thinker = load_thinker(checkpoint)
+    if vocabulary <= thinker.config.text_config.vocab_size:
+        return
+    thinker.resize_token_embeddings(vocabulary, mean_resizing=False)
+    thinker.config.text_config.vocab_size = vocabulary
+    files = SimpleNamespace(
+        tokenizer=AutoTokenizer.from_pretrained(checkpoint),
+        feature_extractor=WhisperFeatureExtractor.from_pretrained(checkpoint),
+    )
+    save_thinker(thinker_state(thinker), thinker.config, files, checkpoint)
 
 
 def measure(vocabulary: int, rounds: int) -> dict[str, Any]:

@@ -18,13 +18,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from peers import Step, naive, ours, providers  # the file beside this one
+from peers import Step, providers  # the file beside this one
 from torch import Tensor
 
 from earwitness.kernels.linear_logprob import linear_logprob
@@ -32,6 +34,7 @@ from earwitness.kernels.linear_logprob import linear_logprob
 SHAPES = {"7B": (3_584, 152_064), "3B": (2_048, 151_936)}
 PEAK_FLOPS = 790e12  # bf16 products of an H100/H200, in short bursts
 GPU_MODES = ("forward", "frozen", "trainable", "cross entropy", "grpo")
+CPU_MODES = (*GPU_MODES[1:], "truncated")
 
 
 def data(rows: int, hidden: int, vocabulary: int, device: str, dtype: torch.dtype, seed: int = 0):
@@ -174,47 +177,60 @@ def run_logprob(backend: str, x: Tensor, w: Tensor, t: Tensor) -> tuple[Tensor, 
 
 
 def on_cpu(rounds: int, rows: int, hidden: int, vocabulary: int) -> list[dict[str, Any]]:
-    """Seconds and peak extra memory of naive logits and of the chunked backend, in turn, each in its own process."""
+    """CPU seconds and peak extra memory of every provider, in turns, each in its own process; the best of all rounds.
+
+    Ratios are to `torch naive`, where a mode has no such to the first of ours.
+    """
     import tempfile
 
-    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(rounds):
-            for mode in ("frozen", "trainable", "cross entropy"):
-                for name in ("naive", "ours"):
+            for mode in CPU_MODES:
+                for name in providers(mode, "cpu")[0]:
                     out = f"{folder}/one.json"
                     words = ["--one", f"{mode}:{name}", "--shape", f"{rows},{hidden},{vocabulary}", "--out", out]
                     subprocess.run([sys.executable, __file__, *words], check=True)
-                    found.setdefault((mode, name), []).append(json.loads(Path(out).read_text()))
-    out_rows = []
-    for mode in ("frozen", "trainable", "cross entropy"):
-        best = {n: {k: min(r[k] for r in found[mode, n]) for k in ("s", "GiB")} for n in ("naive", "ours")}
-        ratio = {k: best["ours"][k] / best["naive"][k] for k in ("s", "GiB")}
-        for name in ("naive", "ours"):
-            out_rows.append(
-                {"mode": mode, "provider": name, **best[name]} | ({"ratio": ratio} if name == "ours" else {})
-            )
+                    found.setdefault(mode, {}).setdefault(name, []).append(json.loads(Path(out).read_text()))
+    out_rows: list[dict[str, Any]] = []
+    for mode, of_name in found.items():
+        best = {name: {k: min(r[k] for r in runs) for k in ("s", "GiB")} for name, runs in of_name.items()}
+        base = best.get("torch naive", next(iter(best.values())))
+        for name, figures in best.items():
+            ratio = {f"x {k}": round(value / base[k], 3) for k, value in figures.items()}
+            out_rows.append({"mode": mode, "provider": name, **figures, **ratio})
+        if missing := providers(mode, "cpu")[1]:
+            out_rows.append({"mode": mode, "missing": ", ".join(missing)})
     return out_rows
 
 
 def one_on_cpu(mode: str, name: str, rows: int, hidden: int, vocabulary: int) -> dict[str, float]:
-    """In a fresh process: the memory beyond inputs and gradients at its peak, and the seconds of the second step."""
+    """In a fresh process: memory beyond inputs and gradients at its peak, CPU seconds of the faster of two steps."""
     import resource
 
     x, w, t = data(rows, hidden, vocabulary, "cpu", torch.float32)
-    step = naive if name == "naive" else ours("torch")[mode]
+    step = providers(mode, "cpu")[0][name]
     x.requires_grad_()
-    w.requires_grad_(mode != "frozen")
+    w.requires_grad_(mode not in ("frozen", "truncated"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = []
     for _ in range(2):
-        start = time.perf_counter()
+        start = time.process_time()
         step(x, w, t).backward()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         kept = sum(p.grad.nbytes for p in (x, w) if p.grad is not None)
         x.grad = w.grad = None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"s": min(seconds), "GiB": (peak - before) / (1 << 20) - kept / (1 << 30)}
+
+
+def versions() -> dict[str, str]:
+    """Of the peers that are installed."""
+    found = {}
+    for name in ("trl", "liger-kernel", "cut-cross-entropy"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def main() -> None:
@@ -222,7 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--shape", default="2048,512,152064", help="rows, width, vocabulary of the CPU comparison")
+    parser.add_argument("--shape", default="1024,512,152064", help="rows, width, vocabulary of the CPU comparison")
     parser.add_argument("--rounds", type=int, default=1, help="of the CPU comparison; the best of two steps each")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -232,7 +248,10 @@ def main() -> None:
         Path(options.out).write_text(json.dumps(one_on_cpu(mode, name, rows, hidden, vocabulary)))
         return
     gpu = torch.cuda.is_available()
-    about = {"torch": torch.__version__, "machine": torch.cuda.get_device_name() if gpu else platform.machine()}
+    about = versions() | {
+        "torch": torch.__version__,
+        "machine": torch.cuda.get_device_name() if gpu else platform.machine(),
+    }
     if gpu:
         import triton
 

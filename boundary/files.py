@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -201,3 +202,13 @@ def open_new(path: str | Path) -> BinaryIO:
     """An empty file in the place of whatever is there, open for writing; a link is removed and not followed."""
     Path(path).unlink(missing_ok=True)
     return os.fdopen(regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW), "w+b")
+
+
+def empty_folder(path: str | Path) -> Path:
+    """A new folder in the place of whatever is there; a link is removed and not followed. OSError where it cannot be."""
+    path = Path(path)
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path

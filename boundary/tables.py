@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from ..errors import InputError
 from .arrow_messages import declared_sizes
 from .files import open_regular
+from .parquet_pages import unpacked_sizes
 
 _MAGIC = b"ARROW1"
 _FREE, _RATIO = 64 << 20, 200  # a table may unpack to so many bytes, and to so many times its size
@@ -103,6 +104,8 @@ def open_parquet(path: str | Path, shared: bool = False) -> pq.ParquetFile:
             columns = [part.column(number) for number in range(part.num_columns)]
             unpacked += max(sum(max(column.total_uncompressed_size, 0) for column in columns), 0)
         _within(max(unpacked, about.num_rows * max(1, about.num_columns)), about.num_rows, Path(path), size)
+        with open_regular(path) as file:
+            _within(sum(unpacked_sizes(file, about)), about.num_rows, Path(path), size)
         texts = [field.name for field in found.schema_arrow if _is_text(field.type)]
         return pq.ParquetFile(path, read_dictionary=texts, **_THRIFT) if shared and texts else found
     except InputError:

@@ -58,10 +58,17 @@ def gathered(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def case(checkpoint: str, lora: bool, recompute: bool, once: bool, size: int, offload: bool) -> dict[str, float]:
-    """Largest differences of gradients, norm, log-probs without gradients and weights on their way to an engine."""
+def case(
+    checkpoint: str, lora: bool, recompute: bool, once: bool, size: int, offload: bool, double: bool = False
+) -> dict[str, float]:
+    """Largest differences of gradients, norm, log-probs without gradients and weights on their way to an engine.
+
+    double: in float64, where sums in another order are the same to 1e-15 and nothing else may differ.
+    """
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     plain, policy = make(checkpoint, lora, False), make(checkpoint, lora, recompute)
+    if double:
+        plain, policy = plain.double(), policy.double()
     prompts = prompts_of(plain)
     replicas = world // 2
     for passes, counts in zip(PASSES, COUNTS, strict=True):
@@ -139,6 +146,8 @@ def main(checkpoint: str, out: str) -> None:
         for size, offload in options:
             name = f"lora={lora} recompute={recompute} once={once} size={size} offload={offload}"
             found[name] = case(checkpoint, lora, recompute, once, size, offload)
+    for lora in (False, True):
+        found[f"float64, lora={lora}"] = case(checkpoint, lora, False, False, 2, False, double=True)
     found |= {f"half, once={once}": half(checkpoint, once) for once in (False, True)}
     if torch.distributed.get_rank() == 0:
         Path(out).write_text(json.dumps(found))

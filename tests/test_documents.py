@@ -139,3 +139,12 @@ def test_a_tree_is_read_by_its_indentation():
     assert list(tree_of(text)) == ["a", "a/b", "a/b/c", "a/d", "e"]
     with pytest.raises(AssertionError, match="not a folder"):
         tree_of("## The tree\n```\na/ one\n```\n")
+
+
+def test_the_version_is_the_same_wherever_it_stands():
+    heading = re.search(
+        r"^## (\S+) \((unreleased|\d{4}-\d\d-\d\d)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert heading and cited
+    assert heading[1] == cited[1] == earwitness.__version__

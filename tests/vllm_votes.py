@@ -5,6 +5,8 @@ Run by `make test-vllm`, which sets VLLM_PYTHON to the interpreter of vLLM's own
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import signal
@@ -17,10 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from earwitness.commands.cli import main
 from earwitness.curriculum.table import read_arrow
 from earwitness.datamodules.processors.omni import SYSTEM
+from earwitness.datamodules.questions.prompts import question_text
 from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.datamodules.voting.tasks import PromptingSpec, VoterTasks
 from earwitness.lightning_modules.voters.endpoint import Endpoint
@@ -62,6 +66,24 @@ def test_the_server_says_what_the_same_checkpoint_says_here(server, small):
     assert all(reply.prompt_tokens > 25 for reply in there.values()), "the recording is in the prompt"
     cut = {task: text.rstrip("\ufffd") for task, text in here.items()}  # half a letter at the end is not sent
     assert {task: reply.text.removesuffix("<|im_end|>").rstrip("\ufffd") for task, reply in there.items()} == cut
+
+
+def test_the_request_of_the_documentation_is_answered(server, small):
+    """The JSON of docs/deploy.md, with a recording and the served name in it; its words are those of training."""
+    page = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text()
+    request = json.loads(page.split("```json")[1].split("```")[0])
+    system, (sound, text) = request["messages"][0]["content"], request["messages"][1]["content"]
+    assert system == SYSTEM and text["text"] == question_text("Which sound is it?", ["rain", "a dog", "a train"])
+    _, asks = asked_here(small, 1)
+    file = io.BytesIO()
+    soundfile.write(file, asks[0].wave, 16_000, format="WAV")
+    sound["input_audio"]["data"] = base64.b64encode(file.getvalue()).decode()
+    body = json.dumps(request | {"model": "tiny", "max_tokens": 6}).encode()
+    asked = urllib.request.Request(f"{server.url}/chat/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=120) as answer:
+        found = json.load(answer)
+    assert 1 <= found["usage"]["completion_tokens"] <= 6
+    assert found["usage"]["prompt_tokens"] > len(asks[0].wave) / 16_000 * 25, "the recording is in the prompt"
 
 
 def test_an_evaluation_of_the_server_is_that_of_the_checkpoint(server, small, tmp_path):

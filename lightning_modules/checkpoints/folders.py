@@ -13,7 +13,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...boundary.files import read_text, replacing
+from ...boundary.files import empty_folder, read_text, replacing
 from ...errors import InputError
 from .whole_file import flushed
 
@@ -51,10 +51,8 @@ def step_of(path: Path) -> int | None:
 def begun(folder: Path, step: int) -> Path:
     """An empty folder to write a checkpoint into, `finished` makes it the last; what was half written before goes."""
     for rest in folder.glob("step-*.partial"):
-        shutil.rmtree(rest)
-    partial = folder_of(folder, step).with_suffix(".partial")
-    partial.mkdir(parents=True)
-    return partial
+        empty_folder(rest).rmdir()
+    return empty_folder(folder_of(folder, step).with_suffix(".partial"))
 
 
 def finished(partial: Path, keep: Keep) -> Path:

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from ...boundary.files import empty_folder
 from ...errors import InputError
 
 KEY = "shards"
@@ -39,10 +40,7 @@ def remove_others(file: Path, keep: Path | None) -> None:
 
 def begun(folder: Path) -> Path:
     """An empty folder that `write` fills and `finished` gives its name; by one process."""
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return partial
+    return empty_folder(folder.with_name(f"{folder.name}.partial"))
 
 
 class _Writer(FileSystemWriter):

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...boundary.files import read_json, write_text
+from ...boundary.files import empty_folder, read_json, write_text
 from ...boundary.words import is_name
 from ...errors import InputError
 
@@ -146,9 +146,7 @@ def written_beside(out: str | Path) -> Iterator[Path]:
     scratch, before = place.with_name(f".{place.name}.partial"), place.with_name(f".{place.name}.before")
     try:
         _settle(place, before)
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        yield scratch
+        yield empty_folder(scratch)
         _flush(scratch)
         if place.exists():
             place.rename(before)

@@ -15,6 +15,7 @@ import pytest
 from earwitness.boundary.files import (
     alone_in,
     bounded,
+    empty_folder,
     is_file,
     locked,
     open_regular,
@@ -115,3 +116,19 @@ def test_one_process_writes_into_a_folder(tmp_path):
     with pytest.raises(InputError, match="cannot be written"), alone_in(tmp_path / "out", "packing"):
         pass
     assert not (tmp_path / "precious").exists()
+
+
+@pytest.mark.parametrize("there", ["link", "file", "full", "nothing"])
+def test_a_new_folder_takes_the_place_of_whatever_is_there_and_leaves_alone_where_a_link_led(tmp_path, there):
+    victim, place = tmp_path / "victim", tmp_path / "place"
+    victim.mkdir()
+    (victim / "kept").write_text("mine")
+    if there == "link":
+        place.symlink_to(victim)
+    elif there == "file":
+        place.write_text("old")
+    elif there == "full":
+        (place / "deep").mkdir(parents=True)
+    assert empty_folder(place) == place
+    assert place.is_dir() and not place.is_symlink() and not list(place.iterdir())
+    assert (victim / "kept").read_text() == "mine"

@@ -43,6 +43,25 @@ def edited(path, name, old: bytes, new: bytes):
     return target
 
 
+def understate(path):
+    """Has the footer of a Parquet file of one column and group say that it unpacks to 1,024 bytes; pages say more."""
+    data = path.read_bytes()
+    said = pq.ParquetFile(path).metadata.row_group(0).column(0).total_uncompressed_size
+    digits = varint(said)
+    padded = bytes([*(byte | 128 for byte in varint(1_024)), *[128] * (len(digits) - 3), 0])
+    footer = data[-2_000:].replace(digits, padded)
+    path.write_bytes(data[:-2_000] + footer)
+    assert pq.ParquetFile(path).metadata.row_group(0).column(0).total_uncompressed_size == 1_024
+
+
+def varint(number: int) -> bytes:
+    value, out = 2 * number, []
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     """Files, each of which killed the process or took gigabytes."""
@@ -54,6 +73,9 @@ def hostile(tmp_path_factory):
     many = pa.DictionaryArray.from_arrays(pa.array(np.zeros(4_000, np.int32)), same.dictionary)
     pq.write_table(pa.table({"label": many}), folder / "one_text.parquet")
     pq.write_table(pa.table({"label": many.cast(pa.string())}), folder / "one_plain_text.parquet", store_schema=False)
+    plainly = {"use_dictionary": False, "row_group_size": len(zeros), "data_page_size": 1 << 28}
+    pq.write_table(zeros, folder / "pages.parquet", compression="zstd", **plainly)
+    understate(folder / "pages.parquet")
     nothing = written(pa.table({"nothing": pa.nulls(3_141_593)}), folder / "rows_of_nothing.arrow")
     nothing.write_bytes(nothing.read_bytes().replace(struct.pack("<q", 3_141_593), struct.pack("<q", 1 << 40)))
     runs = pa.RunEndEncodedArray.from_arrays(pa.array([1 << 30], pa.int64()), pa.array([1.0]))
@@ -76,6 +98,7 @@ def hostile(tmp_path_factory):
 
 def test_every_one_is_refused_in_a_sentence_within_half_a_gigabyte(hostile):
     answers = limited(lambda: said(hostile), grows=1 << 29, seconds=60)
+    assert "20,000,000 rows of 160,0" in answers["pages.parquet"], "its pages are counted, whatever its footer says"
     readable = {name for name, answer in answers.items() if not answer}
     assert readable <= {"no_footer.arrow"}  # the list at the end of a file is not used
     assert all(answer.count("\n") == 0 and len(answer) < 600 for answer in answers.values())

@@ -26,7 +26,9 @@ from earwitness.datamodules.shards.packing import shard
 from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.datamodules.storage.cache import ShardCache
 from earwitness.errors import InputError
+from earwitness.lightning_modules.checkpoints import folders, shards
 from earwitness.lightning_modules.checkpoints.run_record import read_record, record_of, write_record
+from earwitness.lightning_modules.policy.files import written_beside
 from earwitness.tests.chat_server import serving
 from earwitness.tests.limits import limited
 
@@ -186,6 +188,19 @@ class TestLinks:
         main(["inspect", str(out / "index.arrow"), "--sample", key, "--out", str(tmp_path / "seen")])
         assert (tmp_path / "seen" / wave).read_bytes().startswith(b"fLaC")
         assert precious.read_text() == "mine"
+
+    def test_what_a_neighbour_links_where_checkpoints_are_written_is_replaced(self, tmp_path):
+        victim = tmp_path / "victim"
+        victim.mkdir()
+        (victim / "kept").write_text("mine")
+        for name in ("step-00000005.partial", "shards.partial", ".model.partial"):
+            (tmp_path / name).symlink_to(victim)
+        folders.begun(tmp_path, 5)
+        shards.begun(tmp_path / "shards")
+        with written_beside(tmp_path / "model") as folder:
+            (folder / "config.json").write_text("{}")
+        assert [each.name for each in victim.iterdir()] == ["kept"]
+        assert (tmp_path / "model" / "config.json").is_file()
 
     def test_a_pipe_is_no_shard_and_no_table(self, small, tmp_path):
         os.mkfifo(tmp_path / "x.tar")

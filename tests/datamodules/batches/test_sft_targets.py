@@ -6,6 +6,7 @@ import csv
 import sys
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ from earwitness.datamodules.questions.answers import (
     reasoned_text,
     target_text,
 )
+from earwitness.datamodules.questions.question import Question
 from earwitness.datamodules.shards.reader import ShardReader
 from earwitness.datamodules.storage.files import Reading
 from earwitness.errors import InputError
@@ -153,6 +155,17 @@ def test_training_on_reasoning_asks_for_it_and_says_it_before_the_answer(corpus,
             assert asked.startswith(listed + THINK) and sample.style == "think"
 
 
+def test_reasoning_as_given_is_the_one_that_a_question_has_or_none(corpus):
+    """Structured before unstructured; all are asked to think, and a question without thoughts is no fault."""
+    whole = Question("s", "1", "Which?", ("a", "b"), "a", "t", structured_cot="S", unstructured_cot="U")
+    other, bare = replace(whole, structured_cot=""), replace(whole, structured_cot="", unstructured_cot=" ")
+    said = [reasoning.target_of(one, "given") for one in (whole, other, bare)]
+    assert said == [reasoned_text("S", "a"), reasoned_text("U", "a"), "<answer>a</answer>"]
+    data = data_of(corpus, "given")
+    batch = next(iter(data.train_dataloader()))
+    assert all(THINK in words for words in asked_in(data, batch))
+
+
 def test_without_reasoning_everything_is_as_the_paper_has_it(corpus):
     data = data_of(corpus, "none")
     for batch in data.train_dataloader():
@@ -261,7 +274,7 @@ def test_of_many_questions_some_are_looked_at_from_the_first_to_the_last(corpus,
 
 
 def test_other_kinds_of_reasoning_and_another_kind_than_the_checkpoints_are_refused(corpus):
-    with pytest.raises(InputError, match="reasoning must be one of none, structured, unstructured; got 'both'"):
+    with pytest.raises(InputError, match="reasoning must be one of none, structured, unstructured, given; got 'both'"):
         data_of(corpus, "both")
     state = data_of(corpus, "structured").state_dict()
     with pytest.raises(InputError, match="'reasoning' changed since the checkpoint: it was structured, is none"):

@@ -14,8 +14,9 @@ from earwitness.errors import InputError
 from earwitness.lightning_modules.policy.omni import OmniPolicy
 from earwitness.lightning_modules.policy.sharding import clip_gradients, shard, whole
 
-# Adapters' gradients, up to 4.8, miss 1e-6 by a tenth since prompts are read in another way; why is not known.
-MISSED = 1.2e-6
+# Ranks add their passes' gradients in another order than one process: two roundings of the largest, where that is
+# more than 1e-6 (adapters' gradients are up to 4.8). In float64, where such sums do not round, the same to 1e-12.
+ROUNDINGS = 2 * float(torch.finfo(torch.float32).eps)
 
 
 @pytest.mark.slow
@@ -37,12 +38,14 @@ def test_gradients_are_those_of_one_process(small, tmp_path, world):
         print(half)
         assert half["spare"] < 1.5, "one part after the other is converted"
         assert half["float32"] and not half["lost"] and half["loss"] < 1e-2
-    assert len(found) == (12 if world == 2 else 8)
+    assert len(found) == (14 if world == 2 else 10)
     for name, case in found.items():
         assert case["size"] > 1e-3, "there is something to compare"
-        for what in ("gradients", "norm", "clipped", "weights"):
-            missed = name.startswith("lora=True") and what == "gradients"
-            assert case[what] < (MISSED if missed else 1e-6), (name, case)
+        if name.startswith("float64"):
+            assert max(case[what] for what in ("gradients", "norm", "clipped", "weights")) < 1e-12, (name, case)
+        assert case["gradients"] < max(1e-6, ROUNDINGS * case["size"]), (name, case)
+        for what in ("norm", "clipped", "weights"):
+            assert case[what] < 1e-6, (name, case)
         assert case["logprob"] < 1e-4, (name, case)  # a sum of 40
     print(json.dumps(found, indent=1), half)
 
