@@ -7,7 +7,7 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("recipe", help="YAML file, or the name of a shipped recipe (demo, spoken_digits, grpo_alone)")
+    parser.add_argument("recipe", help="YAML file, or a shipped one (demo, spoken_digits, audiomcq, rival_sari, ...)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=2 steps.grpo.threads=1")
     parser.add_argument("--dry-run", action="store_true", help="says which steps would run and why, and runs nothing")
     parser.add_argument("--synthetic", action="store_true", help="with --dry-run: lists data that are not there yet")
