@@ -38,7 +38,7 @@ def test_a_command_that_a_signal_ended_has_the_code_of_shells(code, is_):
 
 def test_a_step_on_two_devices_that_a_signal_ended_is_not_done_and_ends_the_recipe(tmp_path, monkeypatch):
     monkeypatch.setattr(Step, "places", lambda self: Places())
-    monkeypatch.setattr(Step, "missing", lambda self, written: None)
+    monkeypatch.setattr(Step, "missing", lambda self, written, elsewhere=None: None)
     monkeypatch.setattr("earwitness.commands.steps.forwarded", lambda words: 143)
     graph = Graph({"sft": {"do": "fit", "trainer": {"devices": 2}}}, tmp_path, "recipe.yaml")
     with pytest.raises(SystemExit) as end:

@@ -100,7 +100,8 @@ def moved(node, small, out: Path):
     if isinstance(node, list):
         return [moved(one, small, out) for one in node]
     if not isinstance(node, dict):
-        return f"{out}/{node}" if isinstance(node, str) and os.sep in node else node
+        logged = isinstance(node, str) and node.startswith("val/")
+        return f"{out}/{node}" if isinstance(node, str) and os.sep in node and not logged else node
     ours = {"index": small.index, "checkpoint": small.tiny, "labels": small.labels, "max_new_tokens": 4}
     given = {key: moved(value, small, out) for key, value in node.items()}
     given |= {key: value for key, value in ours.items() if isinstance(node.get(key), str | int)}

@@ -285,6 +285,13 @@ def test_accuracies_are_logged_by_condition_and_label_and_are_those_of_the_answe
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     counts = {name: logged.pop(name) for name in list(logged) if name.startswith(f"{where}/answers/")}
     assert sum(counts.values()) == len(records) and len(counts) == 4 * len(CONDITIONS)
+    if method == "validate":  # the same of all questions, and an interval around each
+        for condition in CONDITIONS:
+            path = f"val/accuracy/{condition}"
+            assert logged.pop(f"{path}/all") == pytest.approx(expected[path])
+            for name in (f"{path}/all", f"{path}/weak", f"{path}/strong"):
+                middle = expected.get(name, expected[path])
+                assert 0 <= logged.pop(f"{name}/low") <= middle <= logged.pop(f"{name}/high") <= 1
     assert logged == pytest.approx(expected) and len(expected) == 12 and len(set(expected.values())) > 2
 
 
