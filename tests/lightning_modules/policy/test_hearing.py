@@ -53,7 +53,8 @@ def test_numbers_and_gradients_are_transformers_own(towers, frames):
     assert heard == [len(part) for part in wanted]
     within = 1e-6 if dtype is torch.float32 else 1e-14
     for part, expected in zip(found.split(heard), wanted, strict=True):
-        assert float((part.detach() - expected).abs().max()) <= within * max(1.0, float(expected.detach().abs().max()))
+        gap = (part - expected).detach().abs().max()
+        assert float(gap) <= within * max(1.0, float(expected.detach().abs().max()))
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64).to(dtype)
     first = torch.autograd.grad((found * weights).sum(), list(ours.layers.parameters()))
     second = torch.autograd.grad((torch.cat(wanted) * weights).sum(), list(own.layers.parameters()))
