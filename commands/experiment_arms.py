@@ -205,7 +205,9 @@ def _with(base: DictConfig, changes: Mapping[str, Any], where: str) -> dict[str,
     try:
         whole: Any = OmegaConf.to_container(spec, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise InputError(f"{where}: {str(error).splitlines()[0]}; set it by key=value") from None
+        key = getattr(error, "full_key", None)
+        said = str(error).splitlines()[0]
+        raise InputError(f"{where}: {f'{key}: ' if key else ''}{said}; set it by key=value") from None
     for name, step in mapping(whole["steps"], f"{where}: steps").items():
         if step is not None:
             mapping(step, f"{where}: steps.{name}")
