@@ -86,7 +86,8 @@ def _matched(curriculum: Mapping[str, Any], by: str) -> dict[str, Any]:
 def _voters(given: Any, recipe: Mapping[str, Any], where: str) -> int:
     """How many voters the recipe's labels are from, by the file itself or by the recipe."""
     if given is not None:
-        if (count := value_of(given, int, f"{where}: controls.jury_leave_one_out.voters")) < 2:
+        count: int = value_of(given, int, f"{where}: controls.jury_leave_one_out.voters")
+        if count < 2:
             raise InputError(f"{where}: controls.jury_leave_one_out: of {count} voters none can be left out")
         return count
     for step in (recipe.get("steps") or {}).values():

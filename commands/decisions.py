@@ -15,7 +15,17 @@ from ..errors import InputError
 from .checks import Written
 from .edges import Edges, covers
 from .hashes import MOST, Hashes
-from .records import PLACES, RECORDINGS, Record, changed_inputs, changed_outputs, changed_text, digest, result_shown, shown
+from .records import (
+    PLACES,
+    RECORDINGS,
+    Record,
+    changed_inputs,
+    changed_outputs,
+    changed_text,
+    digest,
+    result_shown,
+    shown,
+)
 from .steps import Places, Step
 
 _PACKING = ("shard", "build_index", "build_spoken_digits")  # what they read may be very large

@@ -1,7 +1,8 @@
 """What files hold, as hashes that are kept: what has not changed on the disk is not read again.
 
 A file is hashed whole, and again only when its path, size, inode, or the time that its content or the file itself
-changed, are others. A folder is the names and hashes of everything in it, links followed. Three things are known by less than their bytes:
+changed, are others. A folder is the names and hashes of everything in it, links followed. Three things are known by
+less than their bytes:
 
 - a folder of packed shards (`index.arrow` beside `*.tar`): the index, which holds a checksum of every recording and
   every question, and the names and sizes of the tars;
@@ -30,7 +31,7 @@ _PASSING = (PARTIAL, ".lock", ".pyc")
 
 
 class Hashes:
-    """Hashes by content, remembered in a JSON file of {path: [size, mtime_ns, inode, ctime_ns, hash]}; `read` counts bytes read.
+    """Hashes by content, remembered in JSON of {path: [size, mtime_ns, inode, ctime_ns, hash]}; `read` counts bytes.
 
     file: where they are kept; what it cannot be read from, or does not hold, is hashed anew.
     """

@@ -19,7 +19,8 @@ GROUPS = ("all", *LABELS)
 class Retention(L.Callback):
     """Logs `val/accuracy/CONDITION/GROUP` with its interval, and its change since the validation before step 1.
 
-    CONDITION is its kind: those of one kind, as `silence:1` and `silence:30`, are taken together, each paired with itself.
+    CONDITION is its kind: those of one kind, as `silence:1` and `silence:30`, are taken together, each paired with
+    itself.
     GROUP is all, weak, strong or unlabelled. Beside the accuracy are `.../low` and `.../high`, of its 95 % interval by
     recording; `val/change/CONDITION/GROUP`, with the same two, is the paired difference to the first validation of the
     stage; `val/step` the optimizer steps trained by then. The first validation's answers are saved with checkpoints.
