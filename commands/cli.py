@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[ModuleType | None, str]] = {
     "label": (label, "ask voters, and make weak/strong labels of their answers without the audio"),
     "evaluate": (evaluate, "ask a model the questions of benchmarks, with and without the audio, and judge it"),
     "plan": (plan, "show which questions a curriculum would train on, and compare curricula; no model, no GPU"),
-    "compare": (compare, "run the arms of an experiment, and what they brought, with what they differ in before"),
+    "compare": (compare, "show what the arms of an experiment differ in, run them, and compare what they brought"),
     "export": (export, "write a run's policy as a folder that transformers, peft and vLLM load"),
     "serve": (serve, "a vLLM that samples completions; training processes send it their weights"),
     "show": (show, "print a shipped file, or list them"),

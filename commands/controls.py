@@ -13,7 +13,7 @@ from copy import deepcopy
 from typing import Any, NamedTuple
 
 from ..configs.plugins import nearest
-from ..configs.typed import known_keys
+from ..configs.typed import known_keys, value_of
 from ..errors import InputError
 
 CONTROLS = {
@@ -53,7 +53,7 @@ def controls_of(
         if name == "source_matched":
             found.append(Control(name, of, _matched(curriculum, str(more.get("by", "source"))), _WEIGHTED))
         elif name == "jury_leave_one_out":
-            for vote in range(int(more.get("voters") or _voters(recipe, where))):
+            for vote in range(_voters(more.get("voters"), recipe, where)):
                 changed = _relabelled(curriculum, {"votes": {"drop": [f"vote_{vote}"]}})
                 found.append(Control(f"without_voter_{vote}", of, changed, _COLUMNS))
         else:
@@ -83,8 +83,13 @@ def _matched(curriculum: Mapping[str, Any], by: str) -> dict[str, Any]:
     return changed
 
 
-def _voters(recipe: Mapping[str, Any], where: str) -> int:
-    """How many voters the recipe's labels are from."""
+def _voters(given: Any, recipe: Mapping[str, Any], where: str) -> int:
+    """How many voters the recipe's labels are from, by the file itself or by the recipe."""
+    if given is not None:
+        count: int = value_of(given, int, f"{where}: controls.jury_leave_one_out.voters")
+        if count < 2:
+            raise InputError(f"{where}: controls.jury_leave_one_out: of {count} voters none can be left out")
+        return count
     for step in (recipe.get("steps") or {}).values():
         if isinstance(step, Mapping):
             given = step.get("votes") or step.get("voters")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,17 @@ from ..errors import InputError
 from .checks import Written
 from .edges import Edges, covers
 from .hashes import MOST, Hashes
-from .records import RECORDINGS, Record, changed_inputs, changed_outputs, changed_text, digest, result_shown, shown
+from .records import (
+    PLACES,
+    RECORDINGS,
+    Record,
+    changed_inputs,
+    changed_outputs,
+    changed_text,
+    digest,
+    result_shown,
+    shown,
+)
 from .steps import Places, Step
 
 _PACKING = ("shard", "build_index", "build_spoken_digits")  # what they read may be very large
@@ -152,7 +163,9 @@ class Decisions:
         record = self.records[step.name]
         if record.config != step.config or record.places.get("by") != [__version__]:
             return step.places()
-        reads, needs, exact, below = (list(record.places[key]) for key in ("reads", "needs", "exact", "below"))
+        reads, needs, exact, below = (list(record.places[key]) for key in PLACES)
+        with suppress(InputError):  # what it read may be gone
+            reads = list(dict.fromkeys([*reads, *step.named()]))
         return Places(reads, needs, Written({self._path(path) for path in exact}, {self._path(path) for path in below}))
 
     def _places_kept(self, name: str) -> dict[str, list[str]]:

@@ -51,7 +51,10 @@ class Edges:
         before |= {other for other in earlier if self.writes[other].exact & own.exact}
         for other in step.after or ():
             if other not in earlier:
-                raise InputError(f"{step.where}after: no step {other!r} before it; {nearest(other, earlier)}")
+                raise InputError(
+                    f"{step.where}after: no step {other!r} before it"
+                    + (f"; {nearest(other, earlier)}" if earlier else "")
+                )
             before.add(other)
         self.before[name] = [other for other in earlier if step.open or other in before]
         self.inputs[name] = [path for path in reads if path not in shared]

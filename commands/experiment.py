@@ -117,7 +117,9 @@ def read_experiment(name: str, words: Sequence[str] = ()) -> tuple[Experiment, P
     experiment = read(Experiment, spec, f"{path}: ")
     if not experiment.arms:
         raise InputError(f"{path}: arms: an experiment has at least one")
-    for arm in experiment.arms:
-        if not is_name(arm) or arm.startswith("."):
-            raise InputError(f"{path}: an arm's name is letters, digits, - _ and ., got {arm!r:.80}")
+    for what, name in (("an experiment's", experiment.name or "x"), *(("an arm's", arm) for arm in experiment.arms)):
+        if not is_name(name) or name.startswith("."):
+            raise InputError(f"{path}: {what} name is letters, digits, - _ and ., got {name!r:.80}")
+    if "shared" in experiment.arms:
+        raise InputError(f"{path}: `shared` is no name for an arm: --only shared runs the steps that arms share")
     return experiment, path

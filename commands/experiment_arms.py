@@ -13,9 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..configs.files import read_beside, read_curriculum, read_extended, resolved, shipped_file
 from ..configs.plugins import nearest
-from ..configs.typed import known_keys
+from ..configs.typed import known_keys, mapping
 from ..curriculum.preview.compare import arms_of
 from ..curriculum.schedule.prefix import decided_by
+from ..curriculum.schedule.stages import parse_curriculum
 from ..errors import InputError
 from .controls import Control, controls_of
 from .experiment import Experiment
@@ -43,6 +44,11 @@ def arms_of_experiment(experiment: Experiment, path: Path) -> dict[str, Arm]:
     curricula = arms_of(
         {"base": curriculum, "arms": {n: c for n, (c, _) in changes.items()}}, partial(read_beside, path)
     )
+    for name, curriculum in curricula.items():
+        try:
+            parse_curriculum(curriculum)
+        except InputError as error:
+            raise InputError(f"{path}: arm {name!r}: {error}") from None
     arms = {
         name: Arm(
             _with(base, changes[name][1] | {"curriculum": curricula[name]}, f"{path}: arm {name!r}"), curricula[name]
@@ -137,6 +143,9 @@ def _base(experiment: Experiment, path: Path) -> tuple[DictConfig, str]:
     if not isinstance(spec.get("steps"), DictConfig) or "curriculum" not in spec:
         raise InputError(f"{origin}: a recipe that is compared has `curriculum` and `steps`")
     spec["out"] = HERE
+    for key, instead in (("out", "`out`, beside `set`, is the folder"), ("curriculum.seed", "say seeds.draw")):
+        if key in experiment.set:
+            raise InputError(f"{path}: set: {key} is not the recipe's in an experiment; {instead}")
     return _changed(spec, experiment.set, f"{path}: set"), str(origin)
 
 
@@ -191,10 +200,15 @@ def _check_key(spec: DictConfig, key: str, value: Any, where: str) -> None:
 
 
 def _with(base: DictConfig, changes: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The recipe with changes, resolved; steps that are null are gone."""
+    """The recipe with changes, resolved; a step that is null stays so. InputError where a step is no mapping."""
     spec = _changed(base, changes, where)
     try:
         whole: Any = OmegaConf.to_container(spec, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise InputError(f"{where}: {str(error).splitlines()[0]}; set it by key=value") from None
+        key = getattr(error, "full_key", None)
+        said = str(error).splitlines()[0]
+        raise InputError(f"{where}: {f'{key}: ' if key else ''}{said}; set it by key=value") from None
+    for name, step in mapping(whole["steps"], f"{where}: steps").items():
+        if step is not None:
+            mapping(step, f"{where}: steps.{name}")
     return dict(whole)

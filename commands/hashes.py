@@ -1,7 +1,8 @@
 """What files hold, as hashes that are kept: what has not changed on the disk is not read again.
 
-A file is hashed whole, and again only when its path, size, time of change or inode are others. A folder is the names
-and hashes of everything in it. Three things are known by less than their bytes:
+A file is hashed whole, and again only when its path, size, inode, or the time that its content or the file itself
+changed, are others. A folder is the names and hashes of everything in it, links followed. Three things are known by
+less than their bytes:
 
 - a folder of packed shards (`index.arrow` beside `*.tar`): the index, which holds a checksum of every recording and
   every question, and the names and sizes of the tars;
@@ -30,7 +31,7 @@ _PASSING = (PARTIAL, ".lock", ".pyc")
 
 
 class Hashes:
-    """Hashes by content, remembered in a JSON file of {path: [size, mtime_ns, inode, hash]}; `read` counts bytes read.
+    """Hashes by content, remembered in JSON of {path: [size, mtime_ns, inode, ctime_ns, hash]}; `read` counts bytes.
 
     file: where they are kept; what it cannot be read from, or does not hold, is hashed anew.
     """
@@ -69,10 +70,10 @@ class Hashes:
         return digest.hexdigest()
 
     def _content(self, file: str, state: os.stat_result) -> str:
-        mark: list[int | str] = [state.st_size, state.st_mtime_ns, state.st_ino]
+        mark: list[int | str] = [state.st_size, state.st_mtime_ns, state.st_ino, state.st_ctime_ns]
         known = self._known.get(file)
-        if isinstance(known, list) and known[:3] == mark and len(known) == 4:
-            return str(known[3])
+        if isinstance(known, list) and known[:-1] == mark:
+            return str(known[-1])
         if not stat.S_ISREG(state.st_mode):  # a pipe would be read for ever
             return "special"
         with open_regular(file) as content:
@@ -90,6 +91,10 @@ class Hashes:
             self._changed = False
 
 
+def _is_link(top: str, name: str) -> bool:
+    return os.path.islink(os.path.join(top, name))
+
+
 def _packed(folder: str) -> bool:
     return os.path.isfile(os.path.join(folder, "index.arrow"))
 
@@ -105,8 +110,11 @@ def _files(path: str) -> Iterator[tuple[str, str, os.stat_result]]:
             yield "", path, state
             return
     packed = _packed(path) and any(name.endswith(".tar") for name in os.listdir(path))
-    for top, folders, names in os.walk(path):
-        folders.sort()
+    above = {os.path.realpath(path)}
+    for top, folders, names in os.walk(path, followlinks=True):
+        links = {name: os.path.realpath(os.path.join(top, name)) for name in folders if _is_link(top, name)}
+        folders[:] = sorted(name for name in folders if links.get(name) not in above)
+        above |= set(links.values())
         for name in sorted(names):
             file = os.path.join(top, name)
             if name.endswith(_PASSING) or (packed and not (name == "index.arrow" or name.endswith(".tar"))):

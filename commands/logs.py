@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 from ..boundary.environment import hidden
 from ..boundary.files import open_to_append
 from ..boundary.words import plain
+from ..errors import InputError
 
 
 class Log:
@@ -19,7 +21,12 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file: BinaryIO = open_to_append(path)
+        try:
+            self.file: BinaryIO = open_to_append(path)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ELOOP):
+                raise
+            raise InputError(f"{path}: what a step prints is kept here, and this is a link or no file") from None
         path.chmod(0o600)
         self.add(f"== {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
 

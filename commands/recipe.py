@@ -77,8 +77,8 @@ def run_recipe(
     there and that no step before it writes.
     """
     spec, origin = load_recipe(recipe, overrides)
-    if not spec.get("out"):
-        raise InputError(f"{origin}: a recipe names its folder, `out`")
+    if not isinstance(spec.get("out"), str) or not spec["out"]:
+        raise InputError(f"{origin}: a recipe names its folder, `out`; got {spec.get('out')!r:.80}")
     if jobs < 1:
         raise InputError(f"--jobs must be at least 1, got {jobs}")
     if synthetic and not dry_run:

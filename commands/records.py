@@ -20,6 +20,7 @@ from ..boundary.files import read_json, write_text
 from ..boundary.words import one_line
 
 RECORDINGS = "recordings"  # stands for the many files of a packing
+PLACES = ("reads", "needs", "exact", "below")
 _MOST = 60  # letters of a value in a sentence
 _NOTHING = object()
 
@@ -53,6 +54,8 @@ class Record:
             return cls()
         empty = {one.name: getattr(cls(), one.name) for one in fields(cls) if one.name != "result"}
         kept = {name: found[name] for name, value in empty.items() if _alike(found.get(name), value)}
+        if not _are_places(kept.get("places")):
+            kept["places"] = {}
         return cls(**{"version": "", **kept, "result": found.get("result")})
 
     def write(self, path: Path) -> None:
@@ -142,6 +145,12 @@ def result_shown(result: Any) -> str:
     if isinstance(result, dict):
         return ", ".join(f"{key} {value}" for key, value in result.items())
     return str(result or "")
+
+
+def _are_places(value: Any) -> bool:
+    """Whether it says of all PLACES, and by which version, in lists of texts."""
+    lists = [value.get(key) for key in ("by", *PLACES)] if isinstance(value, dict) else [None]
+    return all(isinstance(one, list) and all(isinstance(text, str) for text in one) for one in lists)
 
 
 def _alike(value: Any, empty: Any) -> bool:

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from ..boundary.environment import hidden_in
 from ..boundary.files import is_file, write_text
 from ..boundary.words import is_name, say
-from ..configs.files import curriculum_files
+from ..configs.files import curriculum_files, read_curriculum
 from ..configs.plugins import function_named
 from ..configs.typed import arguments, mapping, value_of
 from ..errors import InputError
@@ -168,13 +168,10 @@ class Step:
 
     def places(self) -> Places:
         """Where it reads and writes; raises InputError where its arguments are wrong."""
-        found = Places()
-        for read in self._reads():
+        reads, found = self._reads(), Places(self.named())  # in this order: its arguments are right, then
+        for read in reads:
             # a packing lists the recordings that it read, which lie anywhere below
             (found.needs if self.verb == "shard" and read.key == "audio_root" else found.reads).append(read.path)
-        found.reads += [*(_curricula(self.given) if self.trains or self.ours else ()), *_modules(self.text)]
-        if self.verb == "build_index":
-            found.reads += _local_tars(self.given["shards"])
         if self.outputs is not None:
             found.writes.exact |= {os.path.abspath(path) for path in self.outputs}
         elif self.trains:
@@ -182,6 +179,13 @@ class Step:
         else:
             found.writes.add_function(self.verb, self.given, self.ours)
         return found
+
+    def named(self) -> list[str]:
+        """What it reads besides, and what may be more files than in its last run: its curriculum, modules and tars."""
+        named = _curricula(self.spec) if self.trains or self.ours else []
+        files = [str(path) for name in named for path in curriculum_files(name)]
+        files += _local_tars(self.spec["shards"]) if self.verb == "build_index" else []
+        return [*files, *_modules([self.text, *map(read_curriculum, named)])]
 
     def recordings(self) -> list[str]:
         """The recordings that a finished packing read, which it lists itself; none of another verb."""
@@ -247,11 +251,10 @@ def _present_spelling(verb: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     return given | {"fields": (given.get("fields") or {}) | fields} if fields else given
 
 
-def _curricula(given: Mapping[str, Any]) -> list[str]:
-    """The files of curricula that are named, not written out."""
-    training = ((given.get("data") or {}).get("init_args") or {}).get("training") or {}
-    named = [part.get("curriculum") for part in (given, training)]
-    return [str(path) for name in named if isinstance(name, str) for path in curriculum_files(name)]
+def _curricula(spec: Mapping[str, Any]) -> list[str]:
+    """The curricula that are named, not written out."""
+    parts = spec, ((spec.get("data") or {}).get("init_args") or {}).get("training") or {}
+    return [name for part in parts if isinstance(name := part.get("curriculum"), str)]
 
 
 def _local_tars(shards: str) -> list[str]:

@@ -36,6 +36,8 @@ def _steps(base: Mapping[str, Any], change: Mapping[str, Any], path: Path) -> di
     for name, step in change.items():
         origin = step.get("like", name) if isinstance(step, Mapping) else name
         whole = isinstance(step, Mapping) and "do" in step
+        if not isinstance(origin, str):
+            raise InputError(f"{path}: step {name!r}: like must be the name of a step, got {origin!r:.80}")
         if origin not in steps and not whole:
             raise InputError(f"{path}: no step {origin!r} to change or leave out; {nearest(origin, base, 'there are')}")
         if step is None:

@@ -88,6 +88,15 @@ def read_extended(path: Path) -> DictConfig:
     `extends` names a file beside it, or a shipped recipe. For what a change does see `changed`. InputError where a file
     is not there or extends itself.
     """
+    layers = _layers(path)
+    whole = layers.pop()[1]
+    for layer, content in reversed(layers):
+        whole = changed(whole, content, layer)
+    return OmegaConf.create(whole)  # type: ignore[no-any-return]
+
+
+def _layers(path: Path) -> list[tuple[Path, Any]]:
+    """(file, what stands in it) of a file, of that which it extends, and so on."""
     layers: list[tuple[Path, Any]] = []
     while True:
         if any(path.resolve() == known.resolve() for known, _ in layers):
@@ -96,7 +105,7 @@ def read_extended(path: Path) -> DictConfig:
         base = content.pop("extends", None)
         layers.append((path, content))
         if base is None:
-            break
+            return layers
         if not isinstance(base, str):
             raise InputError(f"{path}: extends must be the name of one file, got {base!r:.80}")
         near = path.parent / (base if base.endswith((".yaml", ".yml")) else f"{base}.yaml")
@@ -104,10 +113,6 @@ def read_extended(path: Path) -> DictConfig:
             path = near if is_file(near) else shipped_file(base, "recipes")
         except InputError as error:
             raise InputError(f"{path}: extends: {error}") from None
-    whole = layers.pop()[1]
-    for path, content in reversed(layers):
-        whole = changed(whole, content, path)
-    return OmegaConf.create(whole)  # type: ignore[no-any-return]
 
 
 def _check_aliases(text: str) -> None:
@@ -174,8 +179,8 @@ def read_curriculum(name: str) -> dict[str, Any]:
 
 
 def curriculum_files(name: str) -> list[Path]:
-    """The files that `read_curriculum` reads for this name. InputError where one is not there."""
-    return [path for path, *_ in _chosen(name)]
+    """The files that `read_curriculum` reads for this name, those that they extend included. InputError as it."""
+    return [layer for path, *_ in _chosen(name) for layer, _ in _layers(path)]
 
 
 def _chosen(name: str) -> Iterator[tuple[Path, Any, list[str]]]:

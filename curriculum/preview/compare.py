@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...configs.overrides import assigned
+from ...configs.typed import value_of
 from ...errors import InputError
 from ..plan.fingerprint import differences
 from ..plan.plan import Plan
@@ -51,7 +52,7 @@ def _arm(name: str, base: dict[str, Any], change: Any, read: Callable[[str], Map
     """One arm's curriculum: the base, or the file that it includes, with its changes."""
     if not isinstance(change, Mapping):
         raise InputError(f"arm {name!r}: a mapping of changes is needed, got {change!r}")
-    start = read(change["include"]) if "include" in change else base
+    start = read(value_of(change["include"], str, f"arm {name!r}: include")) if "include" in change else base
     changes = [(str(key), value) for key, value in change.items() if key != "include"]
     return _named(name, assigned, start, changes)  # type: ignore[no-any-return]
 

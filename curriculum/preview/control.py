@@ -114,7 +114,9 @@ def sheet_lines(
             lines.append(f"    {one.key}: {in_words(one.value)} -> {in_words(one.other_value)}{other}   {mark}")
     left = [one for one in found if one.by is None]
     lines.append(f"{len(left)} of {len(found)} differences are not declared" if left else "no unintended difference")
-    if planned:
+    if not planned:
+        lines.append("note: rows and totals are not compared yet; they are known once the labels are there")
+    else:
         lines += [f"note: {key} is declared, and no arm differs in it" for key in unused(found, declared)]
     return lines
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .rehearsal import NO_COLUMNS
+
 
 def decided_by(curriculum: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """The mapping of a curriculum without the stages that take their rows after a stage, which deals it the same rows.
@@ -13,13 +15,17 @@ def decided_by(curriculum: Mapping[str, Any], stage: str) -> dict[str, Any]:
     other's questions, where a pool that would be left out has bounds, or where there is no such stage.
     """
     stages = [dict(one) for one in curriculum.get("stages") or ()]
-    places = {one.get("name"): (_claim(one), number) for number, one in enumerate(stages)}
+    places = {
+        one.get("name"): (one.get("window") is not None, _claim(one), number) for number, one in enumerate(stages)
+    }
     if stage not in places or any("interleave" in one for one in stages):
         return dict(curriculum)
     left_out = [one for one in stages if places[one.get("name")] > places[stage]]
     if any(one.get("rehearse") for one in stages if one not in left_out):
         return dict(curriculum)
     pools = [one.get("pool") or {} for one in left_out]
+    again = [one["rehearse"] for one in left_out if isinstance(one.get("rehearse"), Mapping)]
+    pools += [{key: value for key, value in pool.items() if key not in NO_COLUMNS} for pool in again]
     if any(isinstance(wanted, Mapping) for pool in pools for wanted in pool.values()):
         return dict(curriculum)
     cells = curriculum.get("cells", ["label"])

@@ -12,6 +12,8 @@ from ...configs.typed import value_of
 from ...errors import InputError
 from .weights import UNIFORM, Weight, parse_weight
 
+NO_COLUMNS = ("share", "seen", "weight")  # the keys of a rehearsal beside the columns of its pool
+
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -59,7 +61,7 @@ def parse_rehearsal(spec: Any, where: str) -> Rehearsal:
     """
     if not isinstance(spec, Mapping) or "share" not in spec:
         raise InputError(f"{where}: a pool and a share are needed, e.g. {{label: weak, share: 0.2}}; got {spec!r:.80}")
-    pool = {str(column): wanted for column, wanted in spec.items() if column not in ("share", "seen", "weight")}
+    pool = {str(column): wanted for column, wanted in spec.items() if column not in NO_COLUMNS}
     share = value_of(spec["share"], float, f"{where}.share")
     seen = value_of(spec.get("seen", True), bool, f"{where}.seen")
     weight = parse_weight(spec["weight"], f"{where}.weight") if "weight" in spec else UNIFORM

@@ -19,6 +19,8 @@ GROUPS = ("all", *LABELS)
 class Retention(L.Callback):
     """Logs `val/accuracy/CONDITION/GROUP` with its interval, and its change since the validation before step 1.
 
+    CONDITION is its kind: those of one kind, as `silence:1` and `silence:30`, are taken together, each paired with
+    itself.
     GROUP is all, weak, strong or unlabelled. Beside the accuracy are `.../low` and `.../high`, of its 95 % interval by
     recording; `val/change/CONDITION/GROUP`, with the same two, is the paired difference to the first validation of the
     stage; `val/step` the optimizer steps trained by then. The first validation's answers are saved with checkpoints.
@@ -42,8 +44,7 @@ class Retention(L.Callback):
         for record, row in zip(outputs, rows, strict=True):
             clip = int(record["uid"] if clips is None else clips[row])
             label = record["label"] if record["label"] in LABELS else LABELS[-1]
-            condition = record["condition"].partition(":")[0]
-            self._asked.append((int(record["uid"]), condition, label, clip, bool(record["correct"])))
+            self._asked.append((int(record["uid"]), record["condition"], label, clip, bool(record["correct"])))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Logs over all ranks; a collective operation."""
@@ -79,11 +80,11 @@ def first_of(outcomes: list[Outcome]) -> dict[str, dict[int, bool]]:
 def compared(outcomes: list[Outcome], first: dict[str, dict[int, bool]]) -> dict[str, float]:
     """The metrics of one validation, by name; those of changes where all of a group's questions were asked at first."""
     found: dict[str, float] = {}
-    for condition in dict.fromkeys(one[1] for one in outcomes):
-        asked = [one for one in outcomes if one[1] == condition]
+    for condition in dict.fromkeys(one[1].partition(":")[0] for one in outcomes):
+        asked = [one for one in outcomes if one[1].partition(":")[0] == condition]
         label = np.array([one[2] for one in asked])
         clip, right = np.array([one[3] for one in asked], np.uint64), np.array([one[4] for one in asked], float)
-        before = np.array([first.get(condition, {}).get(one[0], np.nan) for one in asked], float)
+        before = np.array([first.get(one[1], {}).get(one[0], np.nan) for one in asked], float)
         for group in GROUPS:
             rows: Bools = np.asarray((label == group) | (group == "all"), bool)
             if rows.any():

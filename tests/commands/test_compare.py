@@ -178,6 +178,29 @@ def test_a_stage_is_dealt_the_same_by_the_part_of_its_curriculum_that_decides_it
         assert rows[0] == rows[1]
 
 
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        ({}, {"rehearse": {"label": "weak", "source": "TACOS", "share": 0.02}}),
+        ({}, {"rehearse": {"label": "weak", "duration_s": {"min": 8.0}, "share": 0.02}}),
+        ({}, {"window": 10, "feedback": {"contribution": {}}, "claim": "first", "pool": {}}),
+    ],
+    ids=["cells of what is rehearsed", "bounds of what is rehearsed", "what adapts claims last"],
+)
+def test_stages_that_are_dealt_apart_share_no_more_rows_than_together(first, last):
+    two = {"algorithm": "grpo", "pool": {"label": "strong"}, "batch_size": 16, "budget": {"steps": 40}}
+    stages = [two | {"name": "a", "pool": {"label": "weak"}} | first, two | {"name": "b"} | last]
+    whole, table = {"seed": 1, "cells": ["label"], "stages": stages}, audiomcq_table()
+    plan = Plan(parse_curriculum(whole), table)
+    for stage in "ab":
+        part = Plan(parse_curriculum(decided_by(whole, stage)), table)
+        dealt = [p.stages[stage] for p in (plan, part)]
+        if "window" in last and stage == "b":  # of which nothing is planned yet
+            assert len({int(one.first.sum()) for one in dealt}) == 1
+        else:
+            assert len({one.row_set().tobytes() for one in dealt}) == 1
+
+
 HIDDEN = [
     ({"steps.grpo.lr": 1.5}, "steps.grpo.lr: 1 -> 1.5"),
     ({"steps.sft.seed": 7}, "steps.sft.seed: none -> 7"),
@@ -329,6 +352,17 @@ def test_an_arm_alone_waits_for_what_it_shares(lab, capsys):
         ({"match": "hours"}, "match must be"),
         ({"recipe": "nosuch"}, "nosuch: no such file"),
         ({"set": {"lr": 1}}, "set: no key 'lr'"),
+        ({"set": {"out": "elsewhere"}}, "set: out is not the recipe's in an experiment; `out`, beside `set`"),
+        ({"set": {"curriculum.seed": 5}}, "set: curriculum.seed is not the recipe's in an experiment; say seeds.draw"),
+        ({"name": "../../x"}, "an experiment's name is letters"),
+        ({"arms": {"shared": {}}}, "`shared` is no name for an arm"),
+        ({"arms": {"a": {"steps": [1]}}}, "arm 'a': steps must be a mapping"),
+        ({"arms": {"a": {"steps.sft": [1]}}}, "arm 'a': steps.sft must be a mapping"),
+        ({"arms": {"a": {"stages": {"sft": 1}}}}, "arm 'a': curriculum: `stages` must be a list"),
+        ({"arms": {"a": {"stages.grpo": 3}}}, "arm 'a': curriculum.stages[1] must be a mapping, got 3"),
+        ({"arms": {"a": {"stages.sft.bugdet": {}}}}, "unknown key 'bugdet'; did you mean 'budget'"),
+        ({"arms": {"a": {"include": [1]}}}, "arm 'a': include must be a text"),
+        ({"controls": {"jury_leave_one_out": {"voters": 0}}}, "of 0 voters none can be left out"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(lab, capsys, keys, words):

@@ -251,6 +251,66 @@ def test_what_was_hashed_is_not_read_again(tmp_path):
     assert second.of(str(tmp_path / "data"), most=1999) != large, "known by its time of change"
 
 
+def test_a_file_of_the_same_size_and_time_and_one_behind_a_link_are_read(tmp_path):
+    from earwitness.commands.hashes import Hashes
+
+    (tmp_path / "far").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "near").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "round").symlink_to(tmp_path / "data")
+    file, hashes, found = tmp_path / "far" / "labels", Hashes(tmp_path / "hashes.json"), set()
+    for text in ("weak  ", "strong"):
+        file.write_text(text)
+        os.utime(file, (1, 1))
+        found.add(hashes.of(str(tmp_path / "data")))
+    assert len(found) == 2
+
+
+def test_what_a_named_curriculum_extends_and_names_is_read_by_the_step(tmp_path, monkeypatch):
+    from earwitness.commands.steps import Step
+
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("")
+    Path("base.yaml").write_text("cells: [label]\nstages: [{name: sft, weight: {mine.falling: {}}}]\n")
+    Path("c.yaml").write_text("extends: base\nseed: 2\n")
+    spec = {"do": "fit", "data": {"init_args": {"training": {"curriculum": "c.yaml"}}}}
+    assert Step("sft", spec, tmp_path, "r.yaml").named() == ["c.yaml", "base.yaml", "mine.py"]
+
+
+def test_shards_that_are_added_are_indexed(tmp_path, small):
+    source = next(Path(small.index).parent.glob("*.tar"))
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "a.tar").write_bytes(source.read_bytes())
+    steps = {"index": {"do": "build_index", "shards": str(tmp_path / "shards"), "out": str(tmp_path / "i.arrow")}}
+    Graph(steps, tmp_path / "out", "r.yaml").run()
+    assert [what for _, what, _ in Graph(steps, tmp_path / "out", "r.yaml").explain()] == ["done"]
+    (tmp_path / "shards" / "b.tar").write_bytes(source.read_bytes())
+    assert "b.tar is new" in Graph(steps, tmp_path / "out", "r.yaml").explain()[0][2]
+
+
+@pytest.mark.parametrize("places", [{}, {"reads": 5}, {"reads": [5, None]}, {"exact": [[1]]}], ids=str)
+def test_a_record_whose_places_are_no_places_is_one_without(lab, places):
+    lab.run()
+    record = lab.out / ".steps" / "data.json"
+    kept = json.loads(record.read_text())
+    kept["places"] = {"by": kept["places"]["by"]} | ({} if not places else kept["places"] | places)
+    record.write_text(json.dumps(kept))
+    assert lab.runs() == {}
+
+
+def test_a_log_that_is_a_pipe_or_a_link_is_refused(lab):
+    folder = lab.out / ".steps"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "data.log")
+    with pytest.raises(InputError, match=r"data\.log: what a step prints is kept here"):
+        lab.run()
+    (folder / "data.log").unlink()
+    (folder / "data.log").symlink_to(lab.folder / "elsewhere")
+    with pytest.raises(InputError, match=r"data\.log: what a step prints is kept here"):
+        lab.run()
+    assert not (lab.folder / "elsewhere").exists()
+
+
 # Side by side.
 
 

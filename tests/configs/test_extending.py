@@ -73,6 +73,7 @@ def test_a_change_may_be_changed_and_holds_the_curriculum(tmp_path, extended):
     [
         ("extends: base\nsteps: {tow: null}", "no step 'tow' to change or leave out; did you mean 'two'?"),
         ("extends: base\nsteps: {x: {like: fore}}", "no step 'fore' to change or leave out"),
+        ("extends: base\nsteps: {x: {like: [two]}}", "step 'x': like must be the name of a step"),
         ("extends: change", "change.yaml: extends itself, by way of"),
         ("extends: nowhere", "change.yaml: extends: nowhere: no such file"),
         ("extends: [base]", "extends must be the name of one file"),

@@ -127,6 +127,14 @@ def test_changes_are_paired_and_by_recording_by_hand():
     assert not [name for name in compared(after, {}) if "change" in name]
 
 
+def test_conditions_of_one_kind_are_each_paired_with_themselves():
+    """Right after 1 s of silence, wrong after 30 s, both before and after: nothing has changed."""
+    asked = [(uid, f"silence:{s}", "weak", uid, s == 1) for uid in (1, 2, 3) for s in (1, 30)]
+    found = compared(asked, first_of(asked))
+    assert found["val/accuracy/silence/all"] == 0.5
+    assert [found[f"val/change/silence/weak{end}"] for end in ("", "/low", "/high")] == [0, 0, 0]
+
+
 def test_a_stage_is_validated_before_its_first_step_and_at_its_end_whatever_the_interval(small, tmp_path):
     """Six steps, validation after every fourth: at 0, 4 and 6. A run that is continued compares with the same first."""
     wrong = {0: 1, 4: 3, 6: 0}
