@@ -105,7 +105,7 @@ def with_curriculum(arm: Arm, curriculum: Mapping[str, Any]) -> Arm:
     return arm._replace(recipe=replaced(arm.recipe), curriculum=dict(curriculum))
 
 
-def trained_by(step: Any, curriculum: Mapping[str, Any]) -> dict[str, Any] | None:
+def trained_by(step: Any, curriculum: Mapping[str, Any] | str) -> dict[str, Any] | None:
     """Where a step that trains a stage of this curriculum has the two; None for any other step.
 
     That is the `training` of `fit`, or the arguments `curriculum` and `stage` of a function of a lab's own.
@@ -146,6 +146,15 @@ def _base(experiment: Experiment, path: Path) -> tuple[DictConfig, str]:
     for key, instead in (("out", "`out`, beside `set`, is the folder"), ("curriculum.seed", "say seeds.draw")):
         if key in experiment.set:
             raise InputError(f"{path}: set: {key} is not the recipe's in an experiment; {instead}")
+    for key in experiment.set:
+        top, _, rest = key.partition(".")
+        step = (
+            spec.steps.get(rest.partition(".")[0])
+            if top == "steps" and key.endswith((".seed", "_everything"))
+            else None
+        )
+        if step is not None and trained_by(OmegaConf.to_container(step, resolve=False), "${curriculum}") is not None:
+            raise InputError(f"{path}: set: {key}: the seeds of a stage that is trained are those of `seeds.train`")
     return _changed(spec, experiment.set, f"{path}: set"), str(origin)
 
 

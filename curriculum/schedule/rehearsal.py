@@ -33,7 +33,7 @@ class Rehearsal:
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
-            raise InputError(f"rehearse: share lies between 0 and 1, as 0.2; got {self.share}")
+            raise InputError(f"rehearse: share is more than 0 and less than 1, as 0.2; got {self.share}")
         if not self.pool:
             raise InputError("rehearse: says no questions; name them as a pool does, e.g. {label: weak, share: 0.2}")
 

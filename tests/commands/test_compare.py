@@ -354,6 +354,10 @@ def test_an_arm_alone_waits_for_what_it_shares(lab, capsys):
         ({"set": {"lr": 1}}, "set: no key 'lr'"),
         ({"set": {"out": "elsewhere"}}, "set: out is not the recipe's in an experiment; `out`, beside `set`"),
         ({"set": {"curriculum.seed": 5}}, "set: curriculum.seed is not the recipe's in an experiment; say seeds.draw"),
+        (
+            {"set": {"steps.sft.seed": 9}},
+            "steps.sft.seed: the seeds of a stage that is trained are those of `seeds.train`",
+        ),
         ({"name": "../../x"}, "an experiment's name is letters"),
         ({"arms": {"shared": {}}}, "`shared` is no name for an arm"),
         ({"arms": {"a": {"steps": [1]}}}, "arm 'a': steps must be a mapping"),

@@ -129,7 +129,7 @@ REPEAT = {"on_short": "repeat", "budget": {"steps": 40}}
     [
         ({"rehearse": {"label": "weak"}}, "a pool and a share are needed"),
         ({"rehearse": {"share": 0.2}}, "says no questions"),
-        ({"rehearse": {"label": "weak", "share": 1.0}}, "share lies between 0 and 1, as 0.2; got 1.0"),
+        ({"rehearse": {"label": "weak", "share": 1.0}}, "share is more than 0 and less than 1, as 0.2; got 1.0"),
         ({"rehearse": {"label": "week", "share": 0.2}}, "stage 'grpo': label is never 'week'"),
         ({"rehearse": {"label": "strong", "share": 0.2}}, "it rehearses label=strong, which its own pool has too"),
         ({"rehearse": AGAIN | {"share": 0.5}}, "rehearses 25 rows of label weak, the stages before it had 20; lower"),
