@@ -6,7 +6,7 @@ vocabulary's size. In every backward pass the gradients for arguments that are n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from .numerators import (
     entropy_numerators,
     slopes,
     times_weight,
+    torch_numerators,
     wide,
 )
 
@@ -39,12 +40,19 @@ class Setup(NamedTuple):
     entropy: bool
     support: Tensor | None = None
 
-    def numerators(self, rows: Tensor, weight: Tensor, targets: Tensor, keep: bool, start: int) -> Numerators:
-        """The numerators of the chunk that begins at row `start`; keep: also e, not only the statistics."""
-        part = slice(start, start + self.chunk)
-        support = None if self.support is None else self.support[part]
-        options = NumeratorOptions(self.temperature, self.exclude, self.entropy, keep, support)
-        return self.backend(rows[part], weight, targets[part], options)
+    def chunks(self, rows: Tensor, weight: Tensor, targets: Tensor, keep: bool) -> Iterator[tuple[slice, Numerators]]:
+        """Chunk by chunk which rows [N, H] it has and their numerators; keep: also e, not only the statistics.
+
+        The next chunk's may lie where the last one's were: whoever is done with them lets go of them.
+        """
+        out = None
+        if self.backend is torch_numerators and not rows.is_cuda and len(rows) > self.chunk:
+            out = rows.new_empty(self.chunk, len(weight), dtype=wide(rows.dtype))
+        for start in range(0, len(rows), self.chunk):
+            part = slice(start, start + self.chunk)
+            support = None if self.support is None else self.support[part]
+            options = NumeratorOptions(self.temperature, self.exclude, self.entropy, keep, support, out)
+            yield part, self.backend(rows[part], weight, targets[part], options)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
@@ -71,15 +79,14 @@ class Frozen(torch.autograd.Function):
         """rows: [N, H]. weight: [V, H]. targets: [N]."""
         wanted = ctx.needs_input_grad[0]
         logprobs, entropies, lses, kept = [], [], [], []
-        for start in range(0, len(rows), setup.chunk):
-            numerators = setup.numerators(rows, weight, targets, wanted, start)
+        for part, numerators in setup.chunks(rows, weight, targets, wanted):
             logprobs.append(numerators.logprob)
             lses.append(numerators.lse)
             if numerators.entropy is not None:
                 entropies.append(numerators.entropy)
             if wanted:
-                part = slice(start, start + setup.chunk)
                 kept.append(slopes(rows[part], weight, targets[part], numerators, setup.temperature))
+            del numerators
         ctx.save_for_backward(torch.cat(kept) if kept else rows.new_zeros(rows.shape if wanted else 0))
         entropy, lse = _collect(entropies, rows), _collect(lses, rows)
         ctx.mark_non_differentiable(entropy, lse)
@@ -105,8 +112,7 @@ class Recompute(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As in Frozen. entropy_grad: whether the entropies have a gradient."""
         logprobs, entropies, lses = [], [], []
-        for start in range(0, len(rows), setup.chunk):
-            numerators = setup.numerators(rows, weight, targets, False, start)
+        for _, numerators in setup.chunks(rows, weight, targets, False):
             logprobs.append(numerators.logprob)
             lses.append(numerators.lse)
             if numerators.entropy is not None:
@@ -126,16 +132,14 @@ class Recompute(torch.autograd.Function):
         with without_autocast(rows.device):
             to_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
             to_head = _head_gradient(weight, len(rows)) if ctx.needs_input_grad[1] else None
-            for start in range(0, len(rows), setup.chunk):
-                part = slice(start, start + setup.chunk)
-                numerators = setup.numerators(rows, weight, targets, True, start)
+            for part, numerators in setup.chunks(rows, weight, targets, True):
                 gain = grad_logprob[part].to(dtype)
                 if to_rows is not None:
                     to_rows[part] = (
                         slopes(rows[part], weight, targets[part], numerators, setup.temperature) * gain[:, None]
                     )
                 if to_head is not None:
-                    temperature, fresh = setup.temperature, start == 0
+                    temperature, fresh = setup.temperature, part.start == 0
                     add_to_head(to_head, rows[part], targets[part], numerators, gain, temperature, fresh)
                 if ctx.entropy_grad:
                     slope = entropy_numerators(numerators, targets[part])
@@ -144,6 +148,8 @@ class Recompute(torch.autograd.Function):
                         to_rows[part] += times_weight(slope, weight).to(rows.dtype)
                     if to_head is not None:
                         to_head.addmm_(slope.T, rows[part].to(dtype))
+                    del slope
+                del numerators
         return to_rows, None if to_head is None else to_head.to(weight.dtype), None, None, None
 
 
@@ -168,9 +174,7 @@ class SinglePass(torch.autograd.Function):
         to_rows = torch.empty_like(rows) if on_rows else None
         to_head = _head_gradient(weight, len(rows)) if on_head else None
         total, logprobs, entropies = rows.new_zeros((), dtype=wide(rows.dtype)), [], []
-        for start in range(0, len(rows), setup.chunk):
-            part = slice(start, start + setup.chunk)
-            numerators = setup.numerators(rows, weight, targets, on_rows or on_head, start)
+        for part, numerators in setup.chunks(rows, weight, targets, on_rows or on_head):
             logprobs.append(numerators.logprob)
             if numerators.entropy is not None:
                 entropies.append(numerators.entropy)
@@ -185,7 +189,7 @@ class SinglePass(torch.autograd.Function):
                 slope = slopes(rows[part], weight, targets[part], numerators, setup.temperature)
                 torch.mul(slope, gain[:, None].to(slope.dtype), out=to_rows[part])
             if to_head is not None:
-                temperature, fresh = setup.temperature, start == 0
+                temperature, fresh = setup.temperature, part.start == 0
                 add_to_head(to_head, rows[part], targets[part], numerators, gain, temperature, fresh)
             del numerators
         logprob, entropy = _collect(logprobs, rows), _collect(entropies, rows)

@@ -13,12 +13,13 @@ A backend makes the numerators; the products here are the same for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 _SLAB = 8_192  # columns at a time where a whole chunk would need a second buffer
+_NEAR = 1 << 18  # logits that stay in a core's cache from one look at them to the next
 
 
 class Numerators(NamedTuple):
@@ -35,7 +36,8 @@ class Numerators(NamedTuple):
 class NumeratorOptions(NamedTuple):
     """How a backend makes numerators: temperature, excluded ids [E], and whether it returns entropies, and e (keep).
 
-    support: [C, K] ids that alone have a probability, padded with -1; None for all. The reference backend takes it.
+    support: [C, K] ids that alone have a probability, padded with -1; None for all. out: [>= C, V] in the wide type, of
+    any content, for e to be made in; None for memory of its own. The reference backend takes these two.
     """
 
     temperature: float
@@ -43,6 +45,7 @@ class NumeratorOptions(NamedTuple):
     entropy: bool
     keep: bool
     support: Tensor | None = None
+    out: Tensor | None = None
 
 
 Backend = Callable[[Tensor, Tensor, Tensor, NumeratorOptions], Numerators]
@@ -58,12 +61,26 @@ def torch_numerators(rows: Tensor, weight: Tensor, targets: Tensor, options: Num
 
     rows: [C, H]. weight: [V, H]. targets: [C] token ids in [0, V), none of them excluded.
     """
-    z = logits(rows, weight, 1 / options.temperature)
+    z = logits(rows, weight, 1 / options.temperature, options.out)
     if options.exclude is not None:
         z[:, options.exclude] = -torch.inf
-    if options.support is not None:
+    near = len(z) if z.is_cuda else max(1, _NEAR // z.shape[1])
+    supports = [None] * len(z) if options.support is None else options.support.split(near)
+    parts = zip(z.split(near), targets.split(near), supports, strict=False)
+    found = [_of_logits(*part, options.entropy) for part in parts]
+    if len(found) == 1:
+        rest, total, logprob, lse, entropy = found[0]
+    else:
+        rest, total, logprob, lse = (torch.cat(each) for each in list(zip(*found, strict=True))[:4])
+        entropy = torch.cat([row[4] for row in found]) if options.entropy else None
+    return Numerators(z if options.keep else None, rest, total, logprob, lse, entropy)
+
+
+def _of_logits(z: Tensor, targets: Tensor, support: Tensor | None, want_entropy: bool) -> tuple[Any, ...]:
+    """rest, total, logprob, lse and entropy, see Numerators, of logits z [R, V], which become e."""
+    if support is not None:
         outside = torch.ones(len(z), z.shape[1] + 1, dtype=torch.bool, device=z.device)
-        outside.scatter_(1, options.support.where(options.support >= 0, z.shape[1]), False)
+        outside.scatter_(1, support.where(support >= 0, z.shape[1]), False)
         z.masked_fill_(outside[:, :-1], -torch.inf)
     top = z.amax(1, keepdim=True)
     z.sub_(top)
@@ -79,22 +96,28 @@ def torch_numerators(rows: Tensor, weight: Tensor, targets: Tensor, options: Num
     tiny = torch.finfo(e.dtype).tiny * 1e6
     logprob = torch.where(e_target > tiny, -torch.log1p(rest / e_target.clamp(min=tiny)), at_target - log_total)
     entropy = None
-    if options.entropy:
+    if want_entropy:
         spread = sum(torch.special.entr(e[:, s : s + _SLAB]).sum(1) for s in range(0, e.shape[1], _SLAB))
         # log(total) as at_target - logprob: exact where the token is sure
         entropy = at_target - logprob + (spread + torch.special.entr(e_target)) / total
-    return Numerators(e if options.keep else None, rest, total, logprob, top.squeeze(1) + log_total, entropy)
+    return rest, total, logprob, top.squeeze(1) + log_total, entropy
 
 
-def logits(rows: Tensor, weight: Tensor, scale: float) -> Tensor:
-    """[C, V] scale x rows W^T, in float32 (float64 stays): with 16-bit logits log-probs would be off by 5e-2."""
+def logits(rows: Tensor, weight: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    """[C, V] scale x rows W^T, in float32 (float64 stays): with 16-bit logits log-probs would be off by 5e-2.
+
+    out: memory [>= C, V] for them; on GPUs they have their own.
+    """
+    if out is not None:
+        out = out[: len(rows)]
     if rows.dtype == wide(rows.dtype):
-        out = rows.new_empty(len(rows), len(weight))
+        out = rows.new_empty(len(rows), len(weight)) if out is None else out
         return torch.addmm(out, rows, weight.T, beta=0, alpha=scale, out=out)
     if rows.is_cuda:
         z = torch.mm(rows, weight.T, out_dtype=torch.float32)
         return z if scale == 1 else z.mul_(scale)
-    out, wider = rows.new_empty(len(rows), len(weight), dtype=torch.float32), rows.float() * scale
+    out = rows.new_empty(len(rows), len(weight), dtype=torch.float32) if out is None else out
+    wider = rows.float() * scale
     for s in range(0, len(weight), _SLAB):
         torch.mm(wider, weight[s : s + _SLAB].float().T, out=out[:, s : s + _SLAB])
     return out

@@ -178,6 +178,23 @@ def test_the_chunk_length_changes_nothing(train_head):
         assert all(a is b or torch.allclose(a, b, rtol=0, atol=1e-14) for a, b in zip(run, runs[0], strict=True))
 
 
+@pytest.mark.parametrize("train_head", [False, True])
+def test_a_large_vocabulary_is_looked_at_a_few_rows_at_a_time(train_head):
+    """100,000 words and 11 tokens in chunks of 4, which lie in the same memory: equal to the formula, also entropies."""
+    hidden, weight, targets = case(rows=11, hidden=3, vocabulary=100_003)
+    upstream = torch.linspace(-2, 3, 11, dtype=torch.float64)
+    options = {"temperature": 0.8, "exclude": torch.tensor([99_000, 100_002])}
+    ours = {"return_entropy": True, "max_workspace_bytes": 4 * 8 * len(weight)}
+    got = gradients(
+        lambda *args: linear_logprob(*args, **options, **ours).logprob, hidden, weight, targets, train_head, upstream
+    )
+    expected = gradients(lambda *args: naive(*args, **options)[0], hidden, weight, targets, train_head, upstream)
+    for a, b in zip(got, expected, strict=True):
+        assert (a is None and b is None) or torch.allclose(a, b, rtol=0, atol=1e-12)
+    entropy = linear_logprob(hidden, weight, targets, **options, **ours).entropy
+    assert torch.allclose(entropy, naive(hidden, weight, targets, **options)[1], rtol=0, atol=1e-12)
+
+
 def test_leading_dimensions_are_rows():
     hidden, weight, targets = case(rows=6)
     grid = linear_logprob(hidden.view(2, 3, H), weight, targets.view(2, 3), return_entropy=True)

@@ -194,7 +194,7 @@ FAULTS = {  # file, what is there, what is put in its place, the backend that mu
     "the target is not zeroed, rows": (f"{ROWS}.py", "(columns != target, tl.exp2", "(columns >= 0, tl.exp2", ROWS),
     "the target is not zeroed, torch": ("numerators.py", "e.scatter_(1, target, 0.0)", "e.clone()", "torch"),
     "excluded ids count": (f"{FUSED}.py", "live = live & (barred == 0)[None, :]", "live = live", FUSED),
-    "a chunk is dropped": ("functions.py", "range(0, len(rows), setup", "range(0, len(rows) - 1, setup", "torch"),
+    "a chunk is dropped": ("functions.py", "range(0, len(rows), self", "range(0, len(rows) - 1, self", "torch"),
     "overflow is not mended": (f"{FUSED}.py", "if outside.any() else numerators", "if False else numerators", FUSED),
 }
 
