@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 _BLOCK = 256
 _FEW = 1_024  # kept tokens that are drawn from by themselves
+_NEAR = 1 << 18  # logits that stay in a core's cache from one look at them to the next
 
 
 class Drawn(NamedTuple):
@@ -32,10 +33,13 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor | None, top_k: int,
     """
     if uniform is None:
         return Drawn(logits.argmax(-1), None, None)
-    scaled = (logits - logits.amax(-1, keepdim=True)) / temperature
     if not top_k and top_p >= 1:
-        token, logprob = pick(scaled, uniform)
+        near = len(logits) if logits.is_cuda else max(1, _NEAR // logits.shape[1])
+        rows = zip(logits.split(near), uniform.split(near), strict=True)
+        found = [pick(_scaled(some, temperature), number) for some, number in rows]
+        token, logprob = found[0] if len(found) == 1 else map(torch.cat, zip(*found, strict=True))
         return Drawn(token, logprob.float(), None)
+    scaled = _scaled(logits, temperature)
     support = kept_tokens(scaled, top_k, top_p)
     if support.shape[1] > _FEW:
         token, logprob = pick(scaled.masked_fill(~kept_mask(support, scaled.shape[1]), -torch.inf), uniform)
@@ -44,6 +48,11 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor | None, top_k: int,
     inside = scaled.gather(1, ids.clamp(max=scaled.shape[1] - 1)).masked_fill(ids == scaled.shape[1], -torch.inf)
     place, logprob = pick(inside, uniform)
     return Drawn(ids.gather(1, place[:, None]).squeeze(1), logprob.float(), support)
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    """Logits [N, V] over the temperature, the greatest of every row 0."""
+    return (logits - logits.amax(-1, keepdim=True)).div_(temperature)
 
 
 def kept_tokens(scaled: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -71,7 +80,9 @@ def pick(scaled: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """
     top = scaled.amax(-1, keepdim=True)
     share = (scaled - top).exp_()
-    share = nn.functional.pad(share, (0, -share.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK))
+    if share.shape[1] % _BLOCK:
+        share = nn.functional.pad(share, (0, -share.shape[1] % _BLOCK))
+    share = share.unflatten(1, (-1, _BLOCK))
     mass = share.sum(-1, dtype=torch.float64).cumsum(-1)
     total = mass[:, -1:]
     wanted = uniform[:, None] * total

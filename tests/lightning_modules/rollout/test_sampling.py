@@ -176,6 +176,23 @@ def test_draws_invert_the_distribution_function():
     assert draw(logits, 0.0, None, 0, 1.0).token.tolist() == [1] * 7
 
 
+@pytest.mark.parametrize("vocabulary", [40_000, 40_192])
+def test_a_large_vocabulary_is_drawn_from_a_few_rows_at_a_time(vocabulary):
+    """20 rows, more than are looked at together: bitwise the tokens and log-probs of every row by itself."""
+    generator = torch.Generator().manual_seed(3)
+    logits, numbers = torch.randn(20, vocabulary, generator=generator), torch.rand(20, generator=generator).double()
+    drawn = draw(logits, 0.7, numbers, 0, 1.0)
+    alone = [draw(logits[row : row + 1], 0.7, numbers[row : row + 1], 0, 1.0) for row in range(20)]
+    assert torch.equal(drawn.token, torch.cat([one.token for one in alone]))
+    assert torch.equal(drawn.logprob, torch.cat([one.logprob for one in alone]))
+    exact = torch.log_softmax(logits.double() / 0.7, -1)
+    assert torch.allclose(drawn.logprob.double(), exact.gather(1, drawn.token[:, None]).squeeze(1), rtol=0, atol=2e-6)
+    below = exact.exp().cumsum(1).gather(1, drawn.token[:, None]).squeeze(1)
+    assert (below > numbers - 1e-6).all() and (
+        below - exact.exp().gather(1, drawn.token[:, None])[:, 0] <= numbers + 1e-6
+    ).all()
+
+
 def test_placeholders_are_never_sampled_however_likely(policy, prompts):
     """Their rows of the head point where the hidden state points, so that each beats every other token by far."""
     with torch.no_grad():
