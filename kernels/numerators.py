@@ -65,9 +65,11 @@ def torch_numerators(rows: Tensor, weight: Tensor, targets: Tensor, options: Num
     if options.exclude is not None:
         z[:, options.exclude] = -torch.inf
     near = len(z) if z.is_cuda else max(1, _NEAR // z.shape[1])
-    supports = [None] * len(z) if options.support is None else options.support.split(near)
-    parts = zip(z.split(near), targets.split(near), supports, strict=False)
-    found = [_of_logits(*part, options.entropy) for part in parts]
+    found = []
+    for start in range(0, len(z), near):
+        part = slice(start, start + near)
+        support = None if options.support is None else options.support[part]
+        found.append(_of_logits(z[part], targets[part], support, options.entropy))
     if len(found) == 1:
         rest, total, logprob, lse, entropy = found[0]
     else:

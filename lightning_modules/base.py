@@ -34,6 +34,7 @@ from .rollout.engine import Rollout
 from .step.accuracy import AccuracyByLabel
 from .step.answering import answers
 from .step.data_metrics import batch_metrics
+from .step.freed_memory import keep_freed_memory
 from .step.fused import fused
 from .step.learning_rate import Schedule, set_rate
 from .step.moved import Moved
@@ -82,6 +83,8 @@ class PolicyModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Has `trainer.precision` mean what it means here, before anything is loaded under it."""
         precision_of(self.trainer)
+        if self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
 
     def configure_model(self) -> None:
         """Loads the policy; Lightning calls this before every entry point, after the data were set up.

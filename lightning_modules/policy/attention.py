@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .keeping import read_from_norm, rotated
+
 
 class KeysValues:
     """What one layer has read so far: keys and values [N, heads, L, width]; None before it has read anything.
@@ -92,10 +94,10 @@ class _Attending:
         if not isinstance(past, KeysValues):
             return type(own).forward(own, hidden_states, *args, **options)
         rotary, mask = options["position_embeddings"], options["attention_mask"]
-        query = rotated(heads(own.q_proj(hidden_states), own), rotary)
-        keys, values = past.add(
-            rotated(heads(own.k_proj(hidden_states), own), rotary), heads(own.v_proj(hidden_states), own)
-        )
+        with read_from_norm(hidden_states):
+            query, key, value = (heads(read(hidden_states), own) for read in (own.q_proj, own.k_proj, own.v_proj))
+        query = rotated(query, rotary)
+        keys, values = past.add(rotated(key, rotary), value)
         causal = mask is None and query.shape[2] > 1
         out = nn.functional.scaled_dot_product_attention(
             query, keys, values, mask, is_causal=causal, scale=own.scaling, enable_gqa=query.shape[1] != keys.shape[1]
@@ -113,14 +115,6 @@ def heads(projected: Tensor, attention: Any) -> Tensor:
     """[N, heads, L, width] of projections [N, L, heads x width]."""
     split: Tensor = projected.unflatten(-1, (-1, attention.head_dim))
     return split.transpose(1, 2)
-
-
-def rotated(states: Tensor, rotary: Any) -> Tensor:
-    """Queries or keys [N, heads, L, width] turned by their positions, which are the same along all three axes."""
-    cos, sin = (part[0] if part.ndim == 4 else part for part in rotary)
-    first, second = states.chunk(2, -1)
-    turned: Tensor = states * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
-    return turned
 
 
 def own_mask(decoder: Any, mask: Tensor, length: int, full: bool) -> Any:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .attention import heads, is_ours, rotated
+from .attention import heads, is_ours
+from .keeping import rotated
 from .omni import OmniPolicy, State
 
 

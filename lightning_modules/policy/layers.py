@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...datamodules.batch import Prompts
 from .attention import KeysValues, fill, own_attention, own_mask
+from .keeping import whole_layers
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ def _step(layer: nn.Module, kind: str, places: list[_Where], last: bool, droppin
     before = _dropping(layer)
     _set_dropping(layer, dropping)
     try:
-        return layer(hidden, kind=kind, places=places, last=last)
+        with whole_layers():
+            return layer(hidden, kind=kind, places=places, last=last)
     finally:
         _set_dropping(layer, before)
 

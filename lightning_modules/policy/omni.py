@@ -24,6 +24,7 @@ from ...kernels.numerators import logits as head_logits
 from .adapters import Lora, with_lora
 from .checkpoint import load_thinker
 from .hearing import can_take_windows, take_windows
+from .keeping import keep_little
 from .layers import read_completions, take_segments
 from .parts import PARTS, train_parts, translate_names
 from .said import Said
@@ -93,6 +94,7 @@ class OmniPolicy(nn.Module):
         if lora is not None:
             self.thinker = with_lora(self.thinker, lora).eval()
         take_segments(self.base.get_decoder())
+        keep_little(self.base.get_decoder())
         if can_take_windows(self.tower):
             take_windows(self.tower)
         if gradient_checkpointing:

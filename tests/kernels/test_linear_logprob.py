@@ -180,7 +180,7 @@ def test_the_chunk_length_changes_nothing(train_head):
 
 @pytest.mark.parametrize("train_head", [False, True])
 def test_a_large_vocabulary_is_looked_at_a_few_rows_at_a_time(train_head):
-    """100,000 words and 11 tokens in chunks of 4, which lie in the same memory: equal to the formula, also entropies."""
+    """100,000 words and 11 tokens in chunks of 4 in the same memory: equal to the formula, also entropies."""
     hidden, weight, targets = case(rows=11, hidden=3, vocabulary=100_003)
     upstream = torch.linspace(-2, 3, 11, dtype=torch.float64)
     options = {"temperature": 0.8, "exclude": torch.tensor([99_000, 100_002])}
