@@ -2,7 +2,7 @@
 
 Keys and values of the completions lie in buffers made once. Scores over a prompt and over a completion's own tokens are
 made apart and weighed together, so that nothing is copied per completion or per token. Nothing asks the device for a
-number.
+number, and `hidden` does the same operations on the same memory for every token, as `replayed.py` needs it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Decoding:
 
     def __init__(self, policy: OmniPolicy, state: State, group: int, longest: int) -> None:
         self.policy, self.decoder = policy, policy.base.get_decoder()
-        self.count, self.group, self.read = len(state.mask), group, 0
+        self.count, self.group, self.longest, self.read = len(state.mask), group, longest, 0
         self._layers = []
         for layer in state.cache.layers:
             shape = (self.count, group, layer.keys.shape[1], longest, layer.keys.shape[3])
-            own = (layer.keys.new_empty(shape), layer.values.new_empty(shape))
+            own = (layer.keys.new_zeros(shape), layer.values.new_zeros(shape))
             self._layers.append(_Layer(layer.keys, layer.values, *own))
         seen = state.mask.bool()
         self._hidden = None if state.full else ~seen[:, None, None]
@@ -46,14 +46,23 @@ class Decoding:
 
     def step(self, token: Tensor) -> Tensor:
         """Hidden states [B x G, H] after one more token [B x G] of every row."""
+        last = self.hidden(token, self.read, self.read + 1)
+        self.read += 1
+        return last
+
+    def hidden(self, token: Tensor, at: int | Tensor, bound: int) -> Tensor:
+        """As `step`, where `at` tokens have been read; of the memory of a completion it looks at `bound` places.
+
+        at: below bound; a tensor int64 on the device where the number is not to be part of what is done.
+        """
         states = self.policy.embed(token)[:, None]
-        positions = (self._next + self.read)[:, None].expand(-1, self.group).reshape(1, -1, 1)
+        positions = (self._next + at)[:, None].expand(-1, self.group).reshape(1, -1, 1)
         rotary = self.decoder.rotary_emb(states, positions.expand(3, -1, -1))
         for layer, memory in zip(self.decoder.layers, self._layers, strict=True):
             normed = layer.input_layernorm(states)
-            states = states + layer.self_attn.o_proj(self._attend(layer.self_attn, normed, rotary, memory))
+            seen = self._attend(layer.self_attn, normed, rotary, memory, at, bound)
+            states = states + layer.self_attn.o_proj(seen)
             states = states + layer.mlp(layer.post_attention_layernorm(states))
-        self.read += 1
         normed = self.decoder.norm(states)
         last: Tensor = normed[:, 0]
         return last
@@ -63,7 +72,7 @@ class Decoding:
         for number, memory in enumerate(self._layers):
             own = []
             for part in memory[2:]:
-                fresh = part.new_empty(*rows.shape, *part.shape[2:])
+                fresh = part.new_zeros(*rows.shape, *part.shape[2:])
                 fresh[:, :, :, : self.read] = part[:, :, :, : self.read][prompts[:, None], rows]
                 own.append(fresh)
             self._layers[number] = _Layer(memory.keys[prompts], memory.values[prompts], *own)
@@ -71,15 +80,19 @@ class Decoding:
         self._next = self._next[prompts]
         self._hidden = None if self._hidden is None else self._hidden[prompts]
 
-    def _attend(self, attention: Any, normed: Tensor, rotary: Any, memory: _Layer) -> Tensor:
+    def _attend(
+        self, attention: Any, normed: Tensor, rotary: Any, memory: _Layer, at: int | Tensor, bound: int
+    ) -> Tensor:
         """[B x G, 1, heads x width] what every row's new token sees of its prompt and of itself."""
         shape = (self.count, self.group)
         query = rotated(heads(attention.q_proj(normed), attention), rotary).unflatten(0, shape)
-        memory.own_keys[:, :, :, self.read] = rotated(heads(attention.k_proj(normed), attention), rotary)[
-            :, :, 0
-        ].unflatten(0, shape)
-        memory.own_values[:, :, :, self.read] = heads(attention.v_proj(normed), attention)[:, :, 0].unflatten(0, shape)
-        keys, values = (part[:, :, :, : self.read + 1] for part in memory[2:])
+        new = (rotated(heads(attention.k_proj(normed), attention), rotary), heads(attention.v_proj(normed), attention))
+        for own, part in zip(memory[2:], new, strict=True):
+            if isinstance(at, int):
+                own[:, :, :, at] = part[:, :, 0].unflatten(0, shape)
+            else:
+                own.index_copy_(3, at.view(1), part.unflatten(0, shape))
+        keys, values = (part[:, :, :, :bound] for part in memory[2:])
         kv, width = memory.keys.shape[1], memory.keys.shape[3]
         query = query.reshape(*shape, kv, -1, width) * attention.scaling
         sharing = query.shape[3]  # heads that read the same keys
@@ -88,7 +101,10 @@ class Decoding:
         if self._hidden is not None:
             on_prompt = on_prompt.masked_fill(self._hidden, -torch.inf)
         on_prompt = on_prompt.unflatten(2, (self.group, sharing)).transpose(1, 2)
-        scores = torch.cat([on_prompt, product(query, keys.transpose(-1, -2))], -1)
+        on_own = product(query, keys.transpose(-1, -2))
+        if not isinstance(at, int):
+            on_own = on_own.masked_fill(torch.arange(bound, device=at.device) > at, -torch.inf)
+        scores = torch.cat([on_prompt, on_own], -1)
         weights = torch.softmax(scores, -1).to(normed.dtype)
         length = memory.keys.shape[2]
         to_prompt = weights[..., :length].transpose(1, 2).reshape(self.count, kv, -1, length)
