@@ -4,7 +4,7 @@
     python benchmarks/sampling.py [CHECKPOINT] --out FILE  also figures as JSON
 
 Both take turns in one process; CPU seconds, on a GPU those of the wall; the median of the turns, and no completion ends
-before the limit.
+before the limit. On a GPU also without CUDA graphs, and in how many completions their rounding made another draw.
 """
 
 from __future__ import annotations
@@ -110,14 +110,14 @@ def main() -> None:
     prompts = asked(policy).to("cuda" if on_gpu else "cpu")
     keys = list(range(PROMPTS * given.group))
     how = {"max_new_tokens": given.tokens, "group_size": given.group, "temperature": 1.0, "keys": keys}
+    jobs: dict[str, Callable[[], Any]] = {
+        "ours": lambda: sample(policy, prompts, **how),
+        "transformers generate": lambda: generate(policy, prompts, given.group, given.tokens),
+    }
+    if on_gpu:
+        jobs["ours without CUDA graphs"] = lambda: sample(policy, prompts, **how, cuda_graphs=False)
     with torch.no_grad():
-        seconds = turns(
-            {
-                "ours": lambda: sample(policy, prompts, **how),
-                "transformers generate": lambda: generate(policy, prompts, given.group, given.tokens),
-            },
-            given.repeats,
-        )
+        seconds = turns(jobs, given.repeats)
     said = PROMPTS * given.group * given.tokens
     figures = {
         "machine": torch.cuda.get_device_name() if on_gpu else f"{platform.machine()}, one core",
@@ -126,6 +126,10 @@ def main() -> None:
         "tokens per second": {name: round(said / value, 1) for name, value in seconds.items()},
         "ratio": round(seconds["transformers generate"] / seconds["ours"], 2),
     }
+    if on_gpu:
+        with torch.no_grad():
+            replayed, plain = (sample(policy, prompts, **how, cuda_graphs=graphs) for graphs in (True, False))
+        figures["rows that CUDA graphs changed"] = int((replayed.ids != plain.ids).any(1).sum())
     print(json.dumps(figures, indent=1))
     if given.out:
         given.out.write_text(json.dumps(figures, indent=1) + "\n")
