@@ -16,18 +16,20 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 BATCH, GROUP, TOKENS, WARM, RATE = 8, 8, 32, 2, 1e-3
-STEPS = {"sft": 8, "grpo": 6}
+STEPS = {"sft": 8, "grpo": 5}
 PROBE = "from importlib.metadata import version as v; print(v('ms-swift'), v('torch'), v('transformers'))"
 ABSENT = (
     "ms-swift is not installed, so nothing is compared; `pip install ms-swift==4.6.* qwen-omni-utils` puts it beside "
@@ -76,7 +78,9 @@ SWIFT_GRPO: dict[str, Any] = {
 
 def peer_versions(python: str) -> dict[str, str] | None:
     """Versions of ms-swift, torch and transformers that an interpreter has; None where it has no ms-swift."""
-    asked = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, check=False, cwd=tempfile.gettempdir())
+    asked = subprocess.run(
+        [python, "-c", PROBE], capture_output=True, text=True, check=False, cwd=tempfile.gettempdir()
+    )
     if asked.returncode:
         return None
     return dict(zip(("ms-swift", "torch", "transformers"), asked.stdout.split()[-3:], strict=True))
@@ -95,7 +99,8 @@ def prepared(folder: Path) -> None:
     shard(questions, str(folder / "shards"))
     build_tiny(questions, str(folder / "model"))
     torch.save({}, folder / "model" / "spk_dict.pt")  # speakers, without which the whole Omni is not loaded
-    said = {"suppress_tokens": placeholders(folder / "model")}  # ours never says them; random weights would
+    # Random weights would say what no trained ones do, and ms-swift stops at answers of placeholders or of nothing.
+    said = {"suppress_tokens": unsaid(folder / "model"), "min_new_tokens": 1}
     (folder / "model" / "generation_config.json").write_text(json.dumps(said))
     shutil.copy(HERE / "clocks.py", folder)
     for name in STEPS:
@@ -103,13 +108,13 @@ def prepared(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records(name, folder)))
 
 
-def placeholders(checkpoint: Path) -> list[int]:
-    """The tokens of a checkpoint that stand for recordings, pictures and films."""
+def unsaid(checkpoint: Path) -> list[int]:
+    """The tokens of a checkpoint that stand for recordings, pictures and films, or begin a turn."""
     from transformers import AutoTokenizer
 
     from earwitness.lightning_modules.policy.omni import PLACEHOLDERS
 
-    return AutoTokenizer.from_pretrained(checkpoint).convert_tokens_to_ids(list(PLACEHOLDERS))
+    return AutoTokenizer.from_pretrained(checkpoint).convert_tokens_to_ids([*PLACEHOLDERS, "<|im_start|>"])
 
 
 def stage(name: str) -> dict[str, Any]:
@@ -201,19 +206,21 @@ def trained(trainer: str, name: str, folder: Path, peer_python: str) -> dict[str
     command = words(trainer, name, folder, peer_python)
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=os.environ | more)
     if done.returncode:
-        said = (done.stderr + done.stdout).strip().splitlines() or ["it said nothing"]
-        return {"failed": last_line(done.stderr) or said[-1][:300]}
+        return {"failed": last_line(done.stderr) or last_line(done.stdout) or f"it ended with {done.returncode}"}
     return figures_of([json.loads(line) for line in clock.read_text().splitlines()])
 
 
 def last_line(text: str) -> str:
-    """The last line that is not blank, 300 letters of it."""
-    return next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "")
+    """What a process said last, 300 letters of it: the line that names an error, else the last one without a bar."""
+    lines = [line.rpartition("\r")[2].strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and "it/s]" not in line and "s/it]" not in line]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+    return (errors or lines or [""])[-1][:300]
 
 
 def figures_of(lines: list[dict[str, float]]) -> dict[str, Any]:
     """CPU seconds a step, MiB grown, and what was logged, of a clock's lines; the first was written before step one."""
-    seconds = [after["cpu_s"] - before["cpu_s"] for before, after in zip(lines, lines[1:], strict=False)]
+    seconds = [after["cpu_s"] - before["cpu_s"] for before, after in pairwise(lines)]
     found: dict[str, Any] = {"cpu_s": statistics.median(seconds[WARM:]), "steps": len(seconds)}
     found["mib"] = lines[-1]["peak_mib"] - lines[0]["peak_mib"]
     losses = [line.get("train/loss", line.get("loss")) for line in lines[1:]]
