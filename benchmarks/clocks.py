@@ -53,7 +53,7 @@ if "swift" in sys.modules:  # as its external plugin
     from swift.callbacks import TrainerCallback, callbacks_map  # type: ignore[import-not-found]
     from swift.rewards import ORM, orms  # type: ignore[import-not-found]
 
-    class SwiftClock(TrainerCallback):
+    class SwiftClock(TrainerCallback):  # type: ignore[misc]
         """A tick before the first step and after each, when its numbers are logged."""
 
         def on_train_begin(self, *_, **__) -> None:
@@ -63,7 +63,7 @@ if "swift" in sys.modules:  # as its external plugin
             if logs and "loss" in logs:
                 tick(logs)
 
-    class Spread(ORM):
+    class Spread(ORM):  # type: ignore[misc]
         """The reward above."""
 
         def __call__(self, completions, **columns):

@@ -95,7 +95,7 @@ class _Sheet:
         self.parts.append(f'<text {place} y="{self.y:.1f}" font-size="{size}"{more}>{escape(words)}</text>')
 
     def lines(self, words: str, size: float, mark: str = "", bold: bool = False) -> None:
-        for line in wrap(words, int(INNER / width(1, size, bold))):
+        for line in wrap(words, int(INNER / width(1, size, bold)), break_on_hyphens=False):
             self.y += size * 1.4
             self.text(line, size, mark, bold=bold)
 
@@ -114,8 +114,9 @@ def draw(figure: Figure) -> str:
     sheet = _Sheet(y=8)
     sheet.lines(figure.title, 15, bold=True)
     for panel in figure.panels:
-        sheet.y += 9
+        sheet.y += 10
         sheet.lines(panel.heading, 12, "soft")
+        sheet.y += 3
         if panel.legend:
             _legend(sheet, panel.legend)
         _rows(sheet, panel)
@@ -147,6 +148,7 @@ def _legend(sheet: _Sheet, names: Sequence[str]) -> None:
         sheet.parts.append(f'<rect x="{x:.1f}" y="{sheet.y - 8:.1f}" width="9" height="9" class="p{number}"/>')
         sheet.parts.append(f'<text x="{x + 13:.1f}" y="{sheet.y:.1f}" font-size="11">{escape(name)}</text>')
         x += long
+    sheet.y += 3
 
 
 def _rows(sheet: _Sheet, panel: Panel) -> None:
@@ -155,7 +157,7 @@ def _rows(sheet: _Sheet, panel: Panel) -> None:
         room = INNER - width(len(row.text) + 2, 12, row.own)
         if room < INNER / 3:
             raise ValueError(f"{row.text!r} leaves no room for {row.name!r}")
-        for line in wrap(row.name, int(room / width(1, 12, row.own))):
+        for line in wrap(row.name, int(room / width(1, 12, row.own)), break_on_hyphens=False):
             sheet.y += 16
             sheet.text(line, bold=row.own)
         sheet.text(row.text, right=True, bold=row.own)

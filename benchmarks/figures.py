@@ -16,26 +16,30 @@ OURS = "earwitness"
 
 
 def short(value: float) -> str:
-    """Three digits of a number, with commas: 5.34, 0.153, 14,800."""
+    """Three digits of a number, with commas: 5.34, 11.0, 0.153, 14,800."""
     if value == 0:
         return "0"
-    if abs(value) >= 1_000:
+    if abs(value) >= 100:
         return f"{float(f'{value:.3g}'):,.0f}"
-    return f"{value:.3g}"
+    return f"{value:#.3g}"
 
 
-def quotients(rows: Sequence[Row], others: Sequence[Row] = (), second: str = "") -> str:
-    """ "theirs over ours" of every row that is not ours, and where others are given, of those too, by name."""
-    own = next(row.value for row in rows if row.own)
-    by_name = {row.name: row.value for row in others}
-    ours_too = next((row.value for row in others if row.own), 0.0)
-    said = []
-    for row in rows:
-        if row.own:
-            continue
-        also = f", {second} {short(by_name[row.name] / ours_too)}" if ours_too > 0 else ""
-        said.append(f"{row.name} {short(row.value / own)}{also}")
-    return "; ".join(said)
+def table(corner: str, columns: Mapping[str, Sequence[Row]], more: bool = False) -> str:
+    """A Markdown table of what others need of what ours needs, a line for each of them.
+
+    columns: name -> bars, ours among them. more: they are rates, and ours is divided by theirs. A cell is empty where
+    ours is nothing, or where somebody is missing.
+    """
+    names = dict.fromkeys(row.name for rows in columns.values() for row in rows if not row.own)
+    lines = [f"| {corner} | {' | '.join(columns)} |", "|---" + "|--:" * len(columns) + "|"]
+    for name in names:
+        cells = []
+        for rows in columns.values():
+            own = next((row.value for row in rows if row.own), 0.0)
+            other = next((row.value for row in rows if row.name == name), 0.0)
+            cells.append(short(own / other if more else other / own) if own > 0 and other > 0 else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def provider(name: str) -> str:
@@ -67,7 +71,8 @@ def about(result: Result) -> str:
     shape = said.pop("rows x width x vocabulary", "")
     machine = said.pop("machine")
     names = ", ".join(f"{name} {version}" for name, version in said.items())
-    return f"{machine}; {names}." + (f" Rows, width, vocabulary: {shape}." if shape else "")
+    shown = shape.replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{machine}; {names}." + (f" Rows, width, vocabulary: {shown}." if shape else "")
 
 
 def loss_figure(result: Result, modes: Mapping[str, str], title: str) -> Figure:
@@ -78,9 +83,9 @@ def loss_figure(result: Result, modes: Mapping[str, str], title: str) -> Figure:
         seconds, memory = loss_rows(found, "s", "s"), loss_rows(found, "GiB", "GiB")
         panels += [Panel(f"{heading}: CPU seconds, less is better", seconds)]
         panels += [Panel(f"{heading}: memory beyond inputs and gradients", memory)]
-        said.append(f"{heading}, theirs over ours in time: {quotients(seconds, memory, 'in memory')}.")
+        said.append(table(f"{heading}: theirs over ours", {"time": seconds, "memory": memory}))
     notes = ["Forward and backward, float32; every provider in a process of its own.", about(result)]
-    return Figure(title, panels, notes, "\n".join(f"- {line}" for line in said))
+    return Figure(title, panels, notes, "\n\n".join(said))
 
 
 def cross_entropy(result: Result) -> Figure:
@@ -175,7 +180,8 @@ def swift(result: Result) -> Figure:
                 f"{short(found['mib ratio'])} in memory{also}."
             )
     names = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    size = f"{result['batch']} questions a step; GRPO: {result['group']} answers each of {result['new_tokens']} tokens at most."
+    answers = f"{result['group']} answers each of {result['new_tokens']} tokens at most"
+    size = f"{result['batch']} questions a step; GRPO: {answers}."
     notes = ["The same tiny checkpoint, questions, rate; float32.", size, f"{result['machine']}; {names}."]
     return Figure("Whole steps beside ms-swift", panels, notes, "\n".join(said))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from earwitness.benchmarks.drawing import Figure, Panel, Row
-from earwitness.benchmarks.figures import OURS, Result, loss_rows, quotients, short
+from earwitness.benchmarks.figures import OURS, Result, loss_rows, short, table
 
 
 def machine_of(result: Result) -> str:
@@ -16,17 +16,16 @@ def machine_of(result: Result) -> str:
 
 def access(result: Result) -> Figure:
     """Decoded samples per CPU-second by the share of a corpus that is wanted."""
-    panels, said = [], []
+    panels, columns = [], {}
     for share, found in result["access"].items():
+        wanted = f"{100 * float(share):.0f} %"
         rates = {name: rate for name, rate in found.items() if isinstance(rate, float)}
         rows = [Row(name, rate, f"{short(rate)} /s", name.startswith(OURS)) for name, rate in rates.items()]
         rows.sort(key=lambda row: not row.own)
-        panels.append(
-            Panel(f"{100 * float(share):.0f} % of the questions, {found['samples']:,}: samples per CPU-second", rows)
-        )
-        said.append(f"- {100 * float(share):.0f} % wanted, theirs over ours in samples per second: {quotients(rows)}.")
+        columns[f"{wanted} wanted"] = rows
+        panels.append(Panel(f"{wanted} of the questions, {found['samples']:,}: samples per CPU-second", rows))
     notes = [f"{result['samples']:,} recordings of ten seconds; more is better.", machine_of(result)]
-    return Figure("Reading a part of a corpus", panels, notes, "\n".join(said))
+    return Figure("Reading a part of a corpus", panels, notes, table("ours over theirs", columns, more=True))
 
 
 def features(result: Result) -> Figure:
@@ -49,14 +48,12 @@ def decoding(result: Result) -> Figure:
     for kind, rates in result["kinds"].items():
         ours, bare = rates["earwitness"], rates["library alone"]
         rows = [Row(f"{OURS}, to 16 kHz mono", ours, f"{short(ours)} /s", True)]
-        panels.append(
-            Panel(f"{kind}: files per CPU-second", [*rows, Row("the library alone", bare, f"{short(bare)} /s")])
-        )
+        panels.append(Panel(kind, [*rows, Row("the library alone", bare, f"{short(bare)} /s")]))
     flac = result["decode"]
     said = f"FLAC that is 16 kHz and mono already: {short(flac['earwitness'])} files per CPU-second with all checks, "
     said += f"{short(flac['soundfile'])} by the library alone."
     notes = ["Ten seconds, 44.1 or 48 kHz, stereo. The library alone neither mixes nor resamples, nor checks."]
-    return Figure("Decoding, by the kind of file", panels, [*notes, machine_of(result)], said)
+    return Figure("Decoding: files per CPU-second", panels, [*notes, machine_of(result)], said)
 
 
 def curriculum(result: Result) -> Figure:

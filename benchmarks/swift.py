@@ -78,9 +78,10 @@ SWIFT_GRPO: dict[str, Any] = {
 
 def peer_versions(python: str) -> dict[str, str] | None:
     """Versions of ms-swift, torch and transformers that an interpreter has; None where it has no ms-swift."""
-    asked = subprocess.run(
-        [python, "-c", PROBE], capture_output=True, text=True, check=False, cwd=tempfile.gettempdir()
-    )
+    try:
+        asked = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, check=False)
+    except OSError as error:
+        sys.exit(f"{python}: cannot be started ({error.strerror}); --peer-python names an interpreter")
     if asked.returncode:
         return None
     return dict(zip(("ms-swift", "torch", "transformers"), asked.stdout.split()[-3:], strict=True))
@@ -114,7 +115,8 @@ def unsaid(checkpoint: Path) -> list[int]:
 
     from earwitness.lightning_modules.policy.omni import PLACEHOLDERS
 
-    return AutoTokenizer.from_pretrained(checkpoint).convert_tokens_to_ids([*PLACEHOLDERS, "<|im_start|>"])
+    ids: Any = AutoTokenizer.from_pretrained(checkpoint).convert_tokens_to_ids([*PLACEHOLDERS, "<|im_start|>"])
+    return ids
 
 
 def stage(name: str) -> dict[str, Any]:
@@ -189,7 +191,11 @@ def words(trainer: str, name: str, folder: Path, peer_python: str) -> list[str]:
     if trainer == "ours":
         return [sys.executable, "-m", "earwitness", "fit", "--config", str(folder / f"{name}.yaml"), "--fresh"]
     rows = BATCH * (GROUP if name == "grpo" else 1)
-    own = {"model": folder / "model", "dataset": folder / f"{name}.jsonl", "output_dir": folder / "peer"}
+    own: dict[str, Any] = {
+        "model": folder / "model",
+        "dataset": folder / f"{name}.jsonl",
+        "output_dir": folder / "peer",
+    }
     own |= {"per_device_train_batch_size": rows, "max_steps": STEPS[name]}
     options = SWIFT | own | (SWIFT_GRPO if name == "grpo" else {})
     command = [peer_python, "-m", f"swift.cli.{'rlhf' if name == 'grpo' else 'sft'}"]
