@@ -107,11 +107,10 @@ def grpo_loss(result: Result) -> Figure:
 def truncated(result: Result) -> Figure:
     """Log-probs over the words that top_k and top_p left."""
     found = [entry for entry in result["figures"] if entry.get("mode") == "truncated" and "s" in entry]
-    rows = [
-        Row(e["provider"].removeprefix("ours, "), e["s"], f"{short(e['s'])} s", "all" in e["provider"]) for e in found
-    ]
-    base = next(row.value for row in rows if row.own)
-    said = "; ".join(f"over {row.name} {short(row.value / base)}" for row in rows if not row.own)
+    times = {entry["provider"].removeprefix("ours, "): entry["s"] for entry in found}
+    rows = [Row(words, seconds, f"{short(seconds)} s", True) for words, seconds in times.items()]
+    whole = times.pop("all words")
+    said = "; ".join(f"over {words} {short(seconds / whole)}" for words, seconds in times.items())
     notes = ["Frozen head, forward and backward, float32.", about(result)]
     title = "Log-probs over the words that top_k left"
     return Figure(title, [Panel("CPU seconds by words per row", rows)], notes, f"Time over that of all words: {said}.")
@@ -197,5 +196,5 @@ def labels(result: Result) -> Figure:
             rows.append(Row(manner, share, text, True, (low, high)))
         count = next(iter(manners.values()))["questions"]
         panels.append(Panel(f"{corpus}: agreement with the planted truth, {count:,} questions", rows, 100.0))
-    notes = ["Three sampling voters; the interval is of 95 %.", "Counts, not times: they are the same on any machine."]
+    notes = ["Three voters, asked in four ways; intervals of 95 %. Counts, not times."]
     return Figure("Labels beside the planted truth", panels, notes)

@@ -118,7 +118,7 @@ def gpu_steps(result: Result) -> Figure:
         panels.append(
             Panel(f"{name.upper()}: a step", [Row(OURS, found["seconds"], f"{short(found['seconds'])} s", True)])
         )
-        keys = {"memory/peak_gb": "at its peak", "memory/foretold_gb": "foretold by `earwitness plan --memory`"}
+        keys = {"memory/peak_gb": "at its peak", "memory/foretold_gb": "foretold by earwitness plan --memory"}
         rows = [Row(text, found[key], f"{short(found[key])} GB", True) for key, text in keys.items() if key in found]
         panels += [Panel(f"{name.upper()}: memory", rows)] if rows else []
     for clips in result["tower"]:
