@@ -1,13 +1,14 @@
 """SFT and GRPO steps beside ms-swift's: the same tiny Qwen2.5-Omni, questions, batches, learning rate and precision.
 
-    python benchmarks/swift.py                            where ms-swift is installed beside earwitness
-    python benchmarks/swift.py --peer-python PYTHON       an interpreter that has it, in an environment of its own
+    python benchmarks/swift.py --peer-python PYTHON       an interpreter that has ms-swift, in an environment of its own
+    python benchmarks/swift.py                            where it is installed beside earwitness
     python benchmarks/swift.py --out FILE                 also figures as JSON
 
 Each trainer runs as its user starts it (`earwitness fit`, `swift sft`, `swift rlhf --rlhf_type grpo`), in turns, in a
 process of its own, on one CPU thread in float32, all weights training. Time is the median CPU time of the steps after
-the first two, memory the growth of the process's peak over its size before the first step. The first SFT losses say
-whether both learn the same; a trainer that ends by a fault is reported with its last line.
+the first two, memory the growth of the process's peak over that before the first step. The first SFT losses say whether
+both learn the same: ms-swift's counts the line break after an answer, and placeholders in the softmax. A trainer that
+ends by a fault is reported with its last line.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ BATCH, GROUP, TOKENS, WARM, RATE = 8, 8, 32, 2, 1e-3
 STEPS = {"sft": 8, "grpo": 5}
 PROBE = "from importlib.metadata import version as v; print(v('ms-swift'), v('torch'), v('transformers'))"
 ABSENT = (
-    "ms-swift is not installed, so nothing is compared; `pip install ms-swift==4.6.* qwen-omni-utils` puts it beside "
-    "earwitness, or into an environment of its own that --peer-python names."
+    "ms-swift is not installed, so nothing is compared; `pip install 'ms-swift==4.6.*' qwen-omni-utils torchvision decord "
+    "msgspec` in an environment of its own, for it wants older packages than earwitness, and --peer-python names it."
 )
 # Full fine-tuning in order, without what only one of the two does; the rest is as shipped.
 SWIFT: dict[str, Any] = {
