@@ -33,8 +33,8 @@ BATCH, GROUP, TOKENS, WARM, RATE = 8, 8, 32, 2, 1e-3
 STEPS = {"sft": 8, "grpo": 5}
 PROBE = "from importlib.metadata import version as v; print(v('ms-swift'), v('torch'), v('transformers'))"
 ABSENT = (
-    "ms-swift is not installed, so nothing is compared; `pip install 'ms-swift==4.6.*' qwen-omni-utils torchvision decord "
-    "msgspec` in an environment of its own, for it wants older packages than earwitness, and --peer-python names it."
+    "ms-swift is not installed, so nothing is compared; `pip install 'ms-swift==4.6.*' qwen-omni-utils torchvision "
+    "decord msgspec` in an environment of its own, for it wants older packages than earwitness, and --peer-python names it."
 )
 # Full fine-tuning in order, without what only one of the two does; the rest is as shipped.
 SWIFT: dict[str, Any] = {
