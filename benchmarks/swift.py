@@ -34,7 +34,8 @@ STEPS = {"sft": 8, "grpo": 5}
 PROBE = "from importlib.metadata import version as v; print(v('ms-swift'), v('torch'), v('transformers'))"
 ABSENT = (
     "ms-swift is not installed, so nothing is compared; `pip install 'ms-swift==4.6.*' qwen-omni-utils torchvision "
-    "decord msgspec` in an environment of its own, for it wants older packages than earwitness, and --peer-python names it."
+    "decord msgspec` in an environment of its own, for it wants older packages than earwitness, and name that by "
+    "--peer-python."
 )
 # Full fine-tuning in order, without what only one of the two does; the rest is as shipped.
 SWIFT: dict[str, Any] = {
