@@ -16,7 +16,7 @@ help:
 	@echo "make check   lint, formatting, types"
 	@echo "make format  put the code in shape"
 	@echo "make build   wheel and sdist into dist/"
-	@echo "make bench   what planning, data and log-probs cost on this machine"
+	@echo "make bench   what planning, data, losses and steps cost here, drawn into docs/speed.md"
 	@echo "make gpu     on a GPU, without network: kernel tests, benchmark, figures (PYTHON=, RESULTS=)"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -88,6 +88,7 @@ format: $(VENV)/installed
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+# SWIFT_PYTHON: an interpreter that has ms-swift; without it, and where ms-swift is not beside earwitness, it is left out.
 bench: $(VENV)/installed
 	@$(BIN)/python benchmarks/curriculum.py --out benchmarks/results/curriculum.json
 	@$(BIN)/python benchmarks/data.py --samples 5000
@@ -95,6 +96,8 @@ bench: $(VENV)/installed
 	@$(BIN)/python benchmarks/grpo_step.py --out benchmarks/results/grpo_step.json
 	@$(BIN)/python benchmarks/build.py --out benchmarks/results/build.json
 	@$(BIN)/python benchmarks/sampling.py --out benchmarks/results/sampling.json
+	@$(BIN)/python benchmarks/swift.py $(if $(SWIFT_PYTHON),--peer-python $(SWIFT_PYTHON)) --out benchmarks/results/swift.json
+	@$(BIN)/python benchmarks/pictures.py
 
 # With what is installed on the GPU host: torch, triton, pytest; for the sampler, the tower and whole steps also what
 # training needs. Nothing is fetched, the package is a link to here. Under eight minutes.

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import platform
 import resource
 import tempfile
 import time
@@ -202,7 +203,8 @@ def main() -> None:
     told("the same: attempts that 429 cost", further, "0", further == 0)
     if args.out:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.out).write_text(json.dumps([row[:3] for row in rows], indent=1))
+        where = {"machine": platform.processor() or platform.machine(), "python": platform.python_version()}
+        Path(args.out).write_text(json.dumps(where | {"figures": [row[:3] for row in rows]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

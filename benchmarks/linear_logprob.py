@@ -233,6 +233,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def cpu_named() -> str:
+    """The kind of processor, and how much of it is used."""
+    threads = torch.get_num_threads()
+    return f"{platform.machine()}, " + ("one core" if threads == 1 else f"{threads} threads")
+
+
 def main() -> None:
     """Measures, prints a table, writes JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -250,12 +256,14 @@ def main() -> None:
     gpu = torch.cuda.is_available()
     about = versions() | {
         "torch": torch.__version__,
-        "machine": torch.cuda.get_device_name() if gpu else platform.machine(),
+        "machine": torch.cuda.get_device_name() if gpu else cpu_named(),
     }
     if gpu:
         import triton
 
         about["triton"] = triton.__version__
+    else:
+        about["rows x width x vocabulary"] = f"{rows:,} x {hidden:,} x {vocabulary:,}"
     figures = on_gpu(options.quick) + accuracy() if gpu else on_cpu(options.rounds, rows, hidden, vocabulary)
     lines = [", ".join(f"{k} {v}" for k, v in about.items())]
     for entry in figures:
