@@ -51,8 +51,10 @@ def whole_layers() -> Iterator[None]:
 
 def rotated(states: Tensor, rotary: Any) -> Tensor:
     """Queries or keys [N, heads, L, width] turned by their positions, which are the same along all three axes."""
-    cos, sin = (part[0] if part.ndim == 4 else part for part in rotary)
-    turned: Tensor = _Turn.apply(states, cos[:, None], sin[:, None])
+    cos, sin = (part[0][:, None] if part.ndim == 4 else part[:, None] for part in rotary)
+    if not torch.is_grad_enabled():
+        return _turn(states, cos, sin)
+    turned: Tensor = _Turn.apply(states, cos, sin)
     return turned
 
 
@@ -64,6 +66,8 @@ class _Norming:
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
         (norm,) = self.norm
+        if not torch.is_grad_enabled():
+            return _norm(hidden_states, norm.weight, norm.variance_epsilon)[0]
         out: Tensor = _Norm.apply(hidden_states, norm.weight, norm.variance_epsilon)
         return out
 
@@ -76,11 +80,13 @@ class _Gating:
 
     def __call__(self, hidden_state: Tensor) -> Any:
         (mlp,) = self.mlp
+        if not torch.is_grad_enabled():
+            return mlp.down_proj(_gate(mlp.gate_proj(hidden_state), mlp.up_proj(hidden_state)))
         with read_from_norm(hidden_state):
             gate, up = mlp.gate_proj(hidden_state), mlp.up_proj(hidden_state)
         product = _Gate.apply(gate, up)
         gate, up = gate.detach(), up.detach()
-        with _made_again(product, lambda: nn.functional.silu(gate).mul_(up)):
+        with _made_again(product, lambda: _gate(gate, up)):
             return mlp.down_proj(product)
 
 
@@ -123,16 +129,33 @@ def _made_again(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
         yield
 
 
+def _norm(states: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The states over their root mean square, times the weight; and one over it [..., 1], in float32."""
+    wide = states.to(torch.float32)
+    scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+    return weight * (wide * scale).to(states.dtype), scale
+
+
+def _gate(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) x up."""
+    return nn.functional.silu(gate).mul_(up)
+
+
+def _turn(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """states x cos + (states turned by a quarter) x sin."""
+    first, second = states.chunk(2, -1)
+    return (states * cos).add_(torch.cat([-second, first], -1).mul_(sin))
+
+
 class _Norm(torch.autograd.Function):
     """weight x (states / root mean square), in float32 but for the weight; keeps the states and one number of each."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """states: [..., H]. weight: [H]."""
-        wide = states.to(torch.float32)
-        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+        out, scale = _norm(states, weight, epsilon)
         ctx.save_for_backward(states, weight, scale)
-        return weight * (wide * scale).to(states.dtype)
+        return out
 
     @staticmethod
     def again(ctx: Any) -> Tensor:
@@ -164,7 +187,7 @@ class _Gate(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         """gate, up: of one shape."""
         ctx.save_for_backward(gate, up)
-        return nn.functional.silu(gate).mul_(up)
+        return _gate(gate, up)
 
     @staticmethod
     @once_differentiable
@@ -181,8 +204,7 @@ class _Turn(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """states: [N, heads, L, width]. cos, sin: [N, 1, L, width]."""
         ctx.save_for_backward(cos, sin)
-        first, second = states.chunk(2, -1)
-        return (states * cos).add_(torch.cat([-second, first], -1).mul_(sin))
+        return _turn(states, cos, sin)
 
     @staticmethod
     @once_differentiable

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 _BLOCK = 256
 _FEW = 1_024  # kept tokens that are drawn from by themselves
-_NEAR = 1 << 18  # logits that stay in a core's cache from one look at them to the next
+_NEAR = 1 << 19  # logits that stay in a core's cache from one look at them to the next
 
 
 class Drawn(NamedTuple):
