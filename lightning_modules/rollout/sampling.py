@@ -34,6 +34,8 @@ class PolicyEngine(Engine):
     policy's cannot; a warning tells where they could not, and False tries nothing.
     """
 
+    cuda_graphs: bool = True
+
     def __init__(self, cuda_graphs: bool = True) -> None:
         self.cuda_graphs = cuda_graphs
 
