@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from earwitness.commands.checks import checked_curriculum
+from earwitness.commands.checks.trainer import checked_curriculum
 from earwitness.commands.cli import main
 from earwitness.configs.files import read_curriculum
 from earwitness.configs.overrides import AMOUNTS, is_override, overridden, split_name
