@@ -22,8 +22,8 @@ import pyarrow as pa
 import pytest
 
 from earwitness.commands.cli import main
+from earwitness.commands.labelling import results as label_results
 from earwitness.commands.labelling.job import load_job
-from earwitness.commands.labelling.run import results as label_results
 from earwitness.commands.labelling.run import run_job
 from earwitness.curriculum.contribution.labels import read_about
 from earwitness.curriculum.contribution.votes import read_tallies
