@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...configs.files import read_curriculum
 from ...configs.plugins import function_named, nearest
 from ...configs.typed import placed
-from ...curriculum.schedule.stages import Curriculum, parse_curriculum
+from ...curriculum.schedule.named import curriculum_of
+from ...curriculum.schedule.stages import Curriculum
 from ...errors import InputError
 from .paths import Read
 
@@ -88,7 +88,7 @@ def checked_curriculum(spec: Mapping[str, Any] | str, where: str) -> Curriculum:
             '"weak_to_strong stages.grpo.budget.steps=50"'
         )
     try:
-        return parse_curriculum(read_curriculum(spec) if isinstance(spec, str) else spec)
+        return curriculum_of(spec)
     except InputError as error:
         raise InputError(placed(str(error), where)) from error
 

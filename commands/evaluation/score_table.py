@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ...boundary.files import read_json, write_text
+from ...boundary.files import made_folder, read_json, write_text
 from ...curriculum.statistics import holm
 from ...errors import InputError
 from ...reports.page import html_of, plain, points, row_of, share, table_of
@@ -38,7 +38,7 @@ def score_table(
     names = list(dict.fromkeys(one for benchmarks in found.values() for one in benchmarks))
     table = {"scores": _scores(found), "published": published or {}, "changes": changes, "warnings": warnings}
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     write_text(folder / "table.json", json.dumps(table, indent=1) + "\n")
     write_text(folder / "table.md", "\n".join(_markdown(table, names)) + "\n")
     pages = [f"{name}: {Path(path) / 'report.html'}" for name, path in results.items()]

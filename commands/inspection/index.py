@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...boundary.files import write_bytes
+from ...boundary.files import made_folder, write_bytes
 from ...boundary.words import file_name, plain, say
 from ...curriculum.table import Categorical, read_table
 from ...datamodules.audio.levels import CANCELLED_DB, LEVELS, Meter
@@ -29,7 +29,7 @@ def inspect_index(
     InputError where the index is not there, the sample is not in it, or its recording is damaged.
     """
     folder = Path(out or "runs/inspect")
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     reader = ShardReader(index, Reading(shards=shards))
     if sample is not None:
         _show_sample(reader, sample, folder)

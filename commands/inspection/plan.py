@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...boundary.files import write_bytes, write_text
+from ...boundary.files import made_folder, write_bytes, write_text
 from ...boundary.words import say
 from ...configs.files import find_file, read_beside, read_curriculum, read_yaml, resolved
 from ...configs.overrides import overridden, split_name
@@ -16,7 +16,7 @@ from ...curriculum.plan.plan import Plan
 from ...curriculum.preview.compare import arms_of, compare, comparison_lines
 from ...curriculum.preview.preview import describe, lines
 from ...curriculum.preview.synthetic import audiomcq_table
-from ...curriculum.schedule.stages import parse_curriculum
+from ...curriculum.schedule.named import curriculum_of
 from ...curriculum.table import Table, read_table
 from ...errors import InputError
 
@@ -37,7 +37,7 @@ def show_plan(
     if "arms" in read_yaml(path):
         raise InputError(f"{path}: holds arms of an experiment; show them with --compare")
     spec = overridden(read_curriculum(curriculum), overrides)
-    described = describe(Plan(parse_curriculum(spec), training_rows(index, labels)))
+    described = describe(Plan(curriculum_of(spec, str(path)), training_rows(index, labels)))
     say("\n".join(lines(described)))
     folder = _folder(out, path.stem)
     write_text(folder / "plan.json", json.dumps(described, indent=1))
@@ -118,8 +118,4 @@ def _changed(arms: Mapping[str, Mapping[str, Any]], words: Sequence[str]) -> dic
 
 def _folder(out: str | None, name: str) -> Path:
     folder = Path(out) if out else Path("runs") / "plans" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: no folder can be made there ({error.strerror}); give another --out") from None
-    return folder
+    return made_folder(folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...boundary.environment import hidden
-from ...boundary.files import open_to_append
+from ...boundary.files import made_folder, open_to_append
 from ...boundary.words import plain
 from ...errors import InputError
 
@@ -20,7 +20,7 @@ class Log:
     """A file that a step's output is added to, readable by its owner alone; values of the environment are hidden."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made_folder(path.parent)
         try:
             self.file: BinaryIO = open_to_append(path)
         except OSError as error:

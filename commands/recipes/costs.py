@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...configs.files import read_curriculum
 from ...configs.typed import read
 from ...curriculum.arrays import Floats
 from ...curriculum.plan.plan import Plan
 from ...curriculum.preview.preview import stage_rows
 from ...curriculum.preview.synthetic import audiomcq_table
-from ...curriculum.schedule.stages import parse_curriculum
+from ...curriculum.schedule.named import curriculum_of
 from ...curriculum.table import Table, read_table
 from ...errors import InputError
 from ...lightning_modules.callbacks.peaks import PEAK_TFLOPS, peak_flops
@@ -135,7 +134,7 @@ class Takes:
 
     def _fit(self, name: str, step: Mapping[str, Any]) -> StepCost:
         model, training = step["model"]["init_args"], step["data"]["init_args"]["training"]
-        plan = Plan(parse_curriculum(_curriculum(training["curriculum"])), self.table)
+        plan = Plan(curriculum_of(training["curriculum"]), self.table)
         stage = plan.stage_plan(training["stage"])
         gpus = int(step["trainer"].get("devices", 1)) * int(step["trainer"].get("num_nodes", 1))
         policy, cost = self._policy(model["policy"]["init_args"])
@@ -228,10 +227,6 @@ def _table_of(spec: Mapping[str, Any]) -> tuple[Table, bool]:
             table = read_table(data["index"], data["labels"])
             return table.take(table.where({"split": "train"})), False
     return audiomcq_table(), True
-
-
-def _curriculum(given: Any) -> Mapping[str, Any]:
-    return read_curriculum(given) if isinstance(given, str) else given
 
 
 def hours_of(table: Table) -> float:

@@ -18,6 +18,7 @@ from .hashes import MOST, Hashes
 from .records import (
     PLACES,
     RECORDINGS,
+    RESOLVED,
     Record,
     changed_inputs,
     changed_outputs,
@@ -159,14 +160,23 @@ class Decisions:
         return f"[{list(self.steps).index(name) + 1:>2}/{len(self.steps)}] {name:<{width}}"
 
     def _places(self, step: Step) -> Places:
-        """Where a step reads and writes; of one that has not changed since its last run, as it was recorded."""
+        """Where a step reads and writes; of one that has not changed since its last run, as it was recorded.
+
+        A record may be damaged or somebody else's: one that leads to what the step does not mention is not followed.
+        """
         record = self.records[step.name]
         if record.config != step.config or record.places.get("by") != [__version__]:
             return step.places()
         reads, needs, exact, below = (list(record.places[key]) for key in PLACES)
-        with suppress(InputError):  # what it read may be gone
-            reads = list(dict.fromkeys([*reads, *step.named()]))
-        return Places(reads, needs, Written({self._path(path) for path in exact}, {self._path(path) for path in below}))
+        written = Written({self._path(path) for path in exact}, {self._path(path) for path in below})
+        try:
+            named = step.named()
+        except InputError:  # what it read may be gone
+            named, reads = [], [path for path in reads if _is_known(step.mentioned, path)]
+        known = {*step.mentioned, *map(os.path.abspath, named)}
+        if not all(_is_known(known, path) for path in [*reads, *needs, *written.exact, *written.below]):
+            return step.places()
+        return Places(list(dict.fromkeys([*reads, *named])), needs, written)
 
     def _places_kept(self, name: str) -> dict[str, list[str]]:
         found, written = self._read_places[name], self.edges.writes[name]
@@ -185,6 +195,9 @@ class Decisions:
         found = {path: self._content(path, step) for path in paths}
         if (packed or self.records[name].finished) and (recordings := step.recordings()):
             found[RECORDINGS] = self.hashes.of_all(recordings, MOST)
+        with suppress(InputError):  # what it read may be gone
+            if resolved := step.resolved():
+                found[RESOLVED] = resolved
         return found
 
     def _content(self, path: str, step: Step) -> str:
@@ -197,20 +210,26 @@ class Decisions:
         return left | {one: self.records[one].state for one in step.after or ()}
 
     def _kept_by(self, name: str) -> dict[str, str]:
-        """The outputs that a step left, and not what a later one has written since."""
+        """The outputs that a step left, and not what a later one has written since, nor what it cannot have written."""
         names = list(self.steps)
         later = {path for one in names[names.index(name) + 1 :] for path in self.records[one].outputs}
-        return self._whole({path: value for path, value in self.records[name].outputs.items() if path not in later})
+        left = self._whole({path: value for path, value in self.records[name].outputs.items() if path not in later})
+        return {path: value for path, value in left.items() if self.edges.may_leave(name, path)}
 
     def _short_path(self, path: str) -> str:
         """A path as records keep it: from the run's folder where it lies in it, so that the folder may be moved."""
         return os.path.relpath(path, self.out) if covers([os.path.abspath(self.out)], path) else path
 
     def _path(self, kept: str) -> str:
-        return kept if "://" in kept or kept == RECORDINGS else os.path.abspath(self.out / kept)
+        return kept if "://" in kept or kept in (RECORDINGS, RESOLVED) else os.path.abspath(self.out / kept)
 
     def _short(self, paths: Mapping[str, str]) -> dict[str, str]:
         return {self._short_path(path): value for path, value in paths.items()}
 
     def _whole(self, paths: Mapping[str, str]) -> dict[str, str]:
         return {self._path(path): value for path, value in paths.items()}
+
+
+def _is_known(known: Collection[str], path: str) -> bool:
+    """Whether a recorded path is among known ones or below them, or leads to nothing here that could be read."""
+    return "://" in path or not os.path.lexists(path) or covers(known, os.path.abspath(path))

@@ -99,6 +99,13 @@ class Edges:
             found += [path for path, _ in self._texts(step) if self._is_own(name, path)]
         return [path for path in dict.fromkeys(found) if not any(_below(path, other) for other in elsewhere)]
 
+    def may_leave(self, name: str, path: str) -> bool:
+        """Whether a path may be an output of the step; a lab's function may also change what it is given."""
+        written, step = self.writes[name], self.steps[name]
+        if covers(written.exact | written.below, path):
+            return True
+        return not step.trains and not step.ours and (path in step.mentioned or path in self.inputs[name])
+
     def _shared(self, name: str, path: str) -> bool:
         """Whether a path that a step only may write lies where another trainer's step may write, too."""
         if covers(self.writes[name].exact, path):

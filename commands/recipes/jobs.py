@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...boundary.environment import hidden_in
-from ...boundary.files import write_text
+from ...boundary.files import made_folder, write_text
 from ...errors import InputError
 from ..evaluation.job import BenchmarkSpec, EvaluationJob
 from ..processes.forwarding import forwarded
@@ -120,6 +120,6 @@ def _percent(found: Mapping[str, Any]) -> float:
 
 def _written(path: Path, job: Mapping[str, Any]) -> Path:
     """The job as a file for the command that does it; JSON is YAML."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(path.parent)
     write_text(path, json.dumps(hidden_in(dict(job)), indent=1) + "\n", private=True)
     return path

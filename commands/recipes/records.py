@@ -20,6 +20,7 @@ from ...boundary.files import read_json, write_text
 from ...boundary.words import one_line
 
 RECORDINGS = "recordings"  # stands for the many files of a packing
+RESOLVED = "resolved"  # stands for what the environment makes of a curriculum's file
 PLACES = ("reads", "needs", "exact", "below")
 _MOST = 60  # letters of a value in a sentence
 _NOTHING = object()
@@ -119,6 +120,10 @@ def changed_inputs(then: Mapping[str, str], now: Mapping[str, str], made: Contai
     for path, value in now.items():
         before = then.get(path, "")
         if value == before or value in moved or (not value and path not in made):
+            continue
+        if path == RESOLVED:
+            if before:  # earlier code did not record it
+                return "a value of the environment in its curriculum changed"
             continue
         if path == RECORDINGS:
             return "its recordings changed"

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from ...boundary.environment import hidden_in
 from ...boundary.files import write_text
 from ...boundary.words import is_name, say
-from ...configs.files import curriculum_files, read_curriculum
+from ...configs.files import curriculum_files, is_resolved_anew, read_curriculum
 from ...configs.plugins import function_named
 from ...configs.typed import arguments, mapping, value_of
 from ...errors import InputError
@@ -181,10 +181,31 @@ class Step:
 
     def named(self) -> list[str]:
         """What it reads besides, and what may be more files than in its last run: its curriculum, modules and tars."""
-        named = _curricula(self.spec) if self.trains or self.ours else []
+        named = self._curricula()
         files = [str(path) for name in named for path in curriculum_files(name)]
         files += _local_tars(self.spec["shards"]) if self.verb == "build_index" else []
         return [*files, *modules_named([self.text, *map(read_curriculum, named)])]
+
+    def resolved(self) -> str:
+        """A hash of its named curricula as the environment resolves them; "" where they read nothing from it.
+
+        Raises InputError where a file or a variable of the environment is not there.
+        """
+        anew = [name for name in self._curricula() if any(map(is_resolved_anew, curriculum_files(name)))]
+        return digest([read_curriculum(name) for name in anew]) if anew else ""
+
+    def _curricula(self) -> list[str]:
+        """The curricula that are named, not written out."""
+        if not self.trains and not self.ours:
+            return []
+        parts = self.spec, ((self.spec.get("data") or {}).get("init_args") or {}).get("training") or {}
+        return [name for part in parts if isinstance(name := part.get("curriculum"), str)]
+
+    @cached_property
+    def mentioned(self) -> set[str]:
+        """The texts in it, whatever they are, as whole paths: what it reads and writes is or lies below one of them."""
+        texts = (text for _, text in texts_in("", self.text) if text and "://" not in text and "\0" not in text)
+        return {os.path.abspath(text) for text in texts}
 
     def recordings(self) -> list[str]:
         """The recordings that a finished packing read, which it lists itself; none of another verb."""
@@ -248,12 +269,6 @@ def _present_spelling(verb: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     fields = {older[name]: value for name, value in spec.items() if name in older and value is not None}
     given = {name: value for name, value in spec.items() if name not in older}
     return given | {"fields": (given.get("fields") or {}) | fields} if fields else given
-
-
-def _curricula(spec: Mapping[str, Any]) -> list[str]:
-    """The curricula that are named, not written out."""
-    parts = spec, ((spec.get("data") or {}).get("init_args") or {}).get("training") or {}
-    return [name for part in parts if isinstance(name := part.get("curriculum"), str)]
 
 
 def _local_tars(shards: str) -> list[str]:

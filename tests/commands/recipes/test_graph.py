@@ -277,6 +277,77 @@ def test_what_a_named_curriculum_extends_and_names_is_read_by_the_step(tmp_path,
     assert Step("sft", spec, tmp_path, "r.yaml").named() == ["c.yaml", "base.yaml", "mine.py"]
 
 
+def test_a_value_of_the_environment_in_a_named_curriculum_is_part_of_the_step(tmp_path, monkeypatch):
+    """Also by way of `extends`; a variable that is gone changes nothing that is done, and no value is recorded."""
+    from earwitness.commands.recipes import steps as verbs
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("part_of_ours.py").write_text(
+        "from pathlib import Path\nfrom earwitness.configs.files import read_curriculum\n"
+        "def deal(curriculum, out):\n    Path(out).write_text(str(read_curriculum(curriculum)['seed']))\n"
+    )
+    monkeypatch.setitem(verbs.FUNCTIONS, "deal", "part_of_ours")
+    Path("base.yaml").write_text("seed: ${oc.env:LAB_SEED}\nstages: []\n")
+    Path("c.yaml").write_text("extends: base\ncells: [label]\n")
+    steps = {"deal": {"do": "deal", "curriculum": "c.yaml", "out": "out/seed"}}
+
+    def why() -> list[tuple[str, str, str]]:
+        return Graph(steps, "out", "r.yaml").explain()
+
+    monkeypatch.setenv("LAB_SEED", "20417")
+    Graph(steps, "out", "r.yaml").run()
+    assert why() == [("deal", "done", "")] and Path("out/seed").read_text() == "20417"
+    record = Path("out/.steps/deal.json")
+    assert "20417" not in record.read_text()
+    monkeypatch.delenv("LAB_SEED")
+    assert why() == [("deal", "done", "")]
+    monkeypatch.setenv("LAB_SEED", "5")
+    assert why() == [("deal", "runs", "a value of the environment in its curriculum changed")]
+    kept = json.loads(record.read_text())
+    del kept["inputs"]["resolved"]
+    record.write_text(json.dumps(kept))
+    assert why() == [("deal", "done", "")], "as earlier code recorded it"
+    Path("base.yaml").write_text("seed: ${oc.env:LAB_SEED}\nstages: [] # more\n")
+    assert why() == [("deal", "runs", "its input base.yaml was replaced")]
+    Graph(steps, "out", "r.yaml").run()
+    assert why() == [("deal", "done", "")] and Path("out/seed").read_text() == "5"
+    monkeypatch.setenv("LAB_SEED", "6")
+    assert [what for _, what, _ in why()] == ["runs"]
+
+
+def test_a_record_leads_to_nothing_but_what_its_step_mentions(lab, monkeypatch):
+    """Somebody's record names the folder above, in every list that is looked at; none of what lies there is read."""
+    from earwitness.commands.recipes.hashes import Hashes
+
+    lab.run()
+    (lab.folder / "secret.txt").write_text("elsewhere")
+    seen, of = [], Hashes.of_all
+    monkeypatch.setattr(Hashes, "of_all", lambda self, paths, most=None: seen.extend(paths) or of(self, paths, most))
+    record = lab.out / ".steps" / "data.json"
+    before = record.read_text()
+    own = {str(lab.folder / "raw.txt"), *(str(lab.file(name)) for name in lab.steps)}
+    for place in ("..", "../secret.txt", "/", str(lab.folder)):
+        for key in ("reads", "needs", "exact", "below"):
+            kept = json.loads(before)
+            kept["places"][key].append(place)
+            kept["outputs"][place] = "0" * 24
+            record.write_text(json.dumps(kept))
+            lab.run()
+            assert {path for path in map(os.path.abspath, seen) if os.path.exists(path)} <= own, (place, key)
+            record.write_text(before)
+
+
+@pytest.mark.parametrize("what", ["a link that leads nowhere", "no folder"])
+def test_a_folder_of_records_that_cannot_be_is_one_sentence(lab, what):
+    lab.out.mkdir()
+    place = lab.out / ".steps"
+    place.symlink_to(lab.folder / "nowhere") if "link" in what else place.write_text("")
+    with pytest.raises(InputError, match=rf"{place}: the folder cannot be made, {place} is {what}; move that away"):
+        lab.run()
+    assert lab.noted("start") == [] and not (lab.folder / "nowhere").exists()
+
+
 def test_shards_that_are_added_are_indexed(tmp_path, small):
     source = next(Path(small.index).parent.glob("*.tar"))
     (tmp_path / "shards").mkdir()
