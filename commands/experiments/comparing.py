@@ -27,6 +27,7 @@ from ...errors import InputError
 from ..evaluation.results import finite
 from ..recipes.records import Record
 from .arms import Arm, arms_of_experiment, data_of, trained_by, with_curriculum, with_seeds
+from .columns import check_arm
 from .expansion import Expansion, RunOf, expanded
 from .experiment import Experiment, read_experiment
 from .leaving_out import absent_stages, without
@@ -98,14 +99,28 @@ def plan_arms(prepared: Prepared, synthetic: bool = False) -> None:
     """Adds to the control sheet what follows from the table, and matches budgets, where the table is there."""
     experiment = prepared.experiment
     table, prepared.stood_in = _table(prepared, synthetic)
+    if table is None or prepared.stood_in:
+        _check_columns(prepared)
     if table is None:
         return
-    sheet = compare(prepared.curricula, table, experiment.match)
+    asked = "--synthetic" if synthetic else "stand_in"
+    way = f"leave out {asked}, and the recipe's own questions are planned over once they are there"
+    sheet = compare(prepared.curricula, table, experiment.match, way if prepared.stood_in else None)
     if experiment.match != "none":
         prepared.arms = {name: _rescaled(arm, sheet["budgets"][name]) for name, arm in prepared.arms.items()}
         prepared.expansion = expansion_of(experiment, prepared.arms, prepared.out)
     prepared.sheet = sheet
     prepared.found += planned_differences(sheet, prepared.curricula, prepared.declared)
+
+
+def _check_columns(prepared: Prepared) -> None:
+    """Raises InputError for an arm whose table, which is still to be made, will lack a column that it decides by."""
+    for run, places in prepared.expansion.places.items():
+        arm = prepared.arms[run.arm]
+        steps = {name: prepared.expansion.steps[place] for name, place in places.items()}
+        trained = (name for name in steps if trained_by(arm.recipe["steps"][name], arm.curriculum) is not None)
+        for name in trained:
+            check_arm(arm.curriculum, data_of(steps[name]), steps, f"{prepared.path}: arm {run.arm!r}")
 
 
 def expansion_of(experiment: Experiment, arms: Mapping[str, Arm], out: Path) -> Expansion:

@@ -15,10 +15,12 @@ from ...configs.overrides import overridden, split_name
 from ...curriculum.plan.plan import Plan
 from ...curriculum.preview.compare import arms_of, compare, comparison_lines
 from ...curriculum.preview.preview import describe, lines
-from ...curriculum.preview.synthetic import audiomcq_table
+from ...curriculum.preview.synthetic import audiomcq_table, over_a_made_up_table
 from ...curriculum.schedule.named import curriculum_of
 from ...curriculum.table import Table, read_table
 from ...errors import InputError
+
+_OWN = "plan over your own with --index and --labels"
 
 
 def show_plan(
@@ -37,7 +39,9 @@ def show_plan(
     if "arms" in read_yaml(path):
         raise InputError(f"{path}: holds arms of an experiment; show them with --compare")
     spec = overridden(read_curriculum(curriculum), overrides)
-    described = describe(Plan(curriculum_of(spec, str(path)), training_rows(index, labels)))
+    parsed, table = curriculum_of(spec, str(path)), training_rows(index, labels)
+    with over_a_made_up_table(_OWN if index is None else None):
+        described = describe(Plan(parsed, table))
     say("\n".join(lines(described)))
     folder = _folder(out, path.stem)
     write_text(folder / "plan.json", json.dumps(described, indent=1))
@@ -77,7 +81,8 @@ def show_comparison(
         arms |= more
     if len(arms) < 2:
         raise InputError("--compare needs at least two curricula, or a file with `arms`")
-    sheet = compare(_changed(arms, overrides), training_rows(index, labels), match or "none")
+    table, way = training_rows(index, labels), _OWN if index is None else None
+    sheet = compare(_changed(arms, overrides), table, match or "none", way)
     say("\n".join(comparison_lines(sheet)))
     folder = _folder(out, "-".join(Path(split_name(name)[0]).stem for name in curricula)[:80])
     write_text(folder / "compare.json", json.dumps(sheet, indent=1))

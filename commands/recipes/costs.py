@@ -19,7 +19,7 @@ from ...configs.typed import read
 from ...curriculum.arrays import Floats
 from ...curriculum.plan.plan import Plan
 from ...curriculum.preview.preview import stage_rows
-from ...curriculum.preview.synthetic import audiomcq_table
+from ...curriculum.preview.synthetic import audiomcq_table, over_a_made_up_table
 from ...curriculum.schedule.named import curriculum_of
 from ...curriculum.table import Table, read_table
 from ...errors import InputError
@@ -89,7 +89,9 @@ class Takes:
         self.stored: dict[str, float] = {}
         self.notes: list[str] = []
         self._policies: dict[str, tuple[Any, ReadingCost]] = {}
-        self.steps = [cost for name, step in spec["steps"].items() for cost in self._step(name, step)]
+        way = "take `costs` out of the recipe, or count once its questions and labels are there"
+        with over_a_made_up_table(way if self.made_up else None):
+            self.steps = [cost for name, step in spec["steps"].items() for cost in self._step(name, step)]
 
     def lines(self) -> list[str]:
         """What is printed of it."""

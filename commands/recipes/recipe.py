@@ -22,7 +22,7 @@ from ...configs.files import read_extended
 from ...configs.plugins import nearest
 from ...errors import InputError
 from .graph import Graph
-from .steps import FUNCTIONS, TRAINER_VERBS
+from .verbs import FUNCTIONS, TRAINER_VERBS
 
 __all__ = ["FUNCTIONS", "TRAINER_VERBS", "Graph", "load_recipe", "run_recipe"]
 SHIPPED = Path(__file__).parents[2] / "configs" / "recipes"

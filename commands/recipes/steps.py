@@ -27,22 +27,8 @@ from ..checks.trainer import checked_curriculum, trainer_reads
 from ..processes.forwarding import forwarded
 from .modules import modules_named
 from .records import digest
+from .verbs import FUNCTIONS, TRAINER_VERBS
 
-TRAINER_VERBS = ("fit", "validate", "test", "predict")
-FUNCTIONS = {
-    "build_sounds": "earwitness.datamodules.corpora.sounds",
-    "build_spoken_digits": "earwitness.datamodules.corpora.spoken_digits",
-    "shard": "earwitness.datamodules.shards.packing",
-    "build_index": "earwitness.datamodules.shards.index",
-    "build_tiny": "earwitness.lightning_modules.policy.tiny",
-    "label": "earwitness.curriculum.contribution.labels",
-    "published_labels": "earwitness.curriculum.contribution.labels",
-    "label_by_voters": "earwitness.commands.recipes.jobs",
-    "ask_benchmarks": "earwitness.commands.recipes.jobs",
-    "score_table": "earwitness.commands.evaluation.score_table",
-    "evaluate": "earwitness.curriculum.evaluation.evaluate",
-    "build_report": "earwitness.reports.run_page",
-}
 # What a step says of itself, beside its verb's arguments: their types, in words and for the reader.
 DECLARED = {"after": list[str], "inputs": list[str], "outputs": list[str], "devices": int}
 

@@ -279,7 +279,7 @@ def test_what_a_named_curriculum_extends_and_names_is_read_by_the_step(tmp_path,
 
 def test_a_value_of_the_environment_in_a_named_curriculum_is_part_of_the_step(tmp_path, monkeypatch):
     """Also by way of `extends`; a variable that is gone changes nothing that is done, and no value is recorded."""
-    from earwitness.commands.recipes import steps as verbs
+    from earwitness.commands.recipes import verbs
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
