@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from .controls import Control, controls_of
 from .experiment import Experiment
 
 HERE = "@OUT@"  # stands for the folder of a recipe until each of its steps has one of its own
+_SEEDS = ("seed", "seed_everything", "data.init_args.seed", "model.init_args.rollout.seed")  # what `_seed` sets
 _CURRICULUM = ("stages", "cells", "columns", "disjoint", "cost", "include")
 
 
@@ -49,12 +51,7 @@ def arms_of_experiment(experiment: Experiment, path: Path) -> dict[str, Arm]:
             parse_curriculum(curriculum)
         except InputError as error:
             raise InputError(f"{path}: arm {name!r}: {error}") from None
-    arms = {
-        name: Arm(
-            _with(base, changes[name][1] | {"curriculum": curricula[name]}, f"{path}: arm {name!r}"), curricula[name]
-        )
-        for name in changes
-    }
+    arms = {name: _arm(base, changes[name][1], curricula[name], f"{path}: arm {name!r}") for name in changes}
     first = experiment.reference or next(iter(arms))
     if first not in arms:
         raise InputError(f"{path}: reference: no arm {first!r}; {nearest(first, arms, 'there are')}")
@@ -63,6 +60,16 @@ def arms_of_experiment(experiment: Experiment, path: Path) -> dict[str, Arm]:
     if isinstance(experiment.differs, dict):
         known_keys(experiment.differs, ["all", *arms], f"{path}: differs")
     return arms
+
+
+def _arm(base: DictConfig, changes: Mapping[str, Any], curriculum: dict[str, Any], where: str) -> Arm:
+    """The arm of a curriculum and of changes of the recipe; InputError for a seed that `seeds.train` would replace."""
+    arm = Arm(_with(base, {**changes, "curriculum": curriculum}, where), curriculum)
+    spec = _changed(base, changes, where)
+    for name, step in arm.recipe["steps"].items():
+        if trained_by(step, curriculum) is not None:
+            _refuse_seeds(_seeds(base, name, True), _seeds(spec, name, True), f"{where}: steps.{name}")
+    return arm
 
 
 def _controlled(
@@ -146,16 +153,36 @@ def _base(experiment: Experiment, path: Path) -> tuple[DictConfig, str]:
     for key, instead in (("out", "`out`, beside `set`, is the folder"), ("curriculum.seed", "say seeds.draw")):
         if key in experiment.set:
             raise InputError(f"{path}: set: {key} is not the recipe's in an experiment; {instead}")
-    for key in experiment.set:
-        top, _, rest = key.partition(".")
-        step = (
-            spec.steps.get(rest.partition(".")[0])
-            if top == "steps" and key.endswith((".seed", "_everything"))
-            else None
-        )
+    whole = _changed(spec, experiment.set, f"{path}: set")
+    for name, step in whole.steps.items() if isinstance(whole.steps, DictConfig) else ():
         if step is not None and trained_by(OmegaConf.to_container(step, resolve=False), "${curriculum}") is not None:
-            raise InputError(f"{path}: set: {key}: the seeds of a stage that is trained are those of `seeds.train`")
-    return _changed(spec, experiment.set, f"{path}: set"), str(origin)
+            _refuse_seeds(_seeds(spec, name, False), _seeds(whole, name, False), f"{path}: set: steps.{name}")
+    return whole, str(origin)
+
+
+def _refuse_seeds(before: Mapping[str, Any], after: Mapping[str, Any], where: str) -> None:
+    """Raises InputError where a change gives a step that is trained a seed, which `seeds.train` would replace."""
+    for key, seed in after.items():
+        if seed != before.get(key):
+            raise InputError(f"{where}.{key}: the seeds of a stage that is trained are those of `seeds.train`")
+
+
+def _seeds(spec: DictConfig, name: Any, resolve: bool) -> dict[str, Any]:
+    """Key -> seed in a step of a recipe, interpolated or as it is written; one that is still to be set is left out."""
+    step = spec.steps.get(name) if isinstance(spec.steps, DictConfig) else None
+    if not isinstance(step, DictConfig):
+        return {}
+    found: dict[str, Any] = {}
+    for key in _SEEDS:
+        with suppress(OmegaConfBaseException):
+            found[key] = OmegaConf.select(step, key) if resolve else _walked(OmegaConf.to_container(step), key)
+    return {key: seed for key, seed in found.items() if seed is not None}
+
+
+def _walked(node: Any, key: str) -> Any:
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 def _curriculum_of(base: DictConfig, origin: str) -> dict[str, Any]:

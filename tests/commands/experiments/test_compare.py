@@ -93,6 +93,14 @@ DIFFERS = {
 }
 
 
+SEEDED = "the seeds of a stage that is trained are those of `seeds.train`"
+SEEDS = (
+    {"steps.sft.seed": 9},
+    {"steps.sft": {"do": f"{LAB}.train", "curriculum": r"\${curriculum}", "stage": "sft", "seed": 9}},
+    {"steps.sft.seed": r"\${name}"},
+)
+
+
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
     """Writes an experiment over the lab's recipe, some of its keys replaced; gives the file's path."""
@@ -203,7 +211,6 @@ def test_stages_that_are_dealt_apart_share_no_more_rows_than_together(first, las
 
 HIDDEN = [
     ({"steps.grpo.lr": 1.5}, "steps.grpo.lr: 1 -> 1.5"),
-    ({"steps.sft.seed": 7}, "steps.sft.seed: none -> 7"),
     ({"stages.sft.batch_size": 4}, "curriculum.stages.sft.batch_size: 8 -> 4"),
     ({"stages.sft.mix": "shuffle"}, "curriculum.stages.sft.mix: none -> shuffle"),
     ({"disjoint": ["uid", "clip"]}, "curriculum.disjoint: none -> ['uid', 'clip']"),
@@ -354,10 +361,9 @@ def test_an_arm_alone_waits_for_what_it_shares(lab, capsys):
         ({"set": {"lr": 1}}, "set: no key 'lr'"),
         ({"set": {"out": "elsewhere"}}, "set: out is not the recipe's in an experiment; `out`, beside `set`"),
         ({"set": {"curriculum.seed": 5}}, "set: curriculum.seed is not the recipe's in an experiment; say seeds.draw"),
-        (
-            {"set": {"steps.sft.seed": 9}},
-            "steps.sft.seed: the seeds of a stage that is trained are those of `seeds.train`",
-        ),
+        *(({"set": change}, f"set: steps.sft.seed: {SEEDED}") for change in SEEDS[:2]),
+        *(({"arms": {"a": {}, "b": change}}, f"arm 'b': steps.sft.seed: {SEEDED}") for change in SEEDS),
+        *(({"arms": {"a": change}, "differs": ["steps"]}, f"arm 'a': steps.sft.seed: {SEEDED}") for change in SEEDS),
         ({"name": "../../x"}, "an experiment's name is letters"),
         ({"arms": {"shared": {}}}, "`shared` is no name for an arm"),
         ({"arms": {"a": {"steps": [1]}}}, "arm 'a': steps must be a mapping"),
@@ -372,6 +378,23 @@ def test_an_arm_alone_waits_for_what_it_shares(lab, capsys):
 def test_what_is_wrong_is_said_in_a_sentence(lab, capsys, keys, words):
     code, error = refused([lab(**keys), "--dry-run"], capsys)
     assert code == 1 and error.count("\n") == 1 and words in error
+
+
+@pytest.mark.parametrize("key", ["seed_everything", "data.init_args.seed", "model.init_args.rollout.seed"])
+def test_a_seed_of_a_trainers_step_in_an_arm_is_refused_and_the_recipe_s_own_is_none(tmp_path, key):
+    """One that an arm repeats is no difference; neither is that of a step which trains nothing of the curriculum."""
+    arms = {"a": {}, "b": {f"steps.grpo.{key}": 7}}
+    path = tmp_path / "e.yaml"
+
+    def prepared(**change):
+        path.write_text(yaml.safe_dump({"recipe": "demo", "differs": ["steps"], "arms": arms | change}))
+        return prepare(str(path), out=str(tmp_path / "out"))
+
+    with pytest.raises(InputError, match=rf"e.yaml: arm 'b': steps.grpo.{key}: {SEEDED}$"):
+        prepared()
+    for same in (1, r"\${seed}"):
+        assert prepared(b={f"steps.grpo.{key}": same}).expansion.steps
+    assert prepared(b={f"steps.backbone.{key}": 7}).expansion.steps
 
 
 def test_the_command_line_changes_the_recipe_and_the_experiment(lab):
@@ -398,6 +421,63 @@ def test_controls_are_arms_that_declare_what_they_break(lab, capsys):
     assert all(one["jaccard"] < 0.9 for one in sheet["overlap"] if "weak_to_strong" in one["arms"])
 
 
+COLUMNS = [
+    ({"controls": {"label_permuted": {"within": "sauce"}}}, "'label_permuted': no text column 'sauce' in the table"),
+    ({"controls": {"label_permuted": {"within": "duration_s"}}}, "'label_permuted': no text column 'duration_s' in"),
+    ({"controls": {"source_matched": {"by": "sauce"}}}, "'source_matched': cells: no column 'sauce' in the table"),
+    ({"controls": {"jury_leave_one_out": {"voters": 9}}}, "'without_voter_3': columns.label: no votes 'vote_3'"),
+    ({"arms": {"a": {"stages.sft.pool": {"sauce": "x"}}}}, "'a': stage 'sft': pool column 'sauce' is neither"),
+    ({"arms": {"a": {"cells": ["label", "clip"]}}}, "'a': cells: column 'clip' is an identity"),
+    ({"arms": {"a": {"stages.grpo.weight": {"power": {"by": "ac_p2"}}}}}, "weight.power: no column 'ac_p2' in the"),
+]
+
+
+@pytest.mark.parametrize(("keys", "words"), COLUMNS, ids=[words.split(":")[0] for _, words in COLUMNS])
+@pytest.mark.parametrize("there", ["nothing", "the index"])
+def test_a_column_that_no_table_will_have_is_refused_before_anything_runs(tmp_path, small, capsys, keys, words, there):
+    """As `shard` and `label` will write them, and as an index that is there has them; also beside a made-up table."""
+    spec = {"recipe": "demo", "out": str(tmp_path / "out"), "arms": {"weak_to_strong": {}}} | keys
+    if there == "the index":
+        spec["set"] = {f"steps.{name}.data.init_args.index": small.index for name in ("sft", "grpo")}
+    path = tmp_path / "e.yaml"
+    for stand_in in ({}, {"stand_in": "audiomcq"}):
+        path.write_text(yaml.safe_dump(spec | stand_in))
+        for given in ([str(path), "--dry-run"], [str(path)]):
+            code, error = refused(given, capsys)
+            assert code == 1 and error.count("\n") == 1 and words in error and f"error: {path}: arm" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_columns_that_may_still_come_are_left_to_the_table(lab, tmp_path):
+    """Those that a lab's function may write, and those that are kept of the questions."""
+    assert prepare(lab(controls={"label_permuted": {"within": "sauce"}}, differs=[])).sheet is None
+    kept = {"set": {"steps.shards.fields": {"keep": ["sauce"]}}, "controls": {"label_permuted": {"within": "sauce"}}}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump({"recipe": "demo", "arms": {"a": {}}} | kept))
+    assert prepare(str(tmp_path / "e.yaml"), out=str(tmp_path / "out")).sheet is None
+    for name in ("demo_controls", "controls_jury"):
+        assert prepare(name, out=str(tmp_path / "out")).expansion.steps
+
+
+def test_what_does_not_fit_the_made_up_table_is_said_to_be_planned_over_it(tmp_path, capsys):
+    """By an option, by the file, in a plan, in a comparison of curricula; but not of a curriculum that is wrong."""
+    made_up = "; this is planned over a made-up table, whose columns and values are AudioMCQ's: "
+    code, error = refused(["demo", "--synthetic", "--dry-run", "--out", str(tmp_path / "out")], capsys)
+    assert code == 1 and error.count("\n") == 1 and "stage 'sft': source is never 'sounds'" in error
+    assert f"{made_up}leave out --synthetic, and the recipe's own questions are planned over once they" in error
+    stage = {"name": "sft", "algorithm": "sft", "pool": {"source": "sounds"}, "batch_size": 4, "budget": {"steps": 2}}
+    spec = {"recipe": "demo", "stand_in": "audiomcq", "arms": {"a": {"stages": [stage]}}}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(spec))
+    code, error = refused([str(tmp_path / "e.yaml"), "--dry-run", "--out", str(tmp_path / "out")], capsys)
+    assert code == 1 and f"{made_up}leave out stand_in, and" in error
+    plan = tmp_path / "c.yaml"
+    for words, fits in (([str(plan)], True), ([str(plan), "weak_to_strong", "--compare"], True), ([str(plan)], False)):
+        plan.write_text(yaml.safe_dump({"stages": [stage | ({} if fits else {"mix": "x"})]}))
+        with pytest.raises(SystemExit):
+            main(["plan", *words, "--synthetic", "--out", str(tmp_path / "plan")])
+        error = capsys.readouterr().err
+        assert (f"{made_up}plan over your own with --index and --labels" in error) == fits and error.count("\n") == 1
+
+
 def test_a_folder_in_which_several_steps_write_is_no_input():
     owners = Owners()
     assert [owners.of(rest, step) for rest, step in (("/a/x", "one"), ("/a/y", "two"), ("/a/x/z", "three"))] == [
@@ -421,7 +501,7 @@ def shipped(name):
 def test_shipped_experiments_have_no_unintended_difference(name):
     prepared = shipped(name)
     assert [one for one in prepared.found if one.by is None] == []
-    made_up = read_yaml(prepared.path)["recipe"] == "audiomcq"
+    made_up = read_yaml(prepared.path)["recipe"].startswith("audiomcq")
     assert prepared.stood_in == (prepared.sheet is not None) == made_up
 
 
