@@ -27,7 +27,9 @@ def check_arm(curriculum: Mapping[str, Any], data: Mapping[str, Any], steps: Map
     questions is asked for, whose kind shows with the index alone.
     """
     labels = data.get("labels")
-    paths = [data["index"], *([labels] if isinstance(labels, str) else labels or [])]
+    paths = [data.get("index"), *([labels] if isinstance(labels, str) else labels or [])]
+    if not all(isinstance(path, str) for path in paths):
+        return
     schemas = [_schema(path, steps) for path in paths]
     known = [schema for schema in schemas if schema is not None]
     kept = _kept(paths[0], steps)

@@ -115,12 +115,12 @@ def plan_arms(prepared: Prepared, synthetic: bool = False) -> None:
 
 def _check_columns(prepared: Prepared) -> None:
     """Raises InputError for an arm whose table, which is still to be made, will lack a column that it decides by."""
-    for run, places in prepared.expansion.places.items():
-        arm = prepared.arms[run.arm]
-        steps = {name: prepared.expansion.steps[place] for name, place in places.items()}
-        trained = (name for name in steps if trained_by(arm.recipe["steps"][name], arm.curriculum) is not None)
-        for name in trained:
-            check_arm(arm.curriculum, data_of(steps[name]), steps, f"{prepared.path}: arm {run.arm!r}")
+    first = {run.arm: places for run, places in reversed(prepared.expansion.places.items())}
+    for name, arm in prepared.arms.items():
+        steps = {step: prepared.expansion.steps[place] for step, place in first[name].items()}
+        trained = [step for step in steps if trained_by(arm.recipe["steps"][step], arm.curriculum) is not None]
+        for step in trained:
+            check_arm(arm.curriculum, data_of(steps[step]), steps, f"{prepared.path}: arm {name!r}")
 
 
 def expansion_of(experiment: Experiment, arms: Mapping[str, Arm], out: Path) -> Expansion:
