@@ -68,7 +68,7 @@ def _arm(base: DictConfig, changes: Mapping[str, Any], curriculum: dict[str, Any
     spec = _changed(base, changes, where)
     for name, step in arm.recipe["steps"].items():
         if trained_by(step, curriculum) is not None:
-            _refuse_seeds(_seeds(base, name, True), _seeds(spec, name, True), f"{where}: steps.{name}")
+            _refuse_seeds(_seeds(base, name), _seeds(spec, name), f"{where}: steps.{name}")
     return arm
 
 
@@ -154,29 +154,29 @@ def _base(experiment: Experiment, path: Path) -> tuple[DictConfig, str]:
         if key in experiment.set:
             raise InputError(f"{path}: set: {key} is not the recipe's in an experiment; {instead}")
     whole = _changed(spec, experiment.set, f"{path}: set")
-    for name, step in whole.steps.items() if isinstance(whole.steps, DictConfig) else ():
-        if step is not None and trained_by(OmegaConf.to_container(step, resolve=False), "${curriculum}") is not None:
-            _refuse_seeds(_seeds(spec, name, False), _seeds(whole, name, False), f"{path}: set: steps.{name}")
+    before, after = (_walked(OmegaConf.to_container(one, resolve=False), "steps") for one in (spec, whole))
+    for name, step in after.items() if isinstance(after, dict) else ():
+        if trained_by(step, "${curriculum}") is not None:
+            then, now = ({key: _walked(one, key) for key in _SEEDS} for one in (before.get(name), step))
+            _refuse_seeds(then, now, f"{path}: set: steps.{name}")
     return whole, str(origin)
 
 
 def _refuse_seeds(before: Mapping[str, Any], after: Mapping[str, Any], where: str) -> None:
     """Raises InputError where a change gives a step that is trained a seed, which `seeds.train` would replace."""
     for key, seed in after.items():
-        if seed != before.get(key):
+        if seed is not None and seed != before.get(key):
             raise InputError(f"{where}.{key}: the seeds of a stage that is trained are those of `seeds.train`")
 
 
-def _seeds(spec: DictConfig, name: Any, resolve: bool) -> dict[str, Any]:
-    """Key -> seed in a step of a recipe, interpolated or as it is written; one that is still to be set is left out."""
-    step = spec.steps.get(name) if isinstance(spec.steps, DictConfig) else None
-    if not isinstance(step, DictConfig):
-        return {}
+def _seeds(spec: DictConfig, name: str) -> dict[str, Any]:
+    """Key -> seed in a step of a recipe, interpolated; one that is still to be set is left out."""
     found: dict[str, Any] = {}
     for key in _SEEDS:
         with suppress(OmegaConfBaseException):
-            found[key] = OmegaConf.select(step, key) if resolve else _walked(OmegaConf.to_container(step), key)
-    return {key: seed for key, seed in found.items() if seed is not None}
+            step = spec.steps.get(name)
+            found[key] = OmegaConf.select(step, key) if isinstance(step, DictConfig) else None
+    return found
 
 
 def _walked(node: Any, key: str) -> Any:

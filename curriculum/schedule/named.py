@@ -17,7 +17,8 @@ def curriculum_of(spec: Mapping[str, Any] | str, file: str | None = None) -> Cur
     file: where the mapping was read, if from a file. Raises InputError, which begins with the file that is wrong.
     """
     if isinstance(spec, str):
-        spec, file = read_curriculum(spec), split_name(spec)[0]
+        file = split_name(spec)[0]
+        spec = read_curriculum(spec)
     try:
         return parse_curriculum(spec)
     except InputError as error:

@@ -395,6 +395,8 @@ def test_a_seed_of_a_trainers_step_in_an_arm_is_refused_and_the_recipe_s_own_is_
     for same in (1, r"\${seed}"):
         assert prepared(b={f"steps.grpo.{key}": same}).expansion.steps
     assert prepared(b={f"steps.backbone.{key}": 7}).expansion.steps
+    path.write_text(yaml.safe_dump({"recipe": "demo", "set": {"seed": 3}, "arms": {"a": {}}}))
+    assert prepare(str(path), out=str(tmp_path / "out")).expansion.steps
 
 
 def test_the_command_line_changes_the_recipe_and_the_experiment(lab):
