@@ -39,7 +39,7 @@ def show_plan(
     if "arms" in read_yaml(path):
         raise InputError(f"{path}: holds arms of an experiment; show them with --compare")
     spec = overridden(read_curriculum(curriculum), overrides)
-    parsed, table = curriculum_of(spec, str(path)), training_rows(index, labels)
+    parsed, table = curriculum_of(spec, split_name(curriculum)[0]), training_rows(index, labels)
     with over_a_made_up_table(_OWN if index is None else None):
         described = describe(Plan(parsed, table))
     say("\n".join(lines(described)))
