@@ -77,7 +77,7 @@ $(LLM)/installed:
 	@touch $@
 
 test-llm: $(VENV)/installed $(LLM)/installed
-	@LLM_PYTHON=$(LLM)/bin/python $(BIN)/python -m pytest tests/commands/test_build_llm.py $(ARGS)
+	@LLM_PYTHON=$(LLM)/bin/python $(BIN)/python -m pytest tests/commands/building/test_build_llm.py $(ARGS)
 
 check: $(VENV)/installed
 	@$(BIN)/ruff check .

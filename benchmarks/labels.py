@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from earwitness.commands.label_job import LabelJob, LocalVoter, VoterSpec
-from earwitness.commands.labelling import run_job
+from earwitness.commands.labelling.job import LabelJob, LocalVoter, VoterSpec
+from earwitness.commands.labelling.run import run_job
 from earwitness.curriculum.evaluation.evaluate import HEARD
 from earwitness.curriculum.identity import keyed, uid_of, unit
 from earwitness.curriculum.statistics import wilson_interval

@@ -21,6 +21,7 @@ from typing import IO, Any, AnyStr, BinaryIO
 
 from ..errors import InputError
 
+_NO_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG)
 TEXT_BYTES = 16 << 20  # of a YAML file, a record or anything else that a person could have written
 JSON_BYTES = 256 << 20  # of what a program wrote: results, plans
 PARTIAL = ".partial"
@@ -111,10 +112,11 @@ def read_json(path: str | Path, most: int = JSON_BYTES) -> Any:
 def replacing(path: str | Path, private: bool = False) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` once the block ends well; otherwise nothing is left of it.
 
-    private: readable by its owner alone. OSError where it cannot be written.
+    private: readable by its owner alone. InputError where its folder cannot be made, OSError where it cannot be
+    written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(path.parent)
     scratch = scratch_name(path)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -167,8 +169,8 @@ def alone_in(folder: str | Path, what: str) -> Iterator[None]:
     """
     folder = Path(folder)
     path = folder / f".{what}.lock"
+    made_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock = _locked_now(path)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
@@ -202,6 +204,28 @@ def open_new(path: str | Path) -> BinaryIO:
     """An empty file in the place of whatever is there, open for writing; a link is removed and not followed."""
     Path(path).unlink(missing_ok=True)
     return os.fdopen(regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW), "w+b")
+
+
+def made_folder(path: str | Path) -> Path:
+    """The folder, made with those above it where it is not there.
+
+    Raises InputError where a file, or a link that leads nowhere, is in the way, or where nothing may be made; OSError
+    for a disk that is full.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        there = next((one for one in (path, *path.parents) if os.path.lexists(one) and not one.is_dir()), path)
+        what = "a link that leads nowhere" if there.is_symlink() and not there.exists() else "no folder"
+        raise InputError(
+            f"{path}: the folder cannot be made, {there} is {what}; move that away, or name another one"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_FOLDER:
+            raise
+        raise InputError(f"{path}: the folder cannot be made ({error.strerror}); name another one") from None
+    return path
 
 
 def empty_folder(path: str | Path) -> Path:

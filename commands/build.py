@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Builds, or prices, exports, imports; returns counts."""
-    from .build_job import load_build
-    from .building import price_build, run_build
+    from .building.job import load_build
+    from .building.run import price_build, run_build
 
     if args.part_lines < 1:
         raise InputError(f"--part-lines must be 1 or more, got {args.part_lines}")

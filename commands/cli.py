@@ -12,8 +12,8 @@ from typing import NoReturn
 from .. import __version__
 from ..boundary.words import plain, say
 from . import build, compare, evaluate, export, index, init, inspect, label, plan, report, run, serve, shard, show, tiny
-from .ending import guarded
-from .trainer_help import long_help, short_help
+from .processes.ending import guarded
+from .training.trainer_help import long_help, short_help
 
 # The configuration of these is a complete file of LightningCLI's, whose parser is heavy and their own.
 TRAINER_COMMANDS = {
@@ -86,7 +86,7 @@ def _run(argv: list[str]) -> None:
         if (text := short_help(argv, TRAINER_COMMANDS)) is not None:
             say(text, end="")
             return
-        from .trainer import main as trainer_main
+        from .training.trainer import main as trainer_main
 
         trainer_main(long_help(argv))
     else:

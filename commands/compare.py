@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the control sheet, runs or continues the arms, and writes their table; see `compare_arms`."""
-    from .compare_runs import compare_arms
+    from .experiments.runs import compare_arms
 
     if args.jobs < 1:
         raise InputError(f"--jobs is at least 1, got {args.jobs}")

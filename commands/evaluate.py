@@ -62,11 +62,11 @@ _VALUES = (
 def run(args: argparse.Namespace) -> None:
     """Runs and prints the evaluation, or compares two; see `run_evaluation` and `compare_results`."""
     from ..configs.overrides import is_override
-    from .evaluation_text import comparison_text, evaluation_text
+    from .evaluation.text import comparison_text, evaluation_text
 
     words = list(args.words)
     if args.compare:
-        from .evaluation_comparing import compare_results
+        from .evaluation.comparison import compare_results
 
         if len(words) != 2:
             raise InputError(f"--compare takes two folders of results, got {len(words)}")
@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> None:
     if len(given) != 1:
         named = f": {', '.join(given)}" if given else ""
         raise InputError(f"name one model, YAML file or folder of results, got {len(given)}{named}")
-    from .evaluating import run_evaluation
-    from .evaluation_job import JOB, job_of, load_evaluation, named_benchmarks
+    from .evaluation.job import JOB, job_of, load_evaluation, named_benchmarks
+    from .evaluation.run import run_evaluation
 
     options = _options(args)
     judged = (Path(given[0]) / JOB).is_file() and not args.benchmark

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..boundary.files import read_text, write_text
+from ..boundary.files import made_folder, read_text, write_text
 from ..boundary.words import say
 from ..configs.files import shipped_file
 from ..errors import InputError
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     there = [name for name in files if (folder / name).exists()]
     if there:
         raise InputError(f"{folder / there[0]} is there already; give another folder, or move it away")
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     for name, text in files.items():
         write_text(folder / name, text)
     say(f"{folder}: {', '.join(files)}")

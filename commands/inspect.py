@@ -16,6 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints and draws; see `inspect_index`."""
-    from .inspection import inspect_index
+    from .inspection.index import inspect_index
 
     inspect_index(args.index, args.labels, args.out, args.sample, args.shards)

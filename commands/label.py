@@ -28,8 +28,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Writes the label table; returns counts."""
     if len(args.votes) == 1 and (args.votes[0].endswith((".yaml", ".yml")) or args.votes[0] == "label"):
         from ..configs.files import shipped_file
-        from .label_job import load_job
-        from .labelling import run_job
+        from .labelling.job import load_job
+        from .labelling.run import run_job
 
         return run_job(load_job(str(shipped_file(args.votes[0], ""))), args.dry_run)
     from ..curriculum.contribution.labels import label, published_labels
@@ -46,7 +46,7 @@ def following(args: argparse.Namespace) -> str | None:
     if args.dry_run:
         return None
     if len(args.votes) == 1 and args.votes[0].endswith((".yaml", ".yml")):
-        from .label_job import load_job
+        from .labelling.job import load_job
 
         job = load_job(args.votes[0])
         index, labels = job.index, f"{job.out}/labels.arrow"

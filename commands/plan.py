@@ -39,21 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints the plans or their comparison; see `show_plan` and `show_comparison`."""
     from ..configs.overrides import is_override
-    from .planning import show_comparison, show_plan
+    from .inspection.plan import show_comparison, show_plan
 
     overrides = [word for word in args.curricula if is_override(word)]
     curricula = [word for word in args.curricula if not is_override(word)]
     if not curricula:
         raise InputError(f"{overrides[0]} changes a curriculum, and none is named; e.g. weak_to_strong {overrides[0]}")
     if args.memory:
-        from .memory_table import known, show_memory
+        from .training.memory_table import known, show_memory
 
         if len(curricula) != 1 or args.gpus < 1 or args.seconds <= 0:
             raise InputError("--memory takes one configuration of `fit`, at least one GPU and more than 0 seconds")
         show_memory(curricula[0], overrides, args.gpus, known(args.strategy), args.seconds, args.room_gb)
         return
     if args.index is None and not args.synthetic:
-        from .explain import UsageError
+        from .training.explain import UsageError
 
         raise UsageError("one of the arguments --index --synthetic is required; see `earwitness plan --help`")
     if args.compare:

@@ -16,6 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the recipe; see `run_recipe`."""
-    from .recipe import run_recipe
+    from .recipes.recipe import run_recipe
 
     run_recipe(args.recipe, args.overrides, dry_run=args.dry_run, jobs=args.jobs, synthetic=args.synthetic)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,11 @@ def read_curriculum(name: str) -> dict[str, Any]:
 def curriculum_files(name: str) -> list[Path]:
     """The files that `read_curriculum` reads for this name, those that they extend included. InputError as it."""
     return [layer for path, *_ in _chosen(name) for layer, _ in _layers(path)]
+
+
+def is_resolved_anew(path: Path) -> bool:
+    """Whether values in a YAML file depend on more than the file: on the environment, as `${oc.env:NAME}` does."""
+    return re.search(r"\$\{\s*[\w.]+\s*:", read_text(path)) is not None
 
 
 def _chosen(name: str) -> Iterator[tuple[Path, Any, list[str]]]:

@@ -179,6 +179,17 @@ def read_table(index: str | Path, labels: str | Path | Sequence[str | Path] | No
     return Table(uid, columns)
 
 
+def empty_table(schemas: Sequence[pa.Schema]) -> Table:
+    """A table without rows, of the columns that `read_table` gives of an index and label tables of these schemas."""
+    columns: dict[str, Categorical | np.ndarray] = {}
+    for schema in schemas:
+        for name in schema.names:
+            value = None if name in ("uid", "key", "shard") else _column(schema.empty_table().column(name))
+            if value is not None:
+                columns[name] = value
+    return Table(np.zeros(0, np.uint64), columns)
+
+
 def _uid(table: pa.Table, path: str | Path) -> Hashes:
     """[N] the uids of a table; InputError where there are none, some are missing or one occurs twice."""
     if "uid" not in table.column_names or not pa.types.is_integer(table.schema.field("uid").type):

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from ..configs.files import read_curriculum
 from ..curriculum.identity import hash64
 from ..curriculum.online.cursor import Cursor, fork, read_state
 from ..curriculum.plan.fingerprint import differences
 from ..curriculum.plan.plan import Plan
-from ..curriculum.schedule.stages import Stage, parse_curriculum
+from ..curriculum.schedule.named import curriculum_of
+from ..curriculum.schedule.stages import Stage
 from ..curriculum.table import Table
 from ..errors import InputError
 from .batch import Batch
@@ -40,8 +40,7 @@ class TrainingData:
 
     def __init__(self, spec: TrainingSpec, table: Table, builder: BatchBuilder, world_size: int, check: bool) -> None:
         self.spec, self.builder, self.seed = spec, builder, builder.seed
-        given = spec.curriculum
-        curriculum = parse_curriculum(read_curriculum(given) if isinstance(given, str) else given)
+        curriculum = curriculum_of(spec.curriculum)
         self.rows: np.ndarray = table.where(spec.pool)
         builder.reader.check_answered(self.rows, "trained on")
         chosen = table.take(self.rows)

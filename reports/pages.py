@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..boundary.files import write_text
+from ..boundary.files import made_folder, write_text
 from ..errors import InputError
 from .page import folded, heading, html_of, page_of, plain, seen, text_of
 from .records import OUTCOMES, Item, Overview, Verdict
@@ -32,7 +32,7 @@ def write_page(
     where two items have one id.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(target.parent)
     parts = [*_head(overview)]
     for section in overview.sections:
         parts += [heading(section.title), section.html]

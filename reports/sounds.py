@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ..boundary.files import JSON_BYTES, read_bytes, write_bytes
+from ..boundary.files import JSON_BYTES, made_folder, read_bytes, write_bytes
 from ..datamodules.audio.encoding import opus_bytes
 from ..datamodules.audio.waves import Cut, whole
 from ..datamodules.shards.reader import ShardReader
@@ -78,7 +78,7 @@ def gather(clips: Iterable[Clip], page: Path, embed_mb: float, beside_mb: float)
             sounds.clips[place] = {"url": url}
             continue
         beside -= len(data)
-        folder.mkdir(parents=True, exist_ok=True)
+        made_folder(folder)
         write_bytes(folder / f"{place}.ogg", data)
         sounds.clips[place] = {"url": f"{quote(folder.name)}/{place}.ogg"}
     return sounds

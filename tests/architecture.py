@@ -29,6 +29,18 @@ boundary
 errors
 """
 ROOMS = {
+    "commands": """
+        launch
+        cli
+        build compare evaluate export init inspect label plan report run serve shard show tiny
+        index
+        experiments
+        recipes
+        building evaluation inspection labelling
+        training
+        checks
+        processes
+    """,
     "lightning_modules": """
         interleaved
         grpo sft

@@ -275,7 +275,7 @@ def main() -> int:
     given = parser.parse_args()
     out = (given.out or Path(tempfile.mkdtemp(prefix="kills-"))).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    from earwitness.commands import lightning_cli  # noqa: F401  imported once, before all forks
+    from earwitness.commands.training import lightning_cli  # noqa: F401  imported once, before all forks
 
     if not (disk := can_mount(out)):
         print("no right to mount a small disk: files are limited to 100 kB instead", flush=True)

@@ -22,9 +22,9 @@ import torch
 import yaml
 
 from earwitness.commands.cli import COMMANDS, TRAINER_COMMANDS, _parser, main
-from earwitness.commands.comparing import prepare
-from earwitness.commands.recipe import load_recipe
-from earwitness.commands.trainer import check
+from earwitness.commands.experiments.comparing import prepare
+from earwitness.commands.recipes.recipe import load_recipe
+from earwitness.commands.training.trainer import check
 from earwitness.curriculum.plan.plan import Plan
 from earwitness.curriculum.preview.synthetic import audiomcq_table
 from earwitness.curriculum.schedule.stages import parse_curriculum

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from earwitness.commands.recipe import run_recipe
-from earwitness.commands.trainer import main
+from earwitness.commands.recipes.recipe import run_recipe
+from earwitness.commands.training.trainer import main
 from earwitness.curriculum.contribution.labels import label
 from earwitness.curriculum.online.cursor import fork, read_state
 from earwitness.curriculum.plan.plan import Plan

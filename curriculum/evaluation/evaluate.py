@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...boundary.files import made_folder
 from ...errors import InputError
 from ..arrays import Bools
 from ..contribution.accuracy import Answers, contribution_by_group, group_rows, read_answers
@@ -66,7 +67,7 @@ def evaluate(
     if curriculum is not None:
         result["composition"] = _composition(curriculum, index, labels)
     path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(path.parent)
     path.write_text(json.dumps(result, indent=1))
     return {"questions": len(next(iter(tables.values())).uid), "results": out}
 

@@ -26,6 +26,7 @@ from ..schedule.budget import Budget
 from ..schedule.stages import Curriculum, Stage, parse_curriculum
 from ..table import Table
 from .preview import describe, short, stage_rows
+from .synthetic import over_a_made_up_table
 
 MATCHES = ("none", "samples", "steps", "tokens", "flops")
 
@@ -57,23 +58,25 @@ def _arm(name: str, base: dict[str, Any], change: Any, read: Callable[[str], Map
     return _named(name, assigned, start, changes)  # type: ignore[no-any-return]
 
 
-def compare(arms: Mapping[str, Mapping[str, Any]], table: Table, match: str = "none") -> dict[str, Any]:
+def compare(
+    arms: Mapping[str, Mapping[str, Any]], table: Table, match: str = "none", way: str | None = None
+) -> dict[str, Any]:
     """The comparison, ready for JSON: every arm described, what differs from the first arm, and the rows in common.
 
     "order" has digests of the rows that stages deal, "budgets" what they are given.
 
     match: one of MATCHES; scales every arm's budgets so that its total equals the first arm's, or the smallest arm's
-    where a pool cannot supply that ("matched_to").
+    where a pool cannot supply that ("matched_to"). way: what to do for another table, where this one is made up.
     Raises InputError that names the arm whose curriculum is wrong or does not fit the table.
     """
     if match not in MATCHES:
         raise InputError(f"match must be one of {', '.join(MATCHES)}, got {match!r}")
     parsed = {name: _named(name, parse_curriculum, spec) for name, spec in arms.items()}
-    plans = {name: _named(name, Plan, curriculum, table) for name, curriculum in parsed.items()}
-    first = next(iter(plans))
-    matched_to = None
-    if match != "none":
-        plans, matched_to = _matched(plans, table, match)
+    first, matched_to = next(iter(parsed)), None
+    with over_a_made_up_table(way):
+        plans = {name: _named(name, Plan, curriculum, table) for name, curriculum in parsed.items()}
+        if match != "none":
+            plans, matched_to = _matched(plans, table, match)
     sheets = {name: describe(plan) for name, plan in plans.items()}
     return {
         "match": match,

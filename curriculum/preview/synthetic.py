@@ -6,8 +6,12 @@ Published: 571,118 questions, 313,177 of them weak; rows per source and per ques
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
+from ...errors import InputError
 from ..arrays import Bools, Floats, Ints
 from ..identity import keyed, splitmix64, unit
 from ..table import Categorical, Table
@@ -25,6 +29,19 @@ TYPES = ("music", "sound", "speech", "temporal")
 WEAK, STRONG_TACOS, WEAK_COMPA = 313_177, 24_424, 148_900
 _SECONDS = {"AudioCaps": (10, 10), "Clotho": (15, 30), "CompA-R": (10, 10), "LP-MusicCaps-MTT": (29, 29)}
 _SECONDS |= {"MusicCaps": (10, 10), "SpeechCraft": (2, 12), "TACOS": (5, 30)}
+
+
+@contextmanager
+def over_a_made_up_table(way: str | None) -> Iterator[None]:
+    """A context whose InputErrors also say that this table is planned over, unless `way`, what to do then, is None."""
+    try:
+        yield
+    except InputError as error:
+        if way is None:
+            raise
+        raise InputError(
+            f"{error}; this is planned over a made-up table, whose columns and values are AudioMCQ's: {way}"
+        ) from error
 
 
 def audiomcq_table() -> Table:

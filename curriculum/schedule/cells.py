@@ -156,8 +156,7 @@ def parse_axes(spec: Any) -> tuple[Axis, ...]:
         unknown = set(what) - {"column", "bins", "by", "edges"}
         if unknown:
             raise InputError(f"cells.{name}: unknown key {sorted(unknown)[0]!r}; it knows column, bins, by, edges")
-        edges = what.get("edges")
-        if edges is not None:
+        if (edges := what.get("edges")) is not None:
             numbers = isinstance(edges, Sequence) and all(isinstance(e, (int, float)) for e in edges)
             if not numbers or isinstance(edges, str):
                 raise InputError(f"cells.{name}: edges must be a list of numbers, got {edges!r}")
@@ -212,19 +211,25 @@ def _occupied(number: Ints, total: int) -> tuple[Ints, Ints]:
     return occupied, place[number]
 
 
+def axis_column(table: Table, axis: Axis) -> Categorical | Floats:
+    """The column that an axis splits, texts or numbers [N]; InputError where the table has none."""
+    values = table.columns.get(axis.column)
+    if values is None:
+        there = f"{', '.join(sorted(table.columns)) or 'none'}{made_by(axis.column)}"
+        raise InputError(f"cells: no column {axis.column!r} in the table; there are {there}")
+    if not isinstance(values, Categorical) and values.dtype.kind != "f":
+        raise InputError(f"cells: column {axis.column!r} is an identity; cells are made of texts and numbers")
+    return values
+
+
 def _split(table: Table, axis: Axis, bounds: Bounds) -> Split:
     """An axis over the table, with the bounds of pools among its edges."""
-    values = table.columns.get(axis.column)
+    values = axis_column(table, axis)
     if isinstance(values, Categorical):
         order = sorted(range(len(values.names)), key=lambda i: values.names[i])
         place = np.full(len(order) + 1, -1, np.int32)
         place[order] = np.arange(len(order))
         return Split(axis, tuple(values.names[i] for i in order), place[values.codes])
-    if values is not None and values.dtype.kind != "f":
-        raise InputError(f"cells: column {axis.column!r} is an identity; cells are made of texts and numbers")
-    if values is None:
-        there = f"{', '.join(sorted(table.columns)) or 'none'}{made_by(axis.column)}"
-        raise InputError(f"cells: no column {axis.column!r} in the table; there are {there}")
     known = values if not np.isnan(values).any() else values[~np.isnan(values)]
     if not len(known):
         raise InputError(f"cells.{axis.name}: column {axis.column!r} has no value at all")

@@ -268,6 +268,8 @@ def parse_feedback(spec: Any, where: str) -> Feedback:
             reducers[str(name)] = kind(**arguments)
         except TypeError as error:
             raise InputError(f"{where}.{name}: {error}") from None
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
     return Feedback(reducers, items)
 
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 from math import ceil, floor
 from typing import Any
 
-from ...configs.typed import value_of
+from ...configs.typed import placed, value_of
 from ...errors import InputError
 from .weights import UNIFORM, Weight, parse_weight
 
@@ -54,10 +54,10 @@ class Rehearsal:
         return floor(own * self._share / (1 - self._share))
 
 
-def parse_rehearsal(spec: Any, where: str) -> Rehearsal:
+def parse_rehearsal(spec: Any, where: str, stage: str) -> Rehearsal:
     """A rehearsal from {column: value, ..., share: 0.2} with `seen` and `weight` where they are given.
 
-    Raises InputError for anything else. where: the place in the file, for messages.
+    Raises InputError for anything else. where: the place in the file; stage: the name of its stage, for messages.
     """
     if not isinstance(spec, Mapping) or "share" not in spec:
         raise InputError(f"{where}: a pool and a share are needed, e.g. {{label: weak, share: 0.2}}; got {spec!r:.80}")
@@ -65,4 +65,7 @@ def parse_rehearsal(spec: Any, where: str) -> Rehearsal:
     share = value_of(spec["share"], float, f"{where}.share")
     seen = value_of(spec.get("seen", True), bool, f"{where}.seen")
     weight = parse_weight(spec["weight"], f"{where}.weight") if "weight" in spec else UNIFORM
-    return Rehearsal(pool, share, seen, weight, dict(spec))
+    try:
+        return Rehearsal(pool, share, seen, weight, dict(spec))
+    except InputError as error:
+        raise InputError(placed(f"stage {stage!r}: {error}", where.removesuffix(".rehearse"))) from error

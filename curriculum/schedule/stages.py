@@ -253,7 +253,7 @@ def _stage(entry: Any, where: str, budget: Budget | None = None) -> Stage:
     if given.get("loss_weight") is not None:
         given["loss_weight"] = parse_weight(given["loss_weight"], f"{where}.loss_weight")
     if given.get("rehearse") is not None:
-        given["rehearse"] = parse_rehearsal(given["rehearse"], f"{where}.rehearse")
+        given["rehearse"] = parse_rehearsal(given["rehearse"], f"{where}.rehearse", str(given.get("name")))
     if given.get("feedback") is not None:
         given["feedback"] = parse_feedback(given["feedback"], f"{where}.feedback")
     if value_of(given.get("claim", 0), int | Literal["first"], f"{where}.claim") == "first":

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ...boundary.files import made_folder
 from ...errors import InputError
 from .chat import MALFORMED, completion_of
 from .ledger import Ledger
@@ -26,7 +27,7 @@ def export_requests(requests: Iterable[Request], folder: Path, role: str, lines:
 
     role: of the ledger that the answers belong to; it stands in every `custom_id`. Returns the files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     for old in folder.glob("part-[0-9]*.jsonl"):
         if re.fullmatch(r"part-\d+", old.stem):
             old.unlink()

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...boundary.files import made_folder
 from ...errors import InputError
 
 _LINE = re.compile(rb'\{"key": "([0-9a-f]{32})", "in": (\d+), "out": (\d+), ')
@@ -66,7 +67,7 @@ class Ledger:
             os.ftruncate(self._file, self._end)  # what was cut off
 
     def _open(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        made_folder(folder)
         self.lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

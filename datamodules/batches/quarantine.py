@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from ...boundary.files import bounded_lines, open_regular, open_to_append
+from ...boundary.files import bounded_lines, made_folder, open_regular, open_to_append
 from ...errors import InputError
 from ..batch import Replaced
 
@@ -28,7 +28,7 @@ class Quarantine:
         known = bad.uid in self.reasons
         self.reasons[bad.uid] = bad.reason
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            made_folder(self.path.parent)
             line = json.dumps(asdict(bad), ensure_ascii=False) + "\n"
             with open_to_append(self.path) as file:
                 os.write(file.fileno(), line.encode(errors="backslashreplace"))  # a path need not be UTF-8

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...boundary.files import locked, open_regular, read_text
+from ...boundary.files import locked, made_folder, open_regular, read_text
 from ...curriculum.identity import hash64
 from ...curriculum.table import Categorical, read_table
 from ...errors import InputError
@@ -195,7 +195,7 @@ def _packed(
     path: str, folder: Path, audio_root: str | None, fields: Fields, workers: int
 ) -> tuple[ShardReader | None, dict[str, str]]:
     """The packed recordings, None where there are none, and the key -> reason of what could not be packed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     reason = ""
     with locked(folder / "waiting.lock"):  # two evaluations may want the same
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...boundary.files import made_folder
 from ...curriculum.table import write_arrow
 from .balance import Placed
 from .draft import DIMENSIONS, structured, unstructured
@@ -90,7 +91,7 @@ def write_all(placed: Iterable[Placed], out: Path, about: Mapping[str, str], clo
     Returns the questions of each split. Files appear when all are whole.
     """
     hub = out / "hub" / "data"
-    hub.mkdir(parents=True, exist_ok=True)
+    made_folder(hub)
     splits: dict[str, int] = {}
     grades: list[pa.RecordBatch] = []
     provenance: list[pa.RecordBatch] = []

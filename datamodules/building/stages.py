@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...boundary.files import read_json, write_text
+from ...boundary.files import made_folder, read_json, write_text
 from ...curriculum.identity import hash64
 from .draft import Draft, read_drafts
 
@@ -60,7 +60,7 @@ class Stages:
             self.skip(name, depends)
             return
         mark = self.mark(name, depends)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        made_folder(self.folder)
         counts: Counter[tuple[str, str, str]] = Counter()
         kept_to, dropped_to = self.path(name), self.path(name, dropped=True)
         scratch = [path.with_suffix(".partial") for path in (kept_to, dropped_to)]

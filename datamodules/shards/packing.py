@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
-from ...boundary.files import alone_in, read_json, write_text
+from ...boundary.files import alone_in, made_folder, read_json, write_text
 from ...boundary.words import say
 from ...curriculum.identity import hash64
 from ...errors import InputError
@@ -66,7 +66,7 @@ def shard(
     fields, folder, cut = Fields.of(fields), Path(out), Cut.of(cut, audio == "original")
     check_kept_names(fields)
     source = Source(annotations, fields.encoding)
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     root = str(audio_root or (annotations if source.is_folder else Path(annotations).parent))
     how = [LAYOUT, root, samples_per_shard, fields.record(), audio, repr(cut), on_bad, dict(holdout or {}), annotations]
     done = Done(folder, f"{hash64(json.dumps(how), source.stamps()):016x}", root)

@@ -16,7 +16,15 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 
 from ...boundary.environment import hidden, hidden_in
-from ...boundary.files import bounded_lines, open_regular, open_to_append, read_json, write_bytes, write_text
+from ...boundary.files import (
+    bounded_lines,
+    made_folder,
+    open_regular,
+    open_to_append,
+    read_json,
+    write_bytes,
+    write_text,
+)
 from ...curriculum.contribution.verdicts import verdict_in
 from ...curriculum.table import write_arrow
 from ...errors import InputError
@@ -89,7 +97,7 @@ class AnswerStore:
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         if not lines:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        made_folder(self.folder)
         with open_to_append(self.path) as file:
             if file.tell() and not _ends_with_line(file):
                 file.truncate(_end_of_last_line(self.path))
@@ -157,7 +165,7 @@ class AnswerStore:
 
     def remember(self, described: Mapping[str, Any]) -> None:
         """Writes down how a voter is asked, for `refuse_changed`; the file appears whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        made_folder(self.folder)
         write_text(self._description, json.dumps(hidden_in(described), indent=1))
 
 

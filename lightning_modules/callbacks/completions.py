@@ -9,7 +9,7 @@ import lightning as L
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...boundary.files import replacing
+from ...boundary.files import made_folder, replacing
 from ...errors import InputError
 from ...reports.completions_page import completions_page
 from ..step.experience import Experience
@@ -54,7 +54,7 @@ class CompletionTable(L.Callback):
         gathered = pl_module.ranks.gathered([row for each in pl_module.experiences for row in records(each)])
         if trainer.is_global_zero:
             rows = [row for part in gathered for row in part]
-            self.folder.mkdir(parents=True, exist_ok=True)
+            made_folder(self.folder)
             _whole(self.folder / f"step-{batch.step:06d}.parquet", lambda file: pq.write_table(_table(rows), file))
             page = completions_page(rows, self.prompts)
             _whole(self.folder / "latest.html", lambda file: file.write(page.encode("utf-8", "backslashreplace")))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
+from ...boundary.files import made_folder
 from ...boundary.words import say
 from ...errors import InputError
 from ..checkpoints.restore import from_whole
@@ -142,7 +143,7 @@ class RetentionGate(L.Callback):
         failed = None
         if trainer.is_global_zero:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                made_folder(self.folder)
                 WholeFile().save_checkpoint({"state_dict": kept, **self.found}, self.folder / FILE)
             except (InputError, OSError) as error:
                 failed = f"RetentionGate: {error}"

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from earwitness.commands import report
-from earwitness.commands.recipe import run_recipe
+from earwitness.commands.recipes.recipe import run_recipe
 from earwitness.configs.files import read_curriculum, read_yaml
 from earwitness.curriculum.contribution.accuracy import read_answers
 from earwitness.curriculum.contribution.labels import read_about

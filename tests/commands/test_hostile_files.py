@@ -17,9 +17,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from earwitness.commands.cli import main
-from earwitness.commands.label_job import load_job
-from earwitness.commands.labelling import run_job
-from earwitness.commands.recipe import run_recipe
+from earwitness.commands.labelling.job import load_job
+from earwitness.commands.labelling.run import run_job
+from earwitness.commands.recipes.recipe import run_recipe
 from earwitness.configs.files import read_yaml, resolved
 from earwitness.datamodules.questions.annotations import read_annotations
 from earwitness.datamodules.shards.packing import shard

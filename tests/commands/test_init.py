@@ -12,7 +12,7 @@ import pytest
 
 from earwitness.commands.cli import main
 from earwitness.commands.init import working_files
-from earwitness.commands.trainer import check
+from earwitness.commands.training.trainer import check
 from earwitness.curriculum.table import read_arrow
 from earwitness.errors import InputError
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from earwitness.commands.cli import main
-from earwitness.commands.label_job import load_job
-from earwitness.commands.lightning_cli import EarwitnessCLI
-from earwitness.commands.recipe import load_recipe, run_recipe
-from earwitness.commands.trainer import check
+from earwitness.commands.labelling.job import load_job
+from earwitness.commands.recipes.recipe import load_recipe, run_recipe
+from earwitness.commands.training.lightning_cli import EarwitnessCLI
+from earwitness.commands.training.trainer import check
 from earwitness.errors import InputError
 from earwitness.tests.places import ROOT
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from earwitness.commands.checks import checked_curriculum
+from earwitness.commands.checks.trainer import checked_curriculum
 from earwitness.commands.cli import main
 from earwitness.configs.files import read_curriculum
 from earwitness.configs.overrides import AMOUNTS, is_override, overridden, split_name
@@ -190,7 +190,7 @@ def test_the_record_of_a_run_is_its_curriculum(run):
         ),
         (
             "weak_to_strong stages.sft.budget.fraction=2",
-            "at: curriculum.stages[0].budget: budget fraction must be positive (a",
+            "at: weak_to_strong: curriculum.stages[0].budget: budget fraction must be positive (a",
         ),
         ("weak_to_strnog seed=3", "at: weak_to_strnog: no such file; did you mean 'weak_to_strong'?"),
         # What a trainer's command line makes of `--....curriculum.stages.0.batch_size 7`, which has no list to go into.
@@ -281,12 +281,12 @@ def test_overrides_reach_the_arms_of_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["weak_to_strong", "sed=3"], "curriculum: unknown key 'sed'; did you mean 'seed'?"),
+        (["weak_to_strong", "sed=3"], "weak_to_strong: curriculum: unknown key 'sed'; did you mean 'seed'?"),
         (
             ["weak_to_strong", "stages.grpo.bugdet.steps=3"],
-            "curriculum.stages[1]: unknown key 'bugdet'; did you mean 'budget'?",
+            "weak_to_strong: curriculum.stages[1]: unknown key 'bugdet'; did you mean 'budget'?",
         ),
-        (["weak_to_strong", "seed=abc"], "curriculum.seed must be a whole number, got 'abc'"),
+        (["weak_to_strong", "seed=abc"], "weak_to_strong: curriculum.seed must be a whole number, got 'abc'"),
         (["seed=3"], "seed=3 changes a curriculum, and none is named; e.g. weak_to_strong seed=3"),
         (
             ["all_grpo", "weak_to_strong", "--compare", "stages.sft.batch_size=8"],

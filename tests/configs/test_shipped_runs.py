@@ -12,8 +12,8 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from earwitness.commands.recipe import TRAINER_VERBS, load_recipe
-from earwitness.commands.trainer import main
+from earwitness.commands.recipes.recipe import TRAINER_VERBS, load_recipe
+from earwitness.commands.training.trainer import main
 from earwitness.curriculum.table import read_arrow
 from earwitness.lightning_modules.checkpoints.folders import checkpoint_at
 from earwitness.tests.places import ROOT

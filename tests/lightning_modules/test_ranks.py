@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from earwitness.tests.commands.test_continuing import fit, names, rows, same, written
+from earwitness.tests.commands.training.test_continuing import fit, names, rows, same, written
 from earwitness.tests.forks import ended, forked, meeting
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]

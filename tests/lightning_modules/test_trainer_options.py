@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning as L
 import pytest
 
-from earwitness.commands.trainer import check, main
+from earwitness.commands.training.trainer import check, main
 from earwitness.errors import InputError
 from earwitness.lightning_modules.rollout.engine import Rollout
 from earwitness.tests.lightning_modules.test_training import SFT, SGD, data_of, policy_of

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from earwitness.commands.evaluation_results import finite
+from earwitness.commands.evaluation.results import finite
 from earwitness.curriculum.evaluation.arms import Asked, Trial, compared
 from earwitness.reports.experiment_page import build_experiment_page
 from earwitness.reports.forest import Row, forest

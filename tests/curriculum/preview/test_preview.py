@@ -763,11 +763,11 @@ WRONG = {
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("disjoint: 3", "curriculum: disjoint is a list of uid, clip, got 3"),
+        ("disjoint: 3", "wrong.yaml: curriculum: disjoint is a list of uid, clip, got 3"),
         ("pool: {label: 3}", "stage 'sft': label is never 3; it is one of ['strong', 'weak']"),
-        ("name: [sft]", "curriculum.stages[0].name must be a text, got ['sft']"),
-        ("edges: 3", "cells.duration_s: edges must be a list of numbers, got 3"),
-        ("edges: [a]", "cells.duration_s: edges must be a list of numbers, got ['a']"),
+        ("name: [sft]", "wrong.yaml: curriculum.stages[0].name must be a text, got ['sft']"),
+        ("edges: 3", "wrong.yaml: cells.duration_s: edges must be a list of numbers, got 3"),
+        ("edges: [a]", "wrong.yaml: cells.duration_s: edges must be a list of numbers, got ['a']"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_one_line_and_exit_code_1(files, what, message, capsys):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from earwitness.commands import memory_table
+from earwitness.commands.training import memory_table
 from earwitness.datamodules.batch import Prompts
 from earwitness.errors import InputError
 from earwitness.lightning_modules.policy.adapters import Lora

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from earwitness.commands.label_job import VoterSpec
+from earwitness.commands.labelling.job import VoterSpec
 from earwitness.datamodules.asking.chat import Completion
 from earwitness.datamodules.voting.answer_store import AnswerId
 from earwitness.datamodules.voting.tasks import Ask, PromptingSpec, Reply, Task

@@ -1,0 +1,1 @@
+"""Questions made of captions: the file of a job, and the job."""

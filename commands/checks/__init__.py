@@ -1,0 +1,1 @@
+"""What must be there before anything starts: paths, the stage, the settings of a trainer."""

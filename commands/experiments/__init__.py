@@ -1,0 +1,1 @@
+"""Arms that change a recipe: what they differ in, their runs, and the table of what they brought."""

@@ -1,0 +1,1 @@
+"""What an index holds, and which questions a curriculum would train on."""
