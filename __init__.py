@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time `_PUBLIC` n
     from .lightning_modules.policy.omni import OmniPolicy as OmniPolicy
     from .lightning_modules.rollout.engine import Rollout as Rollout
     from .lightning_modules.rollout.remote import VllmServer as VllmServer
+    from .lightning_modules.rollout.sampling import PolicyEngine as PolicyEngine
     from .lightning_modules.rollout.vllm_engine import VllmEngine as VllmEngine
     from .lightning_modules.sft import SFT as SFT
     from .lightning_modules.step.learning_rate import Schedule as Schedule
@@ -69,6 +70,7 @@ _PUBLIC = {
     "Paced": "curriculum.schedule.components",
     "PassRateTable": "lightning_modules.callbacks.pass_rates",
     "Plan": "curriculum.plan.plan",
+    "PolicyEngine": "lightning_modules.rollout.sampling",
     "PolicyModule": "lightning_modules.base",
     "QuestionDataset": "datamodules.shards.streams",
     "Reading": "datamodules.storage.files",
