@@ -14,6 +14,7 @@ from ...datamodules.processors.model_files import check_model_files
 from ...errors import InputError
 from ...lightning_modules.policy.adapters import Lora
 from ...lightning_modules.policy.memory import STRATEGIES, Lengths, Memory, measured, memory_of
+from .architectures import architecture_of
 
 _PARTS = ("weights", "gradients", "optimizer", "reference", "gathered", "activations", "sampling", "total")
 
@@ -120,6 +121,10 @@ def _batch_size(spec: Mapping[str, Any]) -> int | None:
 
 
 def _config_of(checkpoint: str) -> Any:
+    """The checkpoint's config; that of a published name is known without the hub."""
+    known_by_name = architecture_of(checkpoint)
+    if known_by_name is not None:
+        return known_by_name
     from transformers import AutoConfig
 
     check_model_files(checkpoint)

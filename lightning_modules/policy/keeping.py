@@ -100,7 +100,8 @@ class _Again:
 
     def pack(self, tensor: Tensor) -> Any:
         """What is kept for a tensor: the shape, where it is the one or a view of all of it."""
-        if tensor.untyped_storage()._cdata != self._storage or tensor.numel() != self._size:
+        whole = tensor.numel() == self._size and tensor.is_contiguous()
+        if not whole or tensor.untyped_storage()._cdata != self._storage:
             return tensor
         self._left += 1
         return tensor.shape
