@@ -72,10 +72,12 @@ def recorded(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """
     beside, (_, first) = _place(torch.cuda.current_device())
     beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):
-        expected = function()
-        out, graph = _captured(function, first.pool())
-    torch.cuda.current_stream().wait_stream(beside)
+    try:
+        with torch.cuda.stream(beside):
+            expected = function()
+            out, graph = _captured(function, first.pool())
+    finally:  # also what is done instead comes after the function's operations, which write to the same memory
+        torch.cuda.current_stream().wait_stream(beside)
     out.fill_(torch.nan)  # a graph that holds nothing, as of operations on another device, must not pass for the step
     graph.replay()
     if not torch.equal(out, expected):

@@ -192,6 +192,25 @@ def test_recordings_follow_one_another(gpu):
         del replay
 
 
+def test_what_is_done_instead_comes_after_what_was_tried(gpu):
+    """What was begun beside writes to the completions' memory; the step that is taken in its place waits for it."""
+    waits = []
+    torch.cuda.current_stream().wait_stream = waits.append
+    replayed._place(0)
+    waits.clear()
+    calls = []
+
+    def function():
+        calls.append(len(waits))
+        if len(calls) > 1:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return torch.zeros((), device="cpu")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        replayed.recorded(function)
+    assert len(waits) == calls[-1] + 1
+
+
 def test_a_recording_without_the_operations_is_refused(gpu):
     with pytest.raises(RuntimeError, match="a replayed step is not the step itself"):
         replayed.recorded(added(torch.zeros((), device="cpu"), here=False))
