@@ -110,7 +110,9 @@ class Asker:
                 *(job.checkpoint, self.source, job.prompt_style, job.dtype, job.attention, job.system),
                 *(job.tokens, job.temperature, job.seed),
             )
-            self._voter = voter.to(f"cuda:{launched()[2] % torch.cuda.device_count()}" if device == "cuda" else "cpu")
+            if device == "cuda":  # also for what computes on the present device, as kernels do
+                torch.cuda.set_device(launched()[2] % torch.cuda.device_count())
+            self._voter = voter.to(device)
         return self._voter
 
 

@@ -19,12 +19,15 @@ from torch.autograd.function import once_differentiable
 
 def keep_little(decoder: Any) -> None:
     """Has the layers of transformers' text model keep little; layers whose parts are not known stay as they are."""
+    norms = [decoder.norm]
     for layer in decoder.layers:
-        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
-            norm.forward = _Norming(norm)
-        if isinstance(layer.mlp.act_fn, nn.SiLU) or type(layer.mlp.act_fn).__name__ == "SiLUActivation":
+        norms += [layer.input_layernorm, layer.post_attention_layernorm]
+        known = all(hasattr(layer.mlp, part) for part in ("gate_proj", "up_proj", "down_proj", "act_fn"))
+        if known and type(layer.mlp.act_fn).__name__ in ("SiLU", "SiLUActivation"):
             layer.mlp.forward = _Gating(layer.mlp)
-    decoder.norm.forward = _Norming(decoder.norm)
+    for norm in norms:
+        if type(norm).__name__.endswith("RMSNorm") and hasattr(norm, "variance_epsilon"):
+            norm.forward = _Norming(norm)
 
 
 @contextmanager
@@ -95,13 +98,14 @@ class _Again:
 
     def __init__(self, tensor: Tensor, make: Callable[[], Tensor]) -> None:
         self._storage, self._size, self._make = tensor.untyped_storage()._cdata, tensor.numel(), make
+        self._dtype = tensor.dtype
         self._left = 0
         self._made: Tensor | None = None
 
     def pack(self, tensor: Tensor) -> Any:
-        """What is kept for a tensor: the shape, where it is the one or a view of all of it."""
-        whole = tensor.numel() == self._size and tensor.is_contiguous()
-        if not whole or tensor.untyped_storage()._cdata != self._storage:
+        """What is kept for a tensor: the shape, where it is the one or a view of all of it in its order."""
+        same = tensor.untyped_storage()._cdata == self._storage and tensor.numel() == self._size
+        if not same or tensor.dtype != self._dtype or not tensor.is_contiguous():
             return tensor
         self._left += 1
         return tensor.shape
@@ -156,12 +160,18 @@ class _Norm(torch.autograd.Function):
         """states: [..., H]. weight: [H]."""
         out, scale = _norm(states, weight, epsilon)
         ctx.save_for_backward(states, weight, scale)
+        ctx.unpacked = None
         return out
+
+    @staticmethod
+    def _unpacked(ctx: Any) -> Any:
+        """What was saved: asked for once in a backward pass, as hooks around may need it."""
+        return ctx.saved_tensors if ctx.unpacked is None else ctx.unpacked
 
     @staticmethod
     def again(ctx: Any) -> Tensor:
         """What `forward` returned."""
-        states, weight, scale = ctx.saved_tensors
+        ctx.unpacked = states, weight, scale = _Norm._unpacked(ctx)
         made: Tensor = weight.detach() * (states.detach().to(torch.float32) * scale).to(states.dtype)
         return made
 
@@ -169,7 +179,8 @@ class _Norm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """The gradients of states and weight."""
-        states, weight, scale = ctx.saved_tensors
+        states, weight, scale = _Norm._unpacked(ctx)
+        ctx.unpacked = None
         unit = states.to(torch.float32) * scale
         to_weight = to_states = None
         if ctx.needs_input_grad[1]:

@@ -30,17 +30,21 @@ class Replayed:
         self._token: Tensor | None = None
         self._replay: Callable[[], Tensor] | None = None
         self._bound = 0
+        self._no_room = False
 
     def step(self, token: Tensor) -> Tensor:
         """As `Decoding.step`. What it returns is overwritten by the next step."""
         decoding = self._decoding
         bound = min((decoding.read // PLACES + 1) * PLACES, decoding.longest)
-        if _unable:
+        if _unable or self._no_room:
             return decoding.step(token)
         if self._replay is None or bound != self._bound:
             self._replay = None
             try:
                 self._replay = self._recorded(token, bound)
+            except torch.OutOfMemoryError:  # a recording needs some memory more; the next completions may be fewer
+                self._no_room = True
+                return decoding.step(token)
             except RuntimeError as error:
                 _unable.append(str(error).splitlines()[0])
                 LOG.warning("the sampler's steps are not recorded as a CUDA graph, which is slower: %s", _unable[0])
@@ -61,27 +65,24 @@ class Replayed:
         decoding, self._bound = self._decoding, bound
         kept = self._token = token.clone()
         at = self._at = torch.full((), decoding.read, dtype=torch.int64, device=token.device)
-        return self._record(lambda: decoding.hidden(kept, at, bound))
+        with torch.cuda.device_of(token):  # a policy may lie on another GPU than the process's present one
+            return self._record(lambda: decoding.hidden(kept, at, bound))
 
 
 def recorded(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Replays a function's operations on the GPU as a CUDA graph; the function may be called several times for it.
+    """Replays a function's operations on the present GPU as a CUDA graph; the function may be called several times.
 
     RuntimeError where that is not possible, or where a replay does not give bitwise what the function gave.
     """
-    beside = torch.cuda.Stream()
+    beside, (_, first) = _place(torch.cuda.current_device())
     beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):
-        expected = function()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.stream(beside):
-        # Other threads, as the loader that pins memory, may call the device meanwhile.
-        graph.capture_begin(pool=_pool(), capture_error_mode="thread_local")
-        try:
-            out = function()
-        finally:
-            graph.capture_end()
-    torch.cuda.current_stream().wait_stream(beside)
+    try:
+        with torch.cuda.stream(beside):
+            expected = function()
+            out, graph = _captured(function, first.pool())
+    finally:  # also what is done instead comes after the function's operations, which write to the same memory
+        torch.cuda.current_stream().wait_stream(beside)
+    out.fill_(torch.nan)  # a graph that holds nothing, as of operations on another device, must not pass for the step
     graph.replay()
     if not torch.equal(out, expected):
         raise RuntimeError("a replayed step is not the step itself")
@@ -93,7 +94,26 @@ def recorded(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return replay
 
 
+def _captured(function: Callable[[], Tensor], pool: Any = None) -> tuple[Tensor, Any]:
+    """What the function returned, to be filled by replays, and the graph of its operations on the present stream."""
+    graph = torch.cuda.CUDAGraph()
+    # Other threads, as the loader that pins memory, may call the device meanwhile.
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        out = function()
+    finally:
+        graph.capture_end()
+    return out, graph
+
+
 @cache
-def _pool() -> Any:
-    """The memory that all recordings share, one after the other."""
-    return torch.cuda.graph_pool_handle()
+def _place(device: int) -> tuple[Any, tuple[Tensor, Any]]:
+    """The stream of a GPU that recordings are made on, and a first one, whose memory all share one after the other.
+
+    One stream, since each that multiplies has a workspace of its own. The first stays as long as the process: torch
+    records nothing into memory whose last graph is gone.
+    """
+    beside = torch.cuda.Stream(device)
+    with torch.cuda.stream(beside):
+        torch.zeros((), device=device)
+        return beside, _captured(lambda: torch.zeros((), device=device))

@@ -6,6 +6,7 @@ import ctypes
 
 _TRIM, _MAPPED = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 _NEVER = 1 << 30
+_MOST = 1 << 25  # that M_MMAP_THRESHOLD may be in older versions
 
 
 def keep_freed_memory() -> bool:
@@ -15,4 +16,8 @@ def keep_freed_memory() -> bool:
     filling it in. The process then holds the most that it has needed, as it does on a GPU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all(mallopt(option, _NEVER) for option in (_TRIM, _MAPPED))
+    if mallopt is None:
+        return False
+    # The first call stops the library from raising the threshold by itself: it must not stay where it began.
+    can = bool(mallopt(_MAPPED, _NEVER))
+    return bool((can or mallopt(_MAPPED, _MOST)) and mallopt(_TRIM, _NEVER)) and can

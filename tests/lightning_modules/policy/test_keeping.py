@@ -9,14 +9,16 @@ import sys
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniThinkerTextModel
 from transformers.models.qwen2_vl.modeling_qwen2_vl import rotate_half
 
 from earwitness.lightning_modules.policy.adapters import Lora, with_lora
-from earwitness.lightning_modules.policy.keeping import keep_little, rotated
+from earwitness.lightning_modules.policy.keeping import keep_little, read_from_norm, rotated
 from earwitness.lightning_modules.policy.layers import Segment, read_in_layers, take_segments
+from earwitness.lightning_modules.step import freed_memory
 
 WIDTH, ROWS, LENGTH, LAYERS = 64, 3, 17, 2
 
@@ -144,6 +146,70 @@ def test_two_backward_passes_over_one_graph_agree():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("around", ["checkpoint", "save_on_cpu"])
+def test_hooks_around_see_each_tensor_once(adapted, around):
+    """A decoder within a checkpoint, or whose kept tensors lie elsewhere, has the gradients that it has alone."""
+    _, ours = made(adapted=adapted)
+    found = []
+    for within in (False, True):
+        torch.manual_seed(3)
+        states = torch.randn(ROWS, LENGTH, WIDTH, requires_grad=True)
+        if within and around == "checkpoint":
+            out = checkpoint(read, ours, states, use_reentrant=False)
+        elif within:
+            with torch.autograd.graph.save_on_cpu():
+                out = read(ours, states)
+        else:
+            out = read(ours, states)
+        weights = [weight for weight in ours.layers.parameters() if weight.requires_grad]
+        found.append(torch.autograd.grad(out.square().sum(), [states, *weights]))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_what_keeps_the_states_in_another_order_has_them_in_it():
+    """Not every layer keeps what it read as it read it: one may keep the transpose, or the bits as integers."""
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, states, weight):
+            ctx.save_for_backward(states.T, states.view(torch.int32), weight)
+            return states @ weight
+
+        @staticmethod
+        def backward(ctx, grad):
+            turned, bits, weight = ctx.saved_tensors
+            assert torch.equal(turned.T.view(torch.int32), bits)
+            return grad @ weight.T, turned @ grad
+
+    _, ours = made()
+    norm = ours.layers[0].input_layernorm
+    states, weight = torch.randn(5, WIDTH, requires_grad=True), torch.randn(WIDTH, 7, requires_grad=True)
+    found = []
+    for product in (torch.matmul, Product.apply):
+        normed = norm(states)
+        with read_from_norm(normed):
+            out = product(normed, weight)
+        found.append(torch.autograd.grad(out.square().sum(), [states, weight]))
+    assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(*found, strict=True))
+
+
+def test_layers_whose_parts_are_not_known_stay_as_they_are():
+    """Norms of other formulas, an MLP of experts, another activation."""
+    for change in (
+        lambda layer: setattr(layer, "input_layernorm", nn.LayerNorm(WIDTH)),
+        lambda layer: setattr(layer, "mlp", nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh())),
+        lambda layer: setattr(layer.mlp, "act_fn", nn.GELU()),
+    ):
+        theirs, _ = made()
+        change(theirs.layers[1])
+        ours = copy.deepcopy(theirs)
+        take_segments(ours)
+        keep_little(ours)
+        states = torch.randn(ROWS, LENGTH, WIDTH, requires_grad=True)
+        assert torch.allclose(read(ours, states), read(theirs, states), rtol=0, atol=2e-6)
+
+
 PAGES = """
 import resource, torch
 from earwitness.lightning_modules.step.freed_memory import keep_freed_memory
@@ -164,3 +230,19 @@ def test_a_large_tensor_needs_new_pages_once():
     done = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True)
     without, can, within = done.stdout.split()
     assert can == "True" and int(without) > 10_000 and int(within) < 100
+
+
+@pytest.mark.parametrize("most", [1 << 25, 1 << 40])
+def test_a_threshold_that_the_library_refuses_does_not_stay_where_it_began(most, monkeypatch):
+    """Older versions refuse a threshold above 32 MiB, and setting anything stops it from growing by itself."""
+    threshold, trim = [1 << 17], [1 << 17]
+
+    def mallopt(option, value):
+        if option == -3 and value > most:
+            return 0
+        (threshold if option == -3 else trim)[0] = value
+        return 1
+
+    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda _: type("Library", (), {"mallopt": staticmethod(mallopt)}))
+    assert freed_memory.keep_freed_memory() == (most > 1 << 30)
+    assert threshold[0] == min(most, 1 << 30) and trim[0] == 1 << 30

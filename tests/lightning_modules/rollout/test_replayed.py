@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,6 +91,25 @@ def test_a_recording_that_looks_at_too_few_places_is_noticed(asked, traced, monk
         assert torch.equal(plain.ids, sample(policy, prompts, **how).ids)
 
 
+def test_where_a_recording_has_no_room_these_completions_alone_go_without(asked, monkeypatch, caplog):
+    policy, prompts = asked
+
+    def record(function):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def reading(policy, state, group, longest, graphs):
+        return replayed.Replayed(Decoding(policy, state, group, longest), record)
+
+    how = {"max_new_tokens": 6, "group_size": 2, "temperature": 1.0, "keys": list(range(6))}
+    plain = sample(policy, prompts, **how)
+    monkeypatch.setattr(sampling, "_reading", reading)
+    monkeypatch.setattr(replayed, "_unable", [])
+    with caplog.at_level(logging.WARNING, "earwitness.rollout"):
+        found = sample(policy, prompts, **how)
+    assert not caplog.records and replayed._unable == []
+    assert torch.equal(found.ids, plain.ids) and torch.equal(found.logprob, plain.logprob)
+
+
 def test_where_nothing_can_be_recorded_steps_are_taken_with_one_warning(asked, monkeypatch, caplog):
     policy, prompts = asked
 
@@ -108,3 +129,127 @@ def test_where_nothing_can_be_recorded_steps_are_taken_with_one_warning(asked, m
     monkeypatch.undo()
     plain = sample(policy, prompts, **how)
     assert all(torch.equal(one.ids, plain.ids) and torch.equal(one.logprob, plain.logprob) for one in found)
+
+
+class Graph:
+    """torch's graphs by their rules of memory: of a pool whose last graph is gone nothing more can be recorded.
+
+    A recording holds what `doing` did on its device while it was made.
+    """
+
+    living: list[int] = []  # the pool of every graph that is there
+    known: set[int] = set()
+    doing: list = []
+
+    def __init__(self):
+        self._pool, self._done = 0, []
+
+    def capture_begin(self, pool, capture_error_mode):
+        self._pool = len(self.known) + 1 if pool is None else pool
+        if self._pool in self.known and self._pool not in self.living:
+            raise RuntimeError("it->second->use_count > 0 INTERNAL ASSERT FAILED")
+        self.known.add(self._pool)
+        self.living.append(self._pool)
+        self.doing.clear()
+
+    def capture_end(self):
+        self._done = list(self.doing)
+
+    def replay(self):
+        for again in self._done:
+            again()
+
+    def pool(self):
+        return self._pool
+
+    def __del__(self):
+        if self._pool in self.living:
+            self.living.remove(self._pool)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Has `recorded` find graphs, and streams, where there is no GPU."""
+    stream = SimpleNamespace(wait_stream=lambda _: None)
+    zeros = torch.zeros
+    for name, what in {
+        "CUDAGraph": Graph,
+        "Stream": lambda *_: stream,
+        "stream": lambda _: nullcontext(),
+        "current_stream": lambda: stream,
+        "current_device": lambda: 0,
+        "graph_pool_handle": lambda: 7,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, what)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
+    monkeypatch.setattr(Graph, "known", set())
+    replayed._place.cache_clear()
+    yield
+    replayed._place.cache_clear()
+
+
+def added(number: torch.Tensor, here: bool = True):
+    """Adds 1 to a number on the present device, or on another."""
+
+    def function():
+        out = number + 1
+        if here:
+            Graph.doing.append(lambda: out.copy_(number + 1))
+        return out
+
+    return function
+
+
+def test_recordings_follow_one_another(gpu):
+    """Also where the one before is gone, as after every call of the sampler."""
+    for _ in range(3):
+        number = torch.zeros((), device="cpu")
+        replay = replayed.recorded(added(number))
+        for value in (3.0, 5.0):
+            number.fill_(value)
+            assert replay() == value + 1
+        del replay
+
+
+def test_what_is_done_instead_comes_after_what_was_tried(gpu):
+    """What was begun beside writes to the completions' memory; the step that is taken in its place waits for it."""
+    waits = []
+    torch.cuda.current_stream().wait_stream = waits.append
+    replayed._place(0)
+    waits.clear()
+    calls = []
+
+    def function():
+        calls.append(len(waits))
+        if len(calls) > 1:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return torch.zeros((), device="cpu")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        replayed.recorded(function)
+    assert len(waits) == calls[-1] + 1
+
+
+def test_a_recording_without_the_operations_is_refused(gpu):
+    with pytest.raises(RuntimeError, match="a replayed step is not the step itself"):
+        replayed.recorded(added(torch.zeros((), device="cpu"), here=False))
+
+
+def test_a_step_is_recorded_on_the_device_of_its_policy(monkeypatch):
+    """A process may have another present one."""
+    present = [0]
+
+    @contextmanager
+    def device_of(tensor):
+        present.append(tensor)
+        yield
+        present.pop()
+
+    def record(function):
+        assert present[-1] is token
+        return function
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    token = torch.tensor([3])
+    decoding = SimpleNamespace(read=0, longest=4, hidden=lambda token, at, bound: token)
+    assert replayed.Replayed(decoding, record).step(token) == 3 and present == [0]
