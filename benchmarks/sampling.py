@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from grpo_step import widened  # the file beside this one
 
 from earwitness.datamodules.batch import Prompts, Sample
 from earwitness.datamodules.questions.question import parse_question
@@ -33,11 +34,13 @@ PROMPTS, SECONDS = 4, 3.0
 
 
 def made(folder: Path) -> str:
-    """A tiny checkpoint of random weights; its folder."""
+    """A checkpoint of 55 million random weights and 32,768 words; its folder."""
     record = {"source_dataset": "s", "id": "0", "question": "Which?", "answer": "rain", "choices": ["rain", "bark"]}
     (folder / "q.jsonl").write_text(json.dumps(record | {"audio_path": "x.wav"}) + "\n")
-    build_tiny(str(folder / "q.jsonl"), str(folder / "tiny"))
-    return str(folder / "tiny")
+    size: Any = {"hidden": 512, "layers": 8, "audio_hidden": 256, "audio_layers": 4}
+    build_tiny(str(folder / "q.jsonl"), str(folder / "made"), **size)
+    widened(folder / "made", 32_768)
+    return str(folder / "made")
 
 
 def asked(policy: OmniPolicy) -> Prompts:
@@ -93,7 +96,7 @@ def turns(jobs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", nargs="?", help="a folder; by default a tiny model made for this")
+    parser.add_argument("checkpoint", nargs="?", help="a folder; by default a small model made for this")
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
